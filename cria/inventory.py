@@ -1,0 +1,125 @@
+"""What an engine holds, as plain structs: taken live from the kernel, stored with a checkpoint, shown by both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Family = Literal["ipv4", "ipv6"]
+Protocol = Literal["tcp", "udp"]
+Confidence = Literal["certain", "likely", "unknown"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """One end of an inet socket. `address` is in the text form of its family; port 0 is unbound."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """Who has a file or socket open."""
+
+    pid: int
+    fd: int
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True):
+    """What something is for, how sure that is, and what it was read from."""
+
+    name: str
+    confidence: Confidence
+    evidence: tuple[str, ...] = ()
+
+
+UNKNOWN = Role(name="unknown", confidence="unknown")
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the tree; `started` is Unix time in seconds, namespaces are inode numbers."""
+
+    pid: int
+    parent: int
+    session: int
+    uid: int
+    started: float
+    command: tuple[str, ...]
+    name: str
+    threads: int
+    namespaces: dict[str, int]
+    role: Role = UNKNOWN
+
+
+class Socket(msgspec.Struct, frozen=True, kw_only=True):
+    """A TCP or UDP socket as sock_diag shows it.
+
+    `backlog` is set for LISTEN only. For LISTEN `receive_queue` counts connections not yet accepted,
+    otherwise both queues count bytes. `peer_holders` is empty when the other end is outside the tree.
+    """
+
+    netns: int
+    family: Family
+    protocol: Protocol
+    state: str
+    local: Endpoint
+    peer: Endpoint | None = None
+    inode: int
+    uid: int
+    backlog: int | None = None
+    receive_queue: int = 0
+    send_queue: int = 0
+    dual_stack: bool = False
+    holders: tuple[Holder, ...] = ()
+    peer_holders: tuple[Holder, ...] = ()
+    role: Role = UNKNOWN
+
+
+class UnixSocket(msgspec.Struct, frozen=True, kw_only=True):
+    """A unix socket; an abstract name begins with '@'."""
+
+    kind: Literal["stream", "dgram", "seqpacket"]
+    state: str
+    path: str | None = None
+    inode: int
+    peer_inode: int | None = None
+    holders: tuple[Holder, ...] = ()
+    peer_holders: tuple[Holder, ...] = ()
+    role: Role = UNKNOWN
+
+
+class SharedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file on a memory file system (/dev/shm) that processes of the engine map or hold open.
+
+    `allocated_bytes` is what it really takes: such files are sparse. `path` is None once unlinked.
+    """
+
+    path: str | None
+    device: int
+    inode: int
+    size_bytes: int
+    allocated_bytes: int
+    pids: tuple[int, ...] = ()
+    role: Role = UNKNOWN
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known of one engine at one moment; the root process comes first."""
+
+    taken: float
+    is_engine: bool
+    processes: tuple[Process, ...]
+    sockets: tuple[Socket, ...] = ()
+    unix_sockets: tuple[UnixSocket, ...] = ()
+    shared_files: tuple[SharedFile, ...] = ()
+
+    @property
+    def root(self) -> Process:
+        return self.processes[0]
+
+    def listeners(self) -> tuple[Socket, ...]:
+        return tuple(s for s in self.sockets if s.state == "LISTEN")
