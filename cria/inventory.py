@@ -9,6 +9,10 @@ import msgspec
 Family = Literal["ipv4", "ipv6"]
 Protocol = Literal["tcp", "udp"]
 Confidence = Literal["certain", "likely", "unknown"]
+DescriptorKind = Literal[
+    "socket", "pipe", "fifo", "file", "directory", "device", "memfd", "eventfd", "eventpoll",
+    "io_uring", "inotify", "timerfd", "signalfd", "pidfd", "other",
+]  # fmt: skip
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -52,7 +56,30 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     threads: int
     namespaces: dict[str, int]
+    state: str = ""
     role: Role = UNKNOWN
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """One open descriptor: `target` is the text of its link in /proc/PID/fd.
+
+    `device` is the file system's for a file and the device's own for a device node. `flags` (octal
+    of open(2)) is None where it was not read; `watches` are the descriptors an epoll watches.
+    `path` is the name at the last look, also when `deleted`; `links` counts the names that are left.
+    """
+
+    pid: int
+    fd: int
+    kind: DescriptorKind
+    target: str
+    inode: int = 0
+    device: int = 0
+    flags: int | None = None
+    deleted: bool = False
+    path: str | None = None
+    links: int = 0
+    watches: tuple[int, ...] = ()
+    locks: tuple[str, ...] = ()
 
 
 class Socket(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +114,9 @@ class UnixSocket(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     inode: int
     peer_inode: int | None = None
+    netns: int = 0
+    backlog: int | None = None
+    receive_queue: int = 0
     holders: tuple[Holder, ...] = ()
     peer_holders: tuple[Holder, ...] = ()
     role: Role = UNKNOWN
@@ -95,7 +125,8 @@ class UnixSocket(msgspec.Struct, frozen=True, kw_only=True):
 class SharedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file on a memory file system (/dev/shm) that processes of the engine map or hold open.
 
-    `allocated_bytes` is what it really takes: such files are sparse. `path` is None once unlinked.
+    `allocated_bytes` is what it really takes: such files are sparse. `path` is None once unlinked;
+    `name` is what it was last called.
     """
 
     path: str | None
@@ -103,6 +134,7 @@ class SharedFile(msgspec.Struct, frozen=True, kw_only=True):
     inode: int
     size_bytes: int
     allocated_bytes: int
+    name: str = ""
     pids: tuple[int, ...] = ()
     role: Role = UNKNOWN
 
@@ -116,6 +148,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     sockets: tuple[Socket, ...] = ()
     unix_sockets: tuple[UnixSocket, ...] = ()
     shared_files: tuple[SharedFile, ...] = ()
+    descriptors: tuple[Descriptor, ...] = ()
 
     @property
     def root(self) -> Process:
@@ -123,3 +156,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     def listeners(self) -> tuple[Socket, ...]:
         return tuple(s for s in self.sockets if s.state == "LISTEN")
+
+    def published(self) -> tuple[Socket, ...]:
+        """The listeners that clients of the engine know: its HTTP API."""
+        return tuple(s for s in self.listeners() if s.role.name == "HTTP API")

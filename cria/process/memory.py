@@ -1,0 +1,92 @@
+"""The memory of a process: what it shares through files on /dev/shm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from cria.inventory import Descriptor, SharedFile
+from cria.process.tree import PROC
+
+SHM = "/dev/shm/"
+_DELETED = " (deleted)"
+
+
+class Mapping(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of /proc/PID/maps with a path; `range` is as in the file (hexadecimal)."""
+
+    pid: int
+    range: str
+    permissions: str
+    inode: int
+    path: str
+
+
+def shared_files(
+    pids: Iterable[int], descriptors: Iterable[Descriptor], proc: Path = PROC
+) -> tuple[SharedFile, ...]:
+    """Return the files of /dev/shm that `pids` map or hold open, also those without a name.
+
+    The path is the one inside the mount namespace of the process.
+    """
+    found: dict[tuple[int, int], SharedFile] = {}
+    for pid, link, target in _users(pids, descriptors, proc):
+        try:
+            known = os.stat(link)  # noqa: PTH116
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        key = (known.st_dev, known.st_ino)
+        found[key] = _joined(found.get(key), pid, target, known, proc)
+    return tuple(sorted(found.values(), key=lambda file: (file.name, file.inode)))
+
+
+def mappings(pid: int, proc: Path = PROC) -> Iterator[Mapping]:
+    """Yield the mappings of `pid` that have a path; none when it has ended."""
+    try:
+        lines = Path(f"{proc}/{pid}/maps").read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    for line in lines:
+        parts = line.split(maxsplit=5)
+        if len(parts) == 6:
+            yield Mapping(
+                pid=pid, range=parts[0], permissions=parts[1], inode=int(parts[4]), path=parts[5]
+            )
+
+
+def _users(
+    pids: Iterable[int], descriptors: Iterable[Descriptor], proc: Path
+) -> Iterator[tuple[int, str, str]]:
+    for pid in pids:
+        for each in mappings(pid, proc):
+            if each.path.startswith(SHM):
+                # map_files leads to the file itself, also when it has no name any more.
+                yield pid, f"{proc}/{pid}/map_files/{each.range}", each.path
+    for held in descriptors:
+        if held.kind == "file" and held.target.startswith(SHM):
+            yield held.pid, f"{proc}/{held.pid}/fd/{held.fd}", held.target
+
+
+def _joined(before: SharedFile | None, pid: int, target: str, known: os.stat_result) -> SharedFile:
+    pids = {pid} | set(before.pids if before else ())
+    name = target.removesuffix(_DELETED)
+    return SharedFile(
+        path=_other_name(pid, known, proc) if target.endswith(_DELETED) else name,
+        device=known.st_dev,
+        inode=known.st_ino,
+        size_bytes=known.st_size,
+        allocated_bytes=known.st_blocks * 512,
+        name=name,
+        pids=tuple(sorted(pids)),
+    )
+
+
+def _other_name(pid: int, known: os.stat_result, proc: Path) -> str | None:
+    """Find the name a file still has: sem_open(3) makes it under one name and links it to another."""
+    if known.st_nlink == 0:
+        return None
+    with os.scandir(f"{proc}/{pid}/root{SHM}") as entries:
+        return next((SHM + entry.name for entry in entries if entry.inode() == known.st_ino), None)
