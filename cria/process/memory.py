@@ -70,7 +70,9 @@ def _users(
             yield held.pid, f"{proc}/{held.pid}/fd/{held.fd}", held.target
 
 
-def _joined(before: SharedFile | None, pid: int, target: str, known: os.stat_result) -> SharedFile:
+def _joined(
+    before: SharedFile | None, pid: int, target: str, known: os.stat_result, proc: Path
+) -> SharedFile:
     pids = {pid} | set(before.pids if before else ())
     name = target.removesuffix(_DELETED)
     return SharedFile(
