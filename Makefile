@@ -1,0 +1,37 @@
+# `make` alone lists the targets. CRIU needs root; sudo is used when you are somebody else.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup tools demo test check bench docs
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+PYTEST := $(SUDO) .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## bring what demo and tests need: .venv with cria, CRIU, vLLM for the CPU
+	@scripts/setup
+
+tools: # what check and docs need: no CRIU, no vLLM
+	@scripts/setup cria
+
+demo: setup ## start vLLM on the CPU, dump it, restore it on another port, compare tokens
+	$(SUDO) .venv/bin/cria demo
+
+test: setup ## all tests: unit, integration (real CRIU), engine (real vLLM)
+	$(PYTEST) tests/unit
+	$(PYTEST) tests/integration
+	$(PYTEST) tests/engine
+
+check: tools ## ruff, mypy, shellcheck
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck -x scripts/setup .ci/run
+
+bench: setup ## run the demo three times: cold start against dump and restore, one table
+	$(SUDO) .venv/bin/python scripts/bench.py
+
+docs: tools ## write docs/reference/errors.md and commands.md anew from the code
+	.venv/bin/python scripts/generate_docs.py
