@@ -1,0 +1,211 @@
+"""The entries of files.img: inet sockets, unix sockets and regular files, to read and to edit in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from socket import AF_INET, AF_INET6, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, inet_ntop, inet_pton
+from struct import pack, unpack
+from typing import Any, Literal
+
+import msgspec
+
+from cria.images import framing
+from cria.images.bindings import load
+from cria.images.framing import Image
+from cria.inventory import Endpoint, Family, Protocol
+
+NAME = "files.img"
+
+# Source: enum fd_types in criu/images/fdinfo.proto.
+_REGULAR, _INET, _UNIX = 1, 4, 5
+
+# Source: include/net/tcp_states.h.
+STATES = (
+    *("UNKNOWN", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"),
+    *("CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"),
+)
+_CLOSE = STATES.index("CLOSE")
+
+# Source: enum sk_shutdown in criu/images/sk-opts.proto.
+_SHUTDOWN_BOTH = 3
+
+
+class InetSocket(msgspec.Struct, frozen=True, kw_only=True):
+    """An inet socket of an image; `file_id` is unique in the image, `ns_id` CRIU's number of its netns."""
+
+    file_id: int
+    inode: int
+    ns_id: int
+    family: Family
+    protocol: Protocol
+    state: str
+    local: Endpoint
+    peer: Endpoint | None
+    dual_stack: bool
+    reuse_port: bool
+    uid: int
+
+
+class UnixSocket(msgspec.Struct, frozen=True, kw_only=True):
+    """A unix socket of an image; `name` is as bound: a path, or an abstract name that begins with NUL."""
+
+    file_id: int
+    inode: int
+    ns_id: int
+    kind: Literal["stream", "dgram", "seqpacket"]
+    state: str
+    peer_inode: int
+    name: bytes
+    directory: str
+    deleted: bool
+
+
+class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A regular file that a process has open or mapped; CRIU refuses a file whose size differs."""
+
+    file_id: int
+    path: str
+    flags: int
+    mode: int
+    size_bytes: int
+    mount_id: int
+
+
+class InetEdit(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes in an inet socket: an end, or all of it when `close` makes it read as hung up."""
+
+    local: Endpoint | None = None
+    peer: Endpoint | None = None
+    close: bool = False
+
+
+def read(images_dir: Path) -> Image:
+    """files.img as raw entries."""
+    return framing.read(images_dir / NAME, framing.FILES)
+
+
+def inet_sockets(image: Image, criu_binary: Path | None = None) -> tuple[InetSocket, ...]:
+    """Every inet socket in `image`, in its order."""
+    return tuple(_inet(entry.isk) for _, entry in _of_type(image, _INET, criu_binary))
+
+
+def unix_sockets(image: Image, criu_binary: Path | None = None) -> tuple[UnixSocket, ...]:
+    """Every unix socket in `image`, in its order."""
+    return tuple(_unix(entry.usk) for _, entry in _of_type(image, _UNIX, criu_binary))
+
+
+def regular_files(image: Image, criu_binary: Path | None = None) -> tuple[RegularFile, ...]:
+    """Every regular file in `image`, in its order."""
+    return tuple(_regular(entry.reg) for _, entry in _of_type(image, _REGULAR, criu_binary))
+
+
+def edited(
+    image: Image,
+    *,
+    inet: Mapping[int, InetEdit],
+    unix: Mapping[int, bytes] | None = None,
+    criu_binary: Path | None = None,
+) -> Image:
+    """`image` with the sockets named by file ID changed; `unix` gives new names, as bound.
+
+    Only changed entries are encoded again, and fields this pycriu does not know stay in them.
+    """
+    entries = list(image.entries)
+    for index, entry in _of_type(image, _INET, criu_binary) if inet else ():
+        if (edit := inet.get(entry.id)) is not None:
+            _apply(entry.isk, edit)
+            entries[index] = entry.SerializeToString()
+    for index, entry in _of_type(image, _UNIX, criu_binary) if unix else ():
+        if unix and (name := unix.get(entry.id)) is not None:
+            entry.usk.name = name
+            entries[index] = entry.SerializeToString()
+    return Image(header=image.header, entries=tuple(entries))
+
+
+def _of_type(image: Image, kind: int, criu_binary: Path | None) -> Iterator[tuple[int, Any]]:
+    parse = load("fdinfo", criu_binary).file_entry.FromString
+    # The type is field 1 and every encoder writes fields by number, so most entries need no parsing.
+    wanted, typed = bytes((0x08, kind)), b"\x08"
+    for index, payload in enumerate(image.entries):
+        if payload.startswith(wanted) or not payload.startswith(typed):
+            entry = parse(payload)
+            if entry.type == kind:
+                yield index, entry
+
+
+def _inet(isk: Any) -> InetSocket:
+    ipv6 = isk.family == AF_INET6
+    connected = isk.dst_port != 0
+    return InetSocket(
+        file_id=isk.id,
+        inode=isk.ino,
+        ns_id=isk.ns_id,
+        family="ipv6" if ipv6 else "ipv4",
+        protocol="udp" if isk.proto == IPPROTO_UDP else "tcp",
+        state=STATES[isk.state] if isk.state < len(STATES) else "UNKNOWN",
+        local=Endpoint(address=_text(tuple(isk.src_addr)), port=isk.src_port),
+        peer=Endpoint(address=_text(tuple(isk.dst_addr)), port=isk.dst_port) if connected else None,
+        dual_stack=ipv6 and not isk.v6only,
+        reuse_port=isk.opts.so_reuseport,
+        uid=isk.uid if hasattr(isk, "uid") else 0,
+    )
+
+
+def _unix(usk: Any) -> UnixSocket:
+    kinds: dict[int, Literal["stream", "dgram"]] = {SOCK_STREAM: "stream", SOCK_DGRAM: "dgram"}
+    return UnixSocket(
+        file_id=usk.id,
+        inode=usk.ino,
+        ns_id=usk.ns_id,
+        kind=kinds.get(usk.type, "seqpacket"),
+        state=STATES[usk.state] if usk.state < len(STATES) else "UNKNOWN",
+        peer_inode=usk.peer,
+        name=usk.name,
+        directory=usk.name_dir,
+        deleted=usk.deleted,
+    )
+
+
+def _regular(reg: Any) -> RegularFile:
+    return RegularFile(
+        file_id=reg.id,
+        path=reg.name,
+        flags=reg.flags,
+        mode=reg.mode,
+        size_bytes=reg.size,
+        mount_id=reg.mnt_id,
+    )
+
+
+def _apply(isk: Any, edit: InetEdit) -> None:
+    if edit.close:
+        # State CLOSE alone restores as "not connected"; shut down both ways it reads as end of file.
+        isk.state, isk.shutdown = _CLOSE, _SHUTDOWN_BOTH
+        isk.src_port = isk.dst_port = 0
+        isk.src_addr[:] = [0] * len(isk.src_addr)
+        isk.dst_addr[:] = [0] * len(isk.dst_addr)
+        return
+    if edit.local is not None:
+        isk.src_port = edit.local.port
+        isk.src_addr[:] = _words(edit.local.address, isk.family)
+    if edit.peer is not None:
+        isk.dst_port = edit.peer.port
+        isk.dst_addr[:] = _words(edit.peer.address, isk.family)
+
+
+@lru_cache(maxsize=4096)
+def _text(words: tuple[int, ...]) -> str:
+    # Addresses stand as u32 words that hold the bytes in network order.
+    if not any(words):
+        return "0.0.0.0" if len(words) == 1 else "::"
+    return inet_ntop(AF_INET if len(words) == 1 else AF_INET6, pack(f"={len(words)}I", *words))
+
+
+@lru_cache(maxsize=4096)
+def _words(address: str, family: int) -> tuple[int, ...]:
+    if family == AF_INET6 and ":" not in address:
+        address = f"::ffff:{address}"
+    packed = inet_pton(AF_INET6 if family == AF_INET6 else AF_INET, address)
+    return unpack(f"={len(packed) // 4}I", packed)
