@@ -1,0 +1,54 @@
+"""The command `cria`: parse, call the API, render. Each verb is a module, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+# name -> (module, one line). The line stands here so that `cria --help` imports no verb.
+VERBS = {
+    "doctor": ("cria.cli.doctor", "Can this host, this engine, this checkpoint do it?"),
+    "run": ("cria.cli.run", "Start an engine so that it can be checkpointed."),
+    "ps": ("cria.cli.ps", "List the engines on this host."),
+    "inspect": ("cria.cli.inspect", "Show what an engine or a checkpoint holds."),
+    "dump": ("cria.cli.dump", "Dump an engine into a checkpoint."),
+    "restore": ("cria.cli.restore", "Bring an engine back, on other ports if wanted."),
+    "stop": ("cria.cli.stop", "End an engine and clear away what it leaves."),
+    "verify": ("cria.cli.verify", "See whether a checkpoint is whole."),
+    "demo": ("cria.cli.demo", "The whole story on a tiny model on the CPU."),
+}
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cria")
+def cli() -> None:
+    """Checkpoint a running vLLM engine, and bring it back in seconds, beside others.
+
+    stdout holds the result only; everything else goes to stderr.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; every error ends in one place, with its own exit status."""
+    from cria.cli.failure import guarded
+
+    return guarded(cli, arguments)

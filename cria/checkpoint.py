@@ -1,0 +1,75 @@
+"""A checkpoint on disk, as a caller of the API holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cria.manifest
+from cria.errors import CheckpointDamaged
+from cria.events import Listener, nobody
+from cria.manifest import Manifest
+from cria.operation import Timings
+from cria.storage import layout
+
+if TYPE_CHECKING:
+    from cria.engine.handle import Engine
+    from cria.ports import PortPlan
+
+
+class Checkpoint:
+    """One published checkpoint. It is never changed; `timings` are those of the dump that made it."""
+
+    def __init__(self, path: Path, manifest: Manifest, timings: Timings | None = None) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.timings = timings or manifest.timings
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Open the checkpoint at `path` and see that no part of it is missing or cut short.
+
+        Raises CheckpointMissing, CheckpointDamaged or CheckpointNewer.
+        """
+        place = Path(os.path.abspath(path))
+        checkpoint = cls(place, cria.manifest.read(place / layout.MANIFEST))
+        problems = list(checkpoint._incomplete_parts())
+        if problems:
+            raise CheckpointDamaged(f"{place} is not whole", details="\n".join(problems[:8]))
+        return checkpoint
+
+    @property
+    def images(self) -> Path:
+        return self.path / layout.IMAGES
+
+    @property
+    def size_bytes(self) -> int:
+        """What the checkpoint takes on disk."""
+        return layout.size_bytes(self.path)
+
+    def plan_ports(self, ports: Any = None, **wishes: Any) -> PortPlan:
+        """Plan where every endpoint goes; nothing is touched. See cria.ports.plan for the wishes."""
+        from cria.restore import plan_ports
+
+        return plan_ports(self, ports, **wishes)
+
+    def restore(self, ports: Any = None, *, listener: Listener = nobody, **options: Any) -> Engine:
+        """Bring the engine back; see cria.restore for the options. Raises a CriaError."""
+        from cria.restore import restore
+
+        return restore(self, ports=ports, listener=listener, **options)
+
+    def _incomplete_parts(self) -> Iterator[str]:
+        for part in self.manifest.parts:
+            try:
+                found = (self.path / part.path).lstat().st_size
+            except FileNotFoundError:
+                yield f"{part.path} is missing"
+                continue
+            if found != part.size_bytes:
+                yield f"{part.path} has {found} bytes, not {part.size_bytes}"
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r})"

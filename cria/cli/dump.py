@@ -1,0 +1,77 @@
+"""cria dump: parse, call cria.dump, print the checkpoint's path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cria.cli import output
+
+
+@click.command
+@click.argument("target", type=int, required=False, metavar="[PID]")
+@click.option("-o", "--output", "place", type=click.Path(path_type=Path), help="The new checkpoint directory.")
+@click.option("--port", type=int, help="Name the engine by its HTTP port instead of a PID.")
+@click.option("--leave-running", is_flag=True, help="The engine goes on serving.")
+@click.option("--skip-in-flight", is_flag=True, help="Drop connections that no process has accepted yet.")
+@click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
+@click.option("--dry-run", is_flag=True, help="Check everything, touch nothing.")
+@click.option("--explain", is_flag=True, help="Print the steps and stop.")
+@output.json_option
+@output.progress_option
+def command(
+    target: int | None,
+    place: Path | None,
+    port: int | None,
+    leave_running: bool,
+    skip_in_flight: bool,
+    any_process: bool,
+    dry_run: bool,
+    explain: bool,
+    as_json: bool,
+    progress: str,
+) -> None:
+    """Dump the engine that PID belongs to into a new directory, whose path is printed.
+
+    Without a PID the engine is found by --port, or is the only one on this host. The engine ends,
+    unless --leave-running. If anything fails it runs on, and nothing is left behind.
+    """
+    from cria.dump import DUMP_STEPS, dump, plan
+
+    if explain:
+        click.echo("\n".join(step.name for step in DUMP_STEPS))
+        return
+    if place is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    if dry_run:
+        inventory = plan(target, place, port=port, any_process=any_process)
+        facts = {"engine": inventory.root.pid, "checkpoint": str(place), "would_dump": True}
+        output.document(facts) if as_json else click.echo(
+            f"engine {inventory.root.pid}: {len(inventory.processes)} processes, "
+            f"{len(inventory.listeners())} listeners; it can be dumped to {place}"
+        )
+        return
+    checkpoint = dump(
+        target,
+        place,
+        port=port,
+        leave_running=leave_running,
+        any_process=any_process,
+        skip_in_flight=skip_in_flight,
+        listener=output.listener(progress),
+    )
+    if as_json:
+        output.document(
+            {
+                "checkpoint": str(checkpoint.path),
+                "bytes": checkpoint.size_bytes,
+                "processes": len(checkpoint.manifest.inventory.processes),
+                "timings": checkpoint.timings,
+            }
+        )
+        return
+    if progress != "none":
+        click.echo(f"\n{output.timings_table(checkpoint.timings)}", err=True)
+        click.echo(f"checkpoint of {output.size(checkpoint.size_bytes)}", err=True)
+    click.echo(checkpoint.path)

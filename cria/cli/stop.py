@@ -1,0 +1,32 @@
+"""cria stop: end an engine."""
+
+from __future__ import annotations
+
+import click
+
+from cria.cli import output
+
+
+@click.command
+@click.argument("target", metavar="[PID|URL]", required=False)
+@click.option("--wait", "seconds", type=float, default=20.0, help="Seconds before SIGKILL.")
+@output.json_option
+def command(target: str | None, seconds: float, as_json: bool) -> None:
+    """End the engine that PID belongs to or that serves URL, and clear away what it leaves."""
+    from cria.engine import discover, stop
+
+    if target is None or target.isdigit():
+        root = discover.find(int(target) if target else None)
+    else:
+        root = discover.find(None, port=_port(target))
+    stop.stop(root, seconds=seconds)
+    output.document({"stopped": root}) if as_json else click.echo(root)
+
+
+def _port(url: str) -> int:
+    from urllib.parse import urlsplit
+
+    port = urlsplit(url).port
+    if port is None:
+        raise click.UsageError(f"{url!r} is neither a PID nor a url with a port.")
+    return port

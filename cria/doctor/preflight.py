@@ -1,0 +1,24 @@
+"""The checks that an operation runs before it touches anything: the doctor's rows, turned into one error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cria.checkpoint import Checkpoint
+from cria.doctor import engine
+from cria.doctor import restore as restore_checks
+from cria.doctor.row import raise_first
+from cria.inventory import Inventory
+
+
+def dump(inventory: Inventory, output: Path) -> None:
+    """Raises the error of the first check that this engine fails."""
+    rows = [row for check in engine.ENGINE_CHECKS for row in check(inventory)]
+    rows += engine.output(inventory, output)
+    raise_first(rows, f"engine {inventory.root.pid} cannot be dumped")
+
+
+def restore(checkpoint: Checkpoint, criu: Path) -> None:
+    """Raises the error of the first check that this host fails."""
+    rows = [*restore_checks.privileges(), *restore_checks.pids(checkpoint, criu)]
+    raise_first(rows, f"{checkpoint.path} cannot be restored here")

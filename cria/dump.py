@@ -1,0 +1,295 @@
+"""Dump an engine: the whole operation is the list DUMP_STEPS; the functions below it are its words."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cria.manifest
+from cria.checkpoint import Checkpoint
+from cria.errors import DumpFailed, DumpIncomplete, EngineBusy
+from cria.events import Listener, nobody
+from cria.inventory import Inventory
+from cria.manifest import CarriedFile, DumpOptions, Host, Manifest, Part
+from cria.operation import Step, Stopwatch, Timings, run_steps
+from cria.storage import layout
+
+
+def dump(
+    target: int | None = None,
+    output: str | os.PathLike[str] = "checkpoint",
+    *,
+    port: int | None = None,
+    leave_running: bool = False,
+    any_process: bool = False,
+    skip_in_flight: bool = False,
+    listener: Listener = nobody,
+) -> Checkpoint:
+    """Dump the engine that `target` (any of its PIDs) belongs to into the new directory `output`.
+
+    Without a target the engine is found by its HTTP `port`, or is the only one on this host. The
+    engine ends, unless `leave_running`. `any_process` also takes a process tree that is no vLLM
+    engine. Raises a CriaError; the engine then runs on and `output` does not exist.
+    """
+    work = Dump(
+        target=target,
+        port=port,
+        output=Path(os.path.abspath(output)),
+        leave_running=leave_running,
+        any_process=any_process,
+        skip_in_flight=skip_in_flight,
+    )
+    timings = run_steps("dump", DUMP_STEPS, work, listener=listener, stopwatch=work.stopwatch)
+    return Checkpoint(work.output, work.manifest, timings)
+
+
+def plan(
+    target: int | None = None,
+    output: str | os.PathLike[str] = "checkpoint",
+    *,
+    port: int | None = None,
+    any_process: bool = False,
+) -> Inventory:
+    """Do what a dump does before it touches anything, and return what it would dump.
+
+    Raises the CriaError that the dump would raise.
+    """
+    work = Dump(
+        target=target, port=port, output=Path(os.path.abspath(output)), any_process=any_process
+    )
+    for step in (find_the_engine, find_criu, take_its_inventory, check_it_can_be_dumped):
+        step(work)
+    return work.inventory
+
+
+@dataclass(kw_only=True)
+class Dump:
+    """What the steps of one dump know and hand on."""
+
+    target: int | None
+    port: int | None
+    output: Path
+    leave_running: bool = False
+    any_process: bool = False
+    skip_in_flight: bool = False
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    root: int = 0
+    lock: int | None = None
+    inventory: Inventory = field(init=False)
+    client: Any = None
+    criu_version: str = ""
+    options: DumpOptions = field(init=False)
+    staged: Path | None = None
+    conversation: Any = None
+    published: bool = False
+    files: Any = None
+    carried: tuple[CarriedFile, ...] = ()
+    manifest: Manifest = field(init=False)
+
+
+# The steps ------------------------------------------------------------------------------------
+
+
+def find_the_engine(work: Dump) -> None:
+    from cria.engine import discover
+
+    if work.any_process and work.target is not None:
+        from cria.process.tree import tree
+
+        work.root = tree(work.target)[0].pid
+    else:
+        work.root = discover.find(work.target, port=work.port)
+
+
+def lock_it(work: Dump) -> None:
+    """A lock on the engine's own /proc directory: gone with the holder, and no file is left."""
+    work.lock = os.open(f"/proc/{work.root}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(work.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise EngineBusy(f"engine {work.root} is being dumped already") from error
+
+
+def unlock_it(work: Dump) -> None:
+    if work.lock is not None:
+        os.close(work.lock)
+        work.lock = None
+
+
+def find_criu(work: Dump) -> None:
+    from cria.criu import binary
+    from cria.criu.client import Client
+
+    criu = binary.find()
+    work.criu_version = ".".join(map(str, binary.require(criu)))
+    work.client = Client(criu)
+
+
+def take_its_inventory(work: Dump) -> None:
+    from cria.engine.take import take
+
+    work.inventory = take(work.root, any_process=work.any_process)
+
+
+def check_it_can_be_dumped(work: Dump) -> None:
+    from cria.doctor import preflight
+
+    preflight.dump(work.inventory, work.output)
+
+
+def stage_the_checkpoint(work: Dump) -> None:
+    work.staged = layout.stage(work.output)
+
+
+def discard_the_checkpoint(work: Dump) -> None:
+    if work.staged is not None:
+        layout.discard(work.staged)
+
+
+def freeze_and_write_memory(work: Dump) -> int:
+    """CRIU seizes every process and writes the images; it waits, all frozen, when they are whole."""
+    from cria.criu import log
+    from cria.criu.client import CriuRefused
+    from cria.criu.options import dump_options
+
+    assert work.staged is not None
+    work.options, message = dump_options(work.client, work.inventory, work.leave_running)
+    message.tcp_skip_in_flight = work.skip_in_flight
+    images = os.open(work.staged / layout.IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = os.open(work.staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    message.images_dir_fd, message.work_dir_fd = images, place
+    message.log_file = layout.DUMP_LOG
+    try:
+        work.conversation = work.client.dump(message)
+        work.conversation.wait_for("post-dump")
+    except CriuRefused as refused:
+        raise log.explain(
+            log.keep(work.staged / layout.DUMP_LOG), str(refused), during=DumpFailed
+        ) from refused
+    finally:
+        os.close(images)
+        os.close(place)
+    return layout.size_bytes(work.staged / layout.IMAGES)
+
+
+def let_it_run_on(work: Dump) -> None:
+    if work.conversation is not None:
+        work.conversation.abort()
+
+
+def carry_its_shared_memory(work: Dump) -> int:
+    from cria.images import files
+    from cria.storage import carry
+
+    assert work.staged is not None
+    work.files = files.read(work.staged / layout.IMAGES)
+    opened = files.regular_files(work.files, work.client.criu)
+    work.carried = carry.store(
+        carry.wanted(file.path for file in opened), work.staged / layout.CARRIED
+    )
+    return sum(file.stored_bytes for file in work.carried)
+
+
+def check_the_images(work: Dump) -> None:
+    """CRIU can leave out listeners without a word (its issue 2764): compare with what we saw."""
+    from cria.images import files
+
+    stored = {socket.inode for socket in files.inet_sockets(work.files, work.client.criu)}
+    missing = [s for s in work.inventory.listeners() if s.inode not in stored]
+    if missing:
+        raise DumpIncomplete(
+            "CRIU left listeners out of the checkpoint",
+            details="\n".join(f"{s.local} ({s.role.name})" for s in missing),
+            remedy="try again; if it stays, please report it with the log",
+        )
+
+
+def describe_it(work: Dump) -> None:
+    assert work.staged is not None
+    work.manifest = Manifest(
+        cria_version=cria.manifest.cria_version(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        host=Host(
+            name=platform.node(),
+            kernel=platform.release(),
+            machine=platform.machine(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        ),
+        criu_version=work.criu_version,
+        options=work.options,
+        inventory=work.inventory,
+        published=tuple(s.local for s in work.inventory.published()),
+        carried=work.carried,
+        parts=_parts(work.staged),
+        timings=work.stopwatch.read(),
+    )
+    cria.manifest.write(work.manifest, work.staged / layout.MANIFEST)
+
+
+def publish_it(work: Dump) -> None:
+    assert work.staged is not None
+    layout.publish(work.staged, work.output)
+    work.published = True
+
+
+def take_it_back(work: Dump) -> None:
+    if work.published and work.staged is not None:
+        work.output.rename(work.staged)
+
+
+def end_or_resume_the_engine(work: Dump) -> None:
+    """The engine's last moment, or its next one: CRIU was told to do either when it was called."""
+    from cria.criu import log
+    from cria.criu.client import CriuRefused
+
+    try:
+        work.conversation.finish()
+    except CriuRefused as refused:
+        kept = log.keep(work.output / layout.DUMP_LOG)
+        raise log.explain(kept, str(refused), during=DumpFailed) from refused
+
+
+def clear_what_it_left(work: Dump) -> None:
+    from cria.process import ended
+    from cria.storage import carry
+
+    if not work.leave_running:
+        ended.wait(work.inventory.processes)
+        carry.remove(work.carried)
+        for socket in work.inventory.unix_sockets:
+            if socket.state == "LISTEN" and socket.path and socket.path.startswith("/"):
+                Path(socket.path).unlink(missing_ok=True)
+    unlock_it(work)
+
+
+DUMP_STEPS: tuple[Step[Dump], ...] = (
+    Step("find the engine", find_the_engine),
+    Step("lock it", lock_it, undo=unlock_it),
+    Step("find CRIU", find_criu),
+    Step("take its inventory", take_its_inventory),
+    Step("check it can be dumped", check_it_can_be_dumped),
+    Step("stage the checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
+    Step("freeze and write memory", freeze_and_write_memory, undo=let_it_run_on),
+    # From here to the last but one step the engine stands still, and can still be let go.
+    Step("carry its shared memory", carry_its_shared_memory),
+    Step("check the images", check_the_images),
+    Step("describe it", describe_it),
+    Step("publish it", publish_it, undo=take_it_back),
+    Step("end or resume the engine", end_or_resume_the_engine),
+    Step("clear what it left", clear_what_it_left),
+)
+
+
+def _parts(staged: Path) -> tuple[Part, ...]:
+    """Every file of the checkpoint but those that are still being written."""
+    return tuple(
+        Part(path=str(path.relative_to(staged)), size_bytes=path.lstat().st_size)
+        for path in sorted(staged.rglob("*"))
+        if path.is_file() and path.name != layout.DUMP_LOG
+    )

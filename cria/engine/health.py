@@ -1,0 +1,57 @@
+"""Ask an engine's HTTP API whether it is healthy, and wait until it is."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import time
+
+from cria.errors import EngineFailed, Unhealthy
+from cria.inventory import Endpoint
+
+POLL_SECONDS = 0.01
+
+
+def url(endpoint: Endpoint) -> str:
+    """The address a client on this host can use for a listener; a wildcard becomes loopback."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(endpoint.address, endpoint.address)
+    return f"http://{Endpoint(address=address, port=endpoint.port)}"
+
+
+def is_healthy(base_url: str, *, timeout: float = 2.0) -> bool:
+    """Whether GET /health answers 200."""
+    connection = http.client.HTTPConnection(base_url.removeprefix("http://"), timeout=timeout)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def wait_until_healthy(base_url: str, pid: int, *, seconds: float) -> None:
+    """Poll until the engine is healthy. Raises EngineFailed if `pid` ends, Unhealthy on time-out."""
+    deadline = time.monotonic() + seconds
+    while not is_healthy(base_url):
+        if not _alive(pid):
+            raise EngineFailed(f"the engine ended before it was healthy (process {pid})")
+        if time.monotonic() > deadline:
+            raise Unhealthy(
+                f"{base_url}/health did not answer within {seconds:g} seconds",
+                remedy="give it longer with --wait SECONDS",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def pid_exists(pid: int) -> bool:
+    """Whether a process (a zombie too) holds this PID."""
+    return os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,113 @@
+"""What is stored with a checkpoint: everything a restore, a check or a reader needs besides the images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from cria.errors import CheckpointDamaged, CheckpointMissing, CheckpointNewer
+from cria.inventory import Endpoint, Inventory
+from cria.operation import Timings
+
+SCHEMA_VERSION: Final = 1
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the dump was made."""
+
+    name: str
+    kernel: str
+    machine: str
+    boot_id: str
+
+
+class DumpOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How CRIU was called."""
+
+    leave_running: bool
+    network_lock: str
+    image_io_mode: str | None
+    shell_job: bool
+
+
+class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file the engine needs and CRIU's images do not hold: put back at `path` before a restore.
+
+    `consumed` marks CRIU's link remaps, which a restore removes again.
+    """
+
+    path: str
+    stored_as: str
+    size_bytes: int
+    stored_bytes: int
+    mode: int
+    uid: int
+    gid: int
+    consumed: bool = False
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the checkpoint, by its path inside it."""
+
+    path: str
+    size_bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The description of one checkpoint. `created` is RFC 3339 in UTC."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    cria_version: str
+    created: str
+    host: Host
+    criu_version: str
+    options: DumpOptions
+    inventory: Inventory
+    published: tuple[Endpoint, ...]
+    carried: tuple[CarriedFile, ...]
+    parts: tuple[Part, ...]
+    timings: Timings
+
+
+def cria_version() -> str:
+    from importlib.metadata import version
+
+    return version("cria")
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Write the manifest for its owner only, through to the disk."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    with path.open("xb") as file:
+        path.chmod(0o600)
+        file.write(text + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest. Raises CheckpointMissing, CheckpointDamaged or CheckpointNewer."""
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointMissing(
+            f"{path.parent} is not a checkpoint",
+            details="it does not exist" if not path.parent.exists() else f"no {path.name} in it",
+        ) from error
+    try:
+        version = msgspec.json.decode(text, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise CheckpointNewer(
+                f"{path.parent} was written by a newer cria",
+                details=f"schema version {version}, this cria reads {SCHEMA_VERSION}",
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise CheckpointDamaged(f"{path} cannot be read", details=str(error)) from error

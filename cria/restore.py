@@ -1,0 +1,236 @@
+"""Restore a checkpoint: the whole operation is the list RESTORE_STEPS; the functions below it are its words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cria.checkpoint import Checkpoint
+from cria.engine.handle import Engine
+from cria.errors import RestoreFailed
+from cria.events import Listener, nobody
+from cria.operation import Step, Stopwatch, run_steps
+
+if TYPE_CHECKING:
+    from cria.ports import PortPlan
+
+
+def restore(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    *,
+    ports: Any = None,
+    wait_seconds: float = 120.0,
+    listener: Listener = nobody,
+) -> Engine:
+    """Restore `checkpoint` and return the running engine once it is healthy.
+
+    `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000". Raises a
+    CriaError; then nothing of the engine runs and the checkpoint is as it was.
+    """
+    work = Restore(source=checkpoint, wish=ports, wait_seconds=wait_seconds, listener=listener)
+    timings = run_steps(
+        "restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch
+    )
+    return Engine(
+        pid=work.root,
+        url=work.url,
+        ports=work.published_ports(),
+        listeners=work.plan.listeners,
+        timings=timings,
+    )
+
+
+def plan_ports(checkpoint: Checkpoint, ports: Any = None, **wishes: Any) -> PortPlan:
+    """The port plan for a restore here and now, from the ports in use at this moment."""
+    from cria.criu import binary
+    from cria.ports import plan_for_checkpoint
+
+    return plan_for_checkpoint(checkpoint, binary.find(), ports, **wishes)
+
+
+@dataclass(kw_only=True)
+class Restore:
+    """What the steps of one restore know and hand on."""
+
+    source: Checkpoint | str | os.PathLike[str]
+    wish: Any
+    wait_seconds: float
+    listener: Listener
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    checkpoint: Checkpoint = field(init=False)
+    client: Any = None
+    plan: PortPlan = field(init=False)
+    holding: ExitStack = field(default_factory=ExitStack)
+    reservation: Any = None
+    view: Path | None = None
+    placed: bool = False
+    conversation: Any = None
+    root: int = 0
+    url: str | None = None
+
+    def published_ports(self) -> dict[int, int]:
+        return {old.port: self.plan.new(old).port for old in self.checkpoint.manifest.published}
+
+
+# The steps ------------------------------------------------------------------------------------
+
+
+def open_the_checkpoint(work: Restore) -> None:
+    source = work.source
+    work.checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+
+
+def find_criu(work: Restore) -> None:
+    from cria.criu import binary
+    from cria.criu.client import Client
+
+    criu = binary.find()
+    binary.require(criu)
+    work.client = Client(criu)
+
+
+def plan_the_ports(work: Restore) -> None:
+    from cria.ports import PortPlan
+
+    if isinstance(work.wish, PortPlan):
+        work.plan = work.wish
+    else:
+        work.plan = plan_ports(work.checkpoint, work.wish)
+
+
+def hold_the_ports(work: Restore) -> None:
+    from cria.ports import reserve
+
+    work.reservation = work.holding.enter_context(reserve(work.plan))
+
+
+def let_the_ports_go(work: Restore) -> None:
+    work.holding.close()
+
+
+def check_pids_and_paths(work: Restore) -> None:
+    from cria.doctor import preflight
+
+    preflight.restore(work.checkpoint, work.client.criu)
+
+
+def make_a_private_view(work: Restore) -> None:
+    """A directory of links to the images, with a files.img of its own for the new ports."""
+    from cria.ports import private_view, rewrite
+
+    work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
+    private_view(work.checkpoint.images, work.view)
+    rewrite(work.view, work.plan)
+
+
+def remove_the_view(work: Restore) -> None:
+    if work.view is not None:
+        shutil.rmtree(work.view, ignore_errors=True)
+        work.view = None
+
+
+def put_shared_memory_back(work: Restore) -> int:
+    from cria.storage import carry, layout
+
+    carried = work.checkpoint.manifest.carried
+    carry.check_free(carried)
+    work.placed = True
+    return carry.put_back(carried, work.checkpoint.path / layout.CARRIED)
+
+
+def take_shared_memory_away(work: Restore) -> None:
+    from cria.storage import carry
+
+    if work.placed:
+        carry.remove(work.checkpoint.manifest.carried)
+
+
+def restore_the_processes(work: Restore) -> int:
+    """CRIU rebuilds every process; it waits, none of them running yet, when all is in place."""
+    from cria.criu import log
+    from cria.criu.client import CriuRefused
+    from cria.criu.options import restore_options
+
+    assert work.view is not None
+    message = restore_options(work.client, work.checkpoint.manifest.options)
+    images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    message.images_dir_fd = message.work_dir_fd = images
+    message.log_file = "restore.log"
+    try:
+        work.conversation = work.client.restore(message)
+        work.root = work.conversation.wait_for("post-restore")
+    except CriuRefused as refused:
+        kept = log.keep(work.view / "restore.log")
+        raise log.explain(kept, str(refused), during=RestoreFailed) from refused
+    finally:
+        os.close(images)
+    return 0
+
+
+def end_the_processes(work: Restore) -> None:
+    from cria.process import ended
+    from cria.process.tree import tree
+
+    if work.conversation is not None:
+        work.conversation.abort()
+    if work.root:
+        from cria.errors import NoSuchProcess
+
+        try:
+            family = tree(work.root)
+        except NoSuchProcess:
+            return
+        ended.kill(process.pid for process in family)
+        ended.wait(family)
+
+
+def check_the_ports_are_ours(work: Restore) -> None:
+    """Each port now has exactly one listener, and it is a restored one: CRIU itself would not tell."""
+    work.reservation.check_owned(p.pid for p in work.checkpoint.manifest.inventory.processes)
+    work.holding.close()
+
+
+def let_it_run(work: Restore) -> None:
+    from cria.criu import log
+    from cria.criu.client import CriuRefused
+
+    assert work.view is not None
+    try:
+        work.root = int(work.conversation.finish().restore.pid)
+    except CriuRefused as refused:
+        kept = log.keep(work.view / "restore.log")
+        raise log.explain(kept, str(refused), during=RestoreFailed) from refused
+    remove_the_view(work)
+
+
+def wait_until_healthy(work: Restore) -> None:
+    from cria.engine import health
+
+    published = [work.plan.new(old) for old in work.checkpoint.manifest.published]
+    if published:
+        work.url = health.url(published[0])
+        health.wait_until_healthy(work.url, work.root, seconds=work.wait_seconds)
+
+
+RESTORE_STEPS: tuple[Step[Restore], ...] = (
+    Step("open the checkpoint", open_the_checkpoint),
+    Step("find CRIU", find_criu),
+    Step("plan the ports", plan_the_ports),
+    Step("hold the ports", hold_the_ports, undo=let_the_ports_go),
+    Step("check PIDs and paths", check_pids_and_paths),
+    Step("make a private view", make_a_private_view, undo=remove_the_view),
+    Step("put shared memory back", put_shared_memory_back, undo=take_shared_memory_away),
+    Step("restore the processes", restore_the_processes, undo=end_the_processes),
+    # Every process exists now, none runs, and all can still be taken down without a trace.
+    Step("check the ports are ours", check_the_ports_are_ours),
+    Step("let it run", let_it_run),
+    Step("wait until healthy", wait_until_healthy),
+)
+
+

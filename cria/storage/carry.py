@@ -1,0 +1,129 @@
+"""Carry what CRIU's images do not hold: files on memory file systems, and CRIU's own link remaps.
+
+Shared memory that is a file on /dev/shm is dumped by name only, and `link_remap.N` files are used up
+by the first restore. Both are copied into the checkpoint while the engine is frozen, and put back
+before each restore.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from cria.errors import CheckpointDamaged, PathTaken
+from cria.manifest import CarriedFile
+from cria.storage import sparse
+
+MEMORY_FILE_SYSTEMS = (Path("/dev/shm"),)
+
+
+def wanted(paths: Iterable[str]) -> list[Path]:
+    """Those of the engine's open or mapped files that have to be carried."""
+    return sorted(
+        path
+        for path in {Path(p) for p in paths}
+        if path.name.startswith("link_remap.")
+        or any(root in path.parents for root in MEMORY_FILE_SYSTEMS)
+    )
+
+
+def store(paths: Iterable[Path], into: Path) -> tuple[CarriedFile, ...]:
+    """Copy each file into the directory `into`; call this while nothing can write to them."""
+    return tuple(_store(path, into / f"{number:04}") for number, path in enumerate(paths))
+
+
+def _store(path: Path, stored: Path) -> CarriedFile:
+    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(source)
+        target = os.open(stored, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            copied = sparse.copy(source, target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    return CarriedFile(
+        path=str(path),
+        stored_as=stored.name,
+        size_bytes=status.st_size,
+        stored_bytes=copied,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        consumed=path.name.startswith("link_remap."),
+    )
+
+
+def check_free(carried: Iterable[CarriedFile]) -> None:
+    """Raises PathTaken when a living process uses one of the paths that would be replaced."""
+    present = {file.path for file in carried if os.path.lexists(file.path)}
+    if not present:
+        return
+    for pid, path in _mapped_paths():
+        if path in present:
+            raise PathTaken(
+                f"{path} is in use by process {pid}",
+                details=_command(pid),
+                remedy=f"end that process, or the engine it belongs to: cria stop {pid}",
+            )
+
+
+def put_back(carried: Iterable[CarriedFile], from_: Path) -> int:
+    """Recreate each file where the engine expects it, replacing leftovers. Returns bytes copied."""
+    return sum(_put_back(file, from_ / file.stored_as) for file in carried)
+
+
+def _put_back(file: CarriedFile, stored: Path) -> int:
+    fresh = f"{file.path}.{secrets.token_hex(4)}"
+    try:
+        source = os.open(stored, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise CheckpointDamaged(f"{stored} is missing from the checkpoint") from error
+    try:
+        target = os.open(
+            fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            copied = sparse.copy(source, target)
+            os.fchown(target, file.uid, file.gid)
+            os.fchmod(target, file.mode)
+        finally:
+            os.close(target)
+        Path(fresh).rename(file.path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(source)
+    return copied
+
+
+def remove(carried: Iterable[CarriedFile]) -> None:
+    """Take away what an ended engine left behind of these files."""
+    for file in carried:
+        Path(file.path).unlink(missing_ok=True)
+
+
+def _mapped_paths() -> Iterable[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            maps = (entry / "maps").read_text()
+        except OSError:  # it ended, or it is not ours to read
+            continue
+        for line in maps.splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6:
+                yield int(entry.name), fields[5]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return "it has just ended"
