@@ -26,14 +26,14 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shared_files(
-    pids: Iterable[int], descriptors: Iterable[Descriptor], proc: Path = PROC
+    mapped: Iterable[Mapping], held: Iterable[Descriptor], proc: Path = PROC
 ) -> tuple[SharedFile, ...]:
-    """Return the files of /dev/shm that `pids` map or hold open, also those without a name.
+    """Return the files of /dev/shm that are mapped or held open, also those without a name.
 
     The path is the one inside the mount namespace of the process.
     """
     found: dict[tuple[int, int], SharedFile] = {}
-    for pid, link, target in _users(pids, descriptors, proc):
+    for pid, link, target in _users(mapped, held, proc):
         try:
             known = os.stat(link)  # noqa: PTH116
         except (FileNotFoundError, ProcessLookupError):
@@ -58,16 +58,21 @@ def mappings(pid: int, proc: Path = PROC) -> Iterator[Mapping]:
 
 
 def _users(
-    pids: Iterable[int], descriptors: Iterable[Descriptor], proc: Path
+    mapped: Iterable[Mapping], held: Iterable[Descriptor], proc: Path
 ) -> Iterator[tuple[int, str, str]]:
-    for pid in pids:
-        for each in mappings(pid, proc):
-            if each.path.startswith(SHM):
-                # map_files leads to the file itself, also when it has no name any more.
-                yield pid, f"{proc}/{pid}/map_files/{each.range}", each.path
-    for held in descriptors:
-        if held.kind == "file" and held.target.startswith(SHM):
-            yield held.pid, f"{proc}/{held.pid}/fd/{held.fd}", held.target
+    for each in mapped:
+        if each.path.startswith(SHM):
+            yield each.pid, _link(each, proc), each.path
+    for one in held:
+        if one.kind == "file" and one.target.startswith(SHM):
+            yield one.pid, f"{proc}/{one.pid}/fd/{one.fd}", one.target
+
+
+def _link(mapping: Mapping, proc: Path) -> str:
+    """Return a path to the file of a mapping: map_files also leads to one without a name."""
+    link = f"{proc}/{mapping.pid}/map_files/{mapping.range}"
+    # map_files is for CAP_CHECKPOINT_RESTORE only; a user may still look at files that have a name.
+    return link if os.geteuid() == 0 else f"{proc}/{mapping.pid}/root{mapping.path}"
 
 
 def _joined(

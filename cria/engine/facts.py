@@ -1,0 +1,103 @@
+"""What the kernel shows of a process that tells what its sockets are for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import msgspec
+
+from cria.inventory import Descriptor, Process, Role
+from cria.process.memory import Mapping
+from cria.process.tree import PROC, thread_names
+
+Watcher = Literal["event loop", "Gloo", "ZMQ", "libuv", "other"]
+# Libraries by a part of their path: setproctitle and wheels change names, not these.
+LIBRARIES = {
+    "uvloop": "/uvloop/loop.",
+    "libzmq": "libzmq",
+    "libnccl": "libnccl",
+    "Ray": "_raylet",
+    "CUDA": "libcuda.so",
+}
+GLOO_THREAD = "gloo_tcp_loop"
+STORE_THREADS = ("pt_tcpstore_uv", "pt_tcpstore")
+ZMQ_THREAD = "ZMQbg/IO"
+
+
+class Epoll(msgspec.Struct, frozen=True, kw_only=True):
+    """One epoll of a process and whose loop it looks like, by the kinds of what it watches."""
+
+    fd: int
+    kind: Watcher
+    watches: tuple[int, ...]
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """One process as the rules in `cria.engine.roles` see it."""
+
+    process: Process
+    role: Role
+    threads: dict[str, int]
+    libraries: frozenset[str]
+    epolls: tuple[Epoll, ...]
+
+    def watching(self, fd: int, kind: Watcher) -> Epoll | None:
+        """Return the epoll of that kind which watches `fd`, if there is one."""
+        return next((e for e in self.epolls if e.kind == kind and fd in e.watches), None)
+
+    def has_thread(self, *prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in self.threads)
+
+
+def read_facts(
+    process: Process,
+    role: Role,
+    descriptors: Iterable[Descriptor],
+    mappings: Iterable[Mapping],
+    proc: Path = PROC,
+) -> Facts:
+    """Gather the facts of one process from its descriptors, its mappings and its threads' names."""
+    threads = dict(Counter(thread_names(process.pid, proc)))
+    return Facts(
+        process=process,
+        role=role,
+        threads=threads,
+        libraries=libraries(mapping.path for mapping in mappings),
+        epolls=epolls(tuple(descriptors), frozenset(threads)),
+    )
+
+
+def libraries(paths: Iterable[str]) -> frozenset[str]:
+    """Return which of LIBRARIES are among the mapped files."""
+    seen = {path for path in paths if ".so" in PurePosixPath(path).name}
+    return frozenset(name for name, part in LIBRARIES.items() if any(part in path for path in seen))
+
+
+def epolls(descriptors: tuple[Descriptor, ...], threads: frozenset[str]) -> tuple[Epoll, ...]:
+    """Return the epolls among the descriptors of one process."""
+    kinds = {each.fd: each.kind for each in descriptors}
+    return tuple(
+        Epoll(
+            fd=each.fd,
+            kind=_watcher(Counter(kinds.get(fd, "other") for fd in each.watches), threads),
+            watches=each.watches,
+        )
+        for each in descriptors
+        if each.kind == "eventpoll"
+    )
+
+
+def _watcher(kinds: Counter[str], threads: frozenset[str]) -> Watcher:
+    """Name the loop by what wakes it: Gloo has a pipe, libzmq one eventfd, uvloop both."""
+    if kinds["pipe"] and kinds["eventfd"]:
+        return "event loop"
+    if kinds["pipe"] and any(name.startswith(GLOO_THREAD) for name in threads):
+        return "Gloo"
+    if kinds["eventfd"] == 1 and any(name.startswith(ZMQ_THREAD) for name in threads):
+        return "ZMQ"
+    if kinds["eventfd"] and any(name.startswith(STORE_THREADS) for name in threads):
+        return "libuv"
+    return "other"
