@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -36,17 +36,20 @@ class Epoll(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """One process as the rules in `cria.engine.roles` see it."""
+    """One process as the rules in `cria.engine.roles` see it; `watchers` are its epolls by watched fd."""
 
     process: Process
     role: Role
     threads: dict[str, int]
     libraries: frozenset[str]
-    epolls: tuple[Epoll, ...]
+    watchers: dict[int, tuple[Epoll, ...]]
 
     def watching(self, fd: int, kind: Watcher) -> Epoll | None:
         """Return the epoll of that kind which watches `fd`, if there is one."""
-        return next((e for e in self.epolls if e.kind == kind and fd in e.watches), None)
+        return next((e for e in self.watchers.get(fd, ()) if e.kind == kind), None)
+
+    def watched(self, fd: int) -> bool:
+        return fd in self.watchers
 
     def has_thread(self, *prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in self.threads)
@@ -66,13 +69,13 @@ def read_facts(
         role=role,
         threads=threads,
         libraries=libraries(mapping.path for mapping in mappings),
-        epolls=epolls(tuple(descriptors), frozenset(threads)),
+        watchers=watchers(epolls(tuple(descriptors), frozenset(threads))),
     )
 
 
 def libraries(paths: Iterable[str]) -> frozenset[str]:
     """Return which of LIBRARIES are among the mapped files."""
-    seen = {path for path in paths if ".so" in PurePosixPath(path).name}
+    seen = {path for path in paths if ".so" in path}
     return frozenset(name for name, part in LIBRARIES.items() if any(part in path for path in seen))
 
 
@@ -88,6 +91,15 @@ def epolls(descriptors: tuple[Descriptor, ...], threads: frozenset[str]) -> tupl
         for each in descriptors
         if each.kind == "eventpoll"
     )
+
+
+def watchers(found: Iterable[Epoll]) -> dict[int, tuple[Epoll, ...]]:
+    """Map each watched descriptor to the epolls that watch it."""
+    by_fd: dict[int, tuple[Epoll, ...]] = {}
+    for epoll in found:
+        for fd in epoll.watches:
+            by_fd[fd] = (*by_fd.get(fd, ()), epoll)
+    return by_fd
 
 
 def _watcher(kinds: Counter[str], threads: frozenset[str]) -> Watcher:

@@ -55,12 +55,14 @@ def find_queues(
 ) -> Queues:
     """Tell the queues apart among the sockets of one engine."""
     ends = [*map(_inet_end, inet), *map(_unix_end, unix)]
-    wires = _wires(ends, facts)
+    groups: dict[tuple[int, str], list[Wire]] = {}
+    for wire in _wires(ends, facts):
+        groups.setdefault((wire.listener.holders[-1].pid, wire.client), []).append(wire)
     roles: dict[int, Role] = {}
-    for wire in wires:
-        role = _role(wire, [w for w in wires if _alike(w, wire)])
-        for each in (wire.listener, *wire.connections):
-            roles[each.inode] = role
+    for alike in groups.values():
+        for place, wire in enumerate(alike):
+            role = _role(wire, place, len(alike))
+            roles.update((each.inode, role) for each in (wire.listener, *wire.connections))
     return Queues(roles=roles)
 
 
@@ -98,29 +100,20 @@ def _is_zmq(end: End, facts: Mapping[int, Facts]) -> bool:
     return any(h.pid in facts and facts[h.pid].watching(h.fd, "ZMQ") for h in end.holders)
 
 
-def _alike(one: Wire, other: Wire) -> bool:
-    """Say whether two wires are of one owner and lead to the same kind of process."""
-    return (one.listener.holders[-1].pid, one.client) == (
-        other.listener.holders[-1].pid,
-        other.client,
-    )
-
-
 def _kind_of(ends: Iterable[End], facts: Mapping[int, Facts]) -> str:
     pids = [h.pid for end in ends for h in end.holders if h.pid in facts]
     return kind(facts[pids[-1]].role) if pids else ""
 
 
-def _role(wire: Wire, alike: list[Wire]) -> Role:
+def _role(wire: Wire, place: int, count: int) -> Role:
     evidence = [f"libzmq's epoll watches it; {wire.server or 'nobody known'} listens"]
     evidence.append(f"{wire.client} has dialled in" if wire.client else "nobody has dialled in")
     names = QUEUES.get((wire.server, wire.client), ())
     if not names:
         return Role(name="ZMQ", confidence="certain", evidence=tuple(evidence))
-    place = alike.index(wire)
     if len(names) == 1:
         return Role(name=names[0], confidence="certain", evidence=tuple(evidence))
-    evidence.append(f"bound as number {place + 1} of {len(alike)}")
+    evidence.append(f"bound as number {place + 1} of {count}")
     return Role(name=names[place % len(names)], confidence="likely", evidence=tuple(evidence))
 
 

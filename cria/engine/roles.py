@@ -38,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     facts: dict[int, Facts]
     queues: Queues
-    listeners: tuple[Socket, ...] = ()
+    listeners: dict[tuple[int, int], list[Socket]] = {}  # by network namespace and port
 
 
 Rule = Callable[[Socket, Seen], Role | None]
@@ -85,7 +85,11 @@ def process_role(process: Process) -> Role:
 def inet_roles(sockets: Iterable[Socket], seen: Seen) -> tuple[Socket, ...]:
     """Return the sockets with their roles: listeners first, since connections are named after them."""
     named = [_named(s, LISTENER_RULES, seen) if s.state == "LISTEN" else s for s in sockets]
-    known = msgspec.structs.replace(seen, listeners=tuple(s for s in named if s.state == "LISTEN"))
+    listeners: dict[tuple[int, int], list[Socket]] = {}
+    for each in named:
+        if each.state == "LISTEN":
+            listeners.setdefault((each.netns, each.local.port), []).append(each)
+    known = msgspec.structs.replace(seen, listeners=listeners)
     return tuple(s if s.state == "LISTEN" else _named(s, CONNECTION_RULES, known) for s in named)
 
 
@@ -126,7 +130,7 @@ def gloo_listener(socket: Socket, seen: Seen) -> Role | None:
             wakers = [f"fd {other}" for other in epoll.watches if other != fd][:1]
             evidence.insert(0, f"epoll fd {epoll.fd} watches it and the pipe {''.join(wakers)}")
             return _certain("Gloo listener", *evidence)
-        if not any(fd in e.watches for e in facts.epolls):
+        if not facts.watched(fd):
             continue
         return _likely("Gloo listener", *evidence)
     return None
@@ -139,7 +143,7 @@ def tcp_store(socket: Socket, seen: Seen) -> Role | None:
         if not threads or facts.watching(fd, "ZMQ") or facts.watching(fd, "Gloo"):
             continue
         evidence = f"thread {threads[0]} in {facts.process.pid}"
-        if any(fd in epoll.watches for epoll in facts.epolls):
+        if facts.watched(fd):
             return _certain("TCPStore", evidence, "an epoll outside Gloo and ZMQ watches it")
         return _likely("TCPStore", evidence)
     return None
@@ -151,8 +155,8 @@ def zmq_queue(socket: Socket, seen: Seen) -> Role | None:
 
 def nccl_listener(socket: Socket, seen: Seen) -> Role | None:
     for facts, fd in _holders(socket, seen):
-        watched = any(fd in epoll.watches for epoll in facts.epolls)
-        if "libnccl" in facts.libraries and facts.has_thread("pt_nccl") and not watched:
+        talks = "libnccl" in facts.libraries and facts.has_thread("pt_nccl")
+        if talks and not facts.watched(fd):
             return _likely("NCCL", f"libnccl in {facts.process.pid}", "no epoll watches it")
     return None
 
@@ -273,9 +277,9 @@ def _named(socket: Socket, rules: Iterable[Rule], seen: Seen) -> Socket:
 
 
 def _listener_at(end: Endpoint | None, netns: int, seen: Seen) -> Socket | None:
-    for each in seen.listeners:
-        if end is None or each.netns != netns or each.local.port != end.port:
-            continue
+    if end is None:
+        return None
+    for each in seen.listeners.get((netns, end.port), ()):
         if each.local.address in WILDCARDS or plain(each.local.address) == plain(end.address):
             return each
     return None
