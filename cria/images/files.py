@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from cria.errors import CheckpointMismatch
 from cria.images import framing
 from cria.images.bindings import load
 from cria.images.framing import Image
@@ -74,8 +75,12 @@ class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InetEdit(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes in an inet socket: an end, or all of it when `close` makes it read as hung up."""
+    """What changes in an inet socket: an end, or all of it when `close` makes it read as hung up.
 
+    `ports`, where given, are the local and the peer's port that the entry must hold before.
+    """
+
+    ports: tuple[int, int] | None = None
     local: Endpoint | None = None
     peer: Endpoint | None = None
     close: bool = False
@@ -110,18 +115,32 @@ def edited(
 ) -> Image:
     """`image` with the sockets named by file ID changed; `unix` gives new names, as bound.
 
-    Only changed entries are encoded again, and fields this pycriu does not know stay in them.
+    Only changed entries are encoded again, and fields this pycriu does not know stay in them. Raises
+    CheckpointMismatch where `image` does not hold the sockets that should change.
     """
     entries = list(image.entries)
+    left = dict(inet)
     for index, entry in _of_type(image, _INET, criu_binary) if inet else ():
-        if (edit := inet.get(entry.id)) is not None:
+        if (edit := left.pop(entry.id, None)) is not None:
+            if edit.ports not in (None, (entry.isk.src_port, entry.isk.dst_port)):
+                raise _foreign(entry.id, f"it has ports {entry.isk.src_port}, {entry.isk.dst_port}")
             _apply(entry.isk, edit)
             entries[index] = entry.SerializeToString()
+    for missing in left:
+        raise _foreign(missing, "there is none")
     for index, entry in _of_type(image, _UNIX, criu_binary) if unix else ():
         if unix and (name := unix.get(entry.id)) is not None:
             entry.usk.name = name
             entries[index] = entry.SerializeToString()
     return Image(header=image.header, entries=tuple(entries))
+
+
+def _foreign(file_id: int, what: str) -> CheckpointMismatch:
+    return CheckpointMismatch(
+        f"socket {file_id} of the image is not the one to change",
+        details=what,
+        remedy="plan the ports from this image directory again",
+    )
 
 
 def _of_type(image: Image, kind: int, criu_binary: Path | None) -> Iterator[tuple[int, Any]]:

@@ -1,0 +1,23 @@
+"""Ports: plan where each socket of a checkpoint goes, hold those ports, rewrite the image."""
+
+from cria.ports.model import Occupant, PortSocket, Target
+from cria.ports.moves import Move, PortPlan
+from cria.ports.plan import plan, plan_clones
+from cria.ports.rewrite import private_view, rewrite
+from cria.ports.sources import sockets_of, sockets_of_engine
+from cria.ports.wishes import Wishes
+
+__all__ = [
+    "Move",
+    "Occupant",
+    "PortPlan",
+    "PortSocket",
+    "Target",
+    "Wishes",
+    "plan",
+    "plan_clones",
+    "private_view",
+    "rewrite",
+    "sockets_of",
+    "sockets_of_engine",
+]

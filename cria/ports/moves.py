@@ -1,0 +1,130 @@
+"""The port plan: every socket of a checkpoint, where it stands and where it will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from cria.inventory import Endpoint, Family, Protocol
+from cria.ports.kinship import Kind
+from cria.ports.model import Occupant, Target
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """One socket of the checkpoint: its endpoints as they are and as they will be, and why.
+
+    `old == new` where it stays. With `closes` the socket is restored as one whose peer has hung up and
+    `new` is port 0. `memory` says what in the engine goes on knowing the old number, if anything.
+    """
+
+    id: int
+    inode: int
+    ns_id: int
+    family: Family
+    protocol: Protocol
+    state: str
+    kind: Kind
+    old: Endpoint
+    new: Endpoint
+    old_peer: Endpoint | None = None
+    new_peer: Endpoint | None = None
+    dual_stack: bool = False
+    closes: bool = False
+    role: str = ""
+    owner: str = ""
+    why: str = ""
+    memory: str = ""
+
+    @property
+    def changes(self) -> bool:
+        return self.closes or self.old != self.new or self.old_peer != self.new_peer
+
+    @property
+    def one_ended(self) -> bool:
+        return self.kind in {"client", "outside"}
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is a listener, or a UDP or TCP socket that is bound only."""
+        return self.kind in {"listener", "bound"}
+
+
+class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Every socket of a checkpoint with its old and new endpoints; print it to see a table."""
+
+    moves: tuple[Move, ...]
+
+    def __iter__(self) -> Iterator[Move]:
+        return iter(self.moves)
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+    def __str__(self) -> str:
+        from cria.ports.show import table
+
+        return table(self)
+
+    @property
+    def changes(self) -> tuple[Move, ...]:
+        """The sockets whose entry in the image changes."""
+        return tuple(move for move in self.moves if move.changes)
+
+    @property
+    def moved_ports(self) -> dict[int, int]:
+        """The new port of every listening or bound port that moves."""
+        stands = (move for move in self.moves if move.stands and move.old.port != move.new.port)
+        return {move.old.port: move.new.port for move in stands}
+
+    def new_port(self, old: int) -> int:
+        """Where `old` goes: itself where it stays or is not known."""
+        return self.moved_ports.get(old, old)
+
+    @property
+    def listeners(self) -> tuple[Move, ...]:
+        return tuple(move for move in self.moves if move.kind == "listener")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The local endpoints that the restore will bind, each once, to be reserved before."""
+        found: dict[tuple[Protocol, Endpoint], Target] = {}
+        for move in sorted(self.moves, key=lambda move: (not move.stands, not move.dual_stack)):
+            if not move.closes and not move.one_ended:
+                found.setdefault((move.protocol, move.new), _target(move))
+        return tuple(sorted(found.values()))
+
+    def occupants(self, owner: str) -> tuple[Occupant, ...]:
+        """What will stand there once this plan is restored, as the next plan sees it."""
+        return tuple(
+            Occupant(
+                protocol=move.protocol,
+                state=move.state,
+                local=move.new,
+                peer=move.new_peer,
+                dual_stack=move.dual_stack,
+                ns_id=move.ns_id,
+                owner=owner,
+            )
+            for move in self.moves
+            if not move.closes
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values: `ports` old to new, `sockets` one object for each socket."""
+        sockets = msgspec.to_builtins(self.moves)
+        return {
+            "ports": {str(old): new for old, new in sorted(self.moved_ports.items())},
+            "sockets": sockets,
+        }
+
+
+def _target(move: Move) -> Target:
+    return Target(
+        protocol=move.protocol,
+        family=move.family,
+        local=move.new,
+        dual_stack=move.dual_stack,
+        listens=move.kind == "listener",
+    )

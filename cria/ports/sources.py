@@ -1,0 +1,77 @@
+"""Where a plan's sockets come from: the images of a checkpoint or the inventory of a live engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cria.images import files
+from cria.images.files import InetSocket
+from cria.inventory import Endpoint, Inventory, Socket
+from cria.ports import memory
+from cria.ports.model import PortSocket
+
+_Ends = tuple[Endpoint, Endpoint | None]
+
+
+def sockets_of(
+    images_dir: Path, criu_binary: Path | None = None, *, inventory: Inventory | None = None
+) -> tuple[PortSocket, ...]:
+    """The inet sockets in `images_dir`; roles and owners come from the `inventory` of the same dump."""
+    found = files.inet_sockets(files.read(images_dir), criu_binary)
+    by_inode = {each.inode: each for each in inventory.sockets} if inventory else {}
+    by_ends: dict[_Ends, Socket] = {(each.local, each.peer): each for each in by_inode.values()}
+    return tuple(
+        _of_image(each, by_inode.get(each.inode) or by_ends.get((each.local, each.peer)), inventory)
+        for each in found
+    )
+
+
+def sockets_of_engine(inventory: Inventory) -> tuple[PortSocket, ...]:
+    """The inet sockets of a live engine; `id` is the inode, `ns_id` the inode of the namespace."""
+    return tuple(_of_live(each, inventory) for each in inventory.sockets)
+
+
+def _of_image(found: InetSocket, live: Socket | None, inventory: Inventory | None) -> PortSocket:
+    role = live.role.name if live else "unknown"
+    return PortSocket(
+        id=found.file_id,
+        ns_id=found.ns_id,
+        family=found.family,
+        protocol=found.protocol,
+        state=found.state,
+        local=found.local,
+        peer=found.peer,
+        dual_stack=found.dual_stack,
+        reuse_port=found.reuse_port,
+        inode=found.inode,
+        role=role,
+        owner=_owner(live, inventory) if live and inventory else "",
+        pinned=memory.pinned(role, found.state),
+    )
+
+
+def _of_live(live: Socket, inventory: Inventory) -> PortSocket:
+    return PortSocket(
+        id=live.inode,
+        ns_id=live.netns,
+        family=live.family,
+        protocol=live.protocol,
+        state=live.state,
+        local=live.local,
+        peer=live.peer,
+        dual_stack=live.dual_stack,
+        inode=live.inode,
+        role=live.role.name,
+        owner=_owner(live, inventory),
+        pinned=memory.pinned(live.role.name, live.state),
+    )
+
+
+def _owner(live: Socket, inventory: Inventory) -> str:
+    names = {process.pid: process.name for process in inventory.processes}
+    pids = dict.fromkeys(holder.pid for holder in live.holders)
+    return ", ".join(_named(pid, names) for pid in pids)
+
+
+def _named(pid: int, names: dict[int, str]) -> str:
+    return f"PID {pid} ({names[pid]})" if names.get(pid) else f"PID {pid}"
