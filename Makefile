@@ -24,11 +24,12 @@ test: setup ## all tests: unit, integration (real CRIU), engine (real vLLM)
 	$(PYTEST) tests/integration
 	$(PYTEST) tests/engine
 
-check: tools ## ruff, mypy, shellcheck
+check: tools ## ruff, mypy, shellcheck; are the generated pages up to date?
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/mypy cria scripts
 	.venv/bin/shellcheck -x scripts/setup .ci/run
+	.venv/bin/python scripts/generate_docs.py --check
 
 bench: setup ## run the demo three times: cold start against dump and restore, one table
 	$(SUDO) .venv/bin/python scripts/bench.py

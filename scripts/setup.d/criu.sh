@@ -36,11 +36,13 @@ is_new_enough() {
     [[ -n $version ]] && printf '%s\n' "$CRIU_AT_LEAST" "$version" | sort --version-sort --check=quiet
 }
 
+# Where cria looks: beside the program, importable, the system's.
 has_pycriu() {
     local prefix
     prefix=$(dirname "$(dirname "$(realpath "$1")")")
-    [[ -d $prefix/lib/python3/dist-packages/pycriu ]] ||
-        "$VENV/bin/python" -c 'import pycriu' 2>/dev/null
+    compgen -G "$prefix/lib/python3*/*-packages/pycriu/images/fdinfo_pb2.py" >/dev/null ||
+        "$VENV/bin/python" -c 'import pycriu' 2>/dev/null ||
+        [[ -f /usr/lib/python3/dist-packages/pycriu/images/fdinfo_pb2.py ]]
 }
 
 works_here() { as_root "$1" check >/dev/null 2>&1; }

@@ -1,0 +1,88 @@
+"""Write the reference pages that the code itself knows: errors.md and commands.md.
+
+With --check nothing is written; the exit status is 1 when a page differs from what it would be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+
+import click
+
+from cria.cli import cli
+from cria.errors import CriaError, all_kinds
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+MADE = "<!-- made by `make docs`; change the code instead -->"
+
+
+def main() -> None:
+    pages = {REFERENCE / "errors.md": errors_page(), REFERENCE / "commands.md": commands_page()}
+    if "--check" in sys.argv[1:]:
+        different = [path for path, text in pages.items() if differs(path, text)]
+        sys.exit(1 if different else 0)
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for path, text in pages.items():
+        path.write_text(text)
+        print(path.relative_to(REFERENCE.parent.parent))
+
+
+def differs(path: Path, text: str) -> bool:
+    old = path.read_text() if path.exists() else ""
+    sys.stdout.writelines(
+        difflib.unified_diff(old.splitlines(True), text.splitlines(True), str(path), "make docs")
+    )
+    return old != text
+
+
+def errors_page() -> str:
+    kinds: list[type[CriaError]] = [CriaError, *all_kinds()]
+    rows = [f"| {k.exit_status} | [`{k.code}`](#{k.code}) | {sentence(k)} |" for k in kinds]
+    parts = [
+        MADE,
+        "# Errors and exit statuses",
+        "An error has four parts: what happened, why, how to mend it, where to read on. With `--json`"
+        " they are the fields `message`, `details`, `remedy`, `docs` and `log` of one document.",
+        "Other statuses: 0 done, 3 done with warnings, 128+N ended by signal N.",
+        "\n".join(["| status | code | meaning |", "|---|---|---|", *rows]),
+    ]
+    for kind in kinds:
+        parts += [f"## {kind.code}", f"Exit status {kind.exit_status}. {sentence(kind)}"]
+        if kind.default_remedy:
+            parts.append(f"Remedy: {kind.default_remedy}")
+    return "\n\n".join(parts) + "\n"
+
+
+def sentence(kind: type[CriaError]) -> str:
+    if kind is CriaError:
+        return "Something that cria did not foresee: a bug in cria."
+    return (kind.__doc__ or "").splitlines()[0]
+
+
+def commands_page() -> str:
+    parts = [MADE, "# Commands", help_of(cli, "cria")]
+    with click.Context(cli, info_name="cria") as context:
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            assert command is not None
+            parts += [f"## cria {name}", help_of(command, name, context)]
+    return "\n\n".join(parts) + "\n"
+
+
+def help_of(command: click.Command, name: str, parent: click.Context | None = None) -> str:
+    """A command's help text, as wide on every terminal."""
+    context = click.Context(
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=100,
+        max_content_width=100,
+        **({} if parent else command.context_settings),
+    )
+    return f"```\n{command.get_help(context)}\n```"
+
+
+if __name__ == "__main__":
+    main()
