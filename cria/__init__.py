@@ -1,8 +1,8 @@
 """Checkpoint a running vLLM engine with CRIU and bring it back beside others, without port collisions.
 
-    checkpoint = cria.dump(pid, "checkpoints/qwen")
-    engine = checkpoint.restore(ports={8000: 8001})
-    print(engine.url)
+checkpoint = cria.dump(pid, "checkpoints/qwen")
+engine = checkpoint.restore(ports={8000: 8001})
+print(engine.url)
 """
 
 from cria.checkpoint import Checkpoint

@@ -159,7 +159,9 @@ def freeze_and_write_memory(work: Dump) -> int:
     from cria.criu.options import dump_options
 
     assert work.staged is not None
-    work.options, message = dump_options(work.client, work.inventory, work.leave_running)
+    work.options, message = dump_options(
+        work.client, work.inventory, work.staged, leave_running=work.leave_running
+    )
     message.tcp_skip_in_flight = work.skip_in_flight
     images = os.open(work.staged / layout.IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     place = os.open(work.staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -184,15 +186,16 @@ def let_it_run_on(work: Dump) -> None:
 
 
 def carry_its_shared_memory(work: Dump) -> int:
-    from cria.images import files
+    from cria.images import facts, files
     from cria.storage import carry
 
     assert work.staged is not None
-    work.files = files.read(work.staged / layout.IMAGES)
-    opened = files.regular_files(work.files, work.client.criu)
-    work.carried = carry.store(
-        carry.wanted(file.path for file in opened), work.staged / layout.CARRIED
-    )
+    images, criu = work.staged / layout.IMAGES, work.client.criu
+    work.files = files.read(images)
+    remapped = {remap.file_id for remap in facts.remaps(images, criu)}
+    opened = files.regular_files(work.files, criu)
+    paths = carry.wanted(file.path for file in opened if file.file_id not in remapped)
+    work.carried = carry.store(paths, work.staged / layout.CARRIED)
     return sum(file.stored_bytes for file in work.carried)
 
 

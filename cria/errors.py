@@ -84,7 +84,9 @@ class PycriuMissing(CriaError):
 
     code = "pycriu-missing"
     exit_status = 13
-    default_remedy = "install the package that belongs to your CRIU (Debian: apt install python3-pycriu)"
+    default_remedy = (
+        "install the package that belongs to your CRIU (Debian: apt install python3-pycriu)"
+    )
 
 
 class NotWritable(CriaError):

@@ -36,7 +36,7 @@ class DumpOptions(msgspec.Struct, frozen=True, kw_only=True):
 class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file the engine needs and CRIU's images do not hold: put back at `path` before a restore.
 
-    `consumed` marks CRIU's link remaps, which a restore removes again.
+    `names` are its other names (hard links).
     """
 
     path: str
@@ -46,7 +46,7 @@ class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
     mode: int
     uid: int
     gid: int
-    consumed: bool = False
+    names: tuple[str, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

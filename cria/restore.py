@@ -33,9 +33,7 @@ def restore(
     CriaError; then nothing of the engine runs and the checkpoint is as it was.
     """
     work = Restore(source=checkpoint, wish=ports, wait_seconds=wait_seconds, listener=listener)
-    timings = run_steps(
-        "restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch
-    )
+    timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)
     return Engine(
         pid=work.root,
         url=work.url,
@@ -232,5 +230,3 @@ RESTORE_STEPS: tuple[Step[Restore], ...] = (
     Step("let it run", let_it_run),
     Step("wait until healthy", wait_until_healthy),
 )
-
-

@@ -11,10 +11,14 @@ from cria.cli import output
 
 @click.command
 @click.argument("target", type=int, required=False, metavar="[PID]")
-@click.option("-o", "--output", "place", type=click.Path(path_type=Path), help="The new checkpoint directory.")
+@click.option(
+    "-o", "--output", "place", type=click.Path(path_type=Path), help="The new checkpoint directory."
+)
 @click.option("--port", type=int, help="Name the engine by its HTTP port instead of a PID.")
 @click.option("--leave-running", is_flag=True, help="The engine goes on serving.")
-@click.option("--skip-in-flight", is_flag=True, help="Drop connections that no process has accepted yet.")
+@click.option(
+    "--skip-in-flight", is_flag=True, help="Drop connections that no process has accepted yet."
+)
 @click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
 @click.option("--dry-run", is_flag=True, help="Check everything, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")

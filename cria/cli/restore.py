@@ -13,8 +13,12 @@ from cria.cli import output
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-p", "moves", multiple=True, metavar="OLD=NEW", help="Move a port; repeatable.")
 @click.option("--ports", metavar="keep|auto|offset:N", help="What happens to every other port.")
-@click.option("--address", "addresses", multiple=True, metavar="OLD=NEW", help="Move an address; repeatable.")
-@click.option("--wait", "wait_seconds", type=float, default=120.0, help="Seconds to wait until it is healthy.")
+@click.option(
+    "--address", "addresses", multiple=True, metavar="OLD=NEW", help="Move an address; repeatable."
+)
+@click.option(
+    "--wait", "wait_seconds", type=float, default=120.0, help="Seconds to wait until it is healthy."
+)
 @click.option("--dry-run", is_flag=True, help="Print the port plan, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.json_option

@@ -16,14 +16,23 @@ from cria.cli import output
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--log", "log", type=click.Path(path_type=Path), help="Append the engine's output here.")
-@click.option("--detach", is_flag=True, help="Return once the engine is healthy, and print its url.")
+@click.option(
+    "--log", "log", type=click.Path(path_type=Path), help="Append the engine's output here."
+)
+@click.option(
+    "--detach", is_flag=True, help="Return once the engine is healthy, and print its url."
+)
 @click.option("--wait", "seconds", type=float, default=600.0, help="Seconds --detach waits.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell what is set.")
 @output.json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD...")
 def command(
-    log: Path | None, detach: bool, seconds: float, quiet: bool, as_json: bool, words: tuple[str, ...]
+    log: Path | None,
+    detach: bool,
+    seconds: float,
+    quiet: bool,
+    as_json: bool,
+    words: tuple[str, ...],
 ) -> None:
     """Start CMD (vllm serve ...) without io_uring, on loopback, its output in a log that may grow.
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from cria.criu.client import Client
 from cria.inventory import Inventory
 from cria.manifest import DumpOptions
+from cria.storage import direct
 
-LOG_LEVEL = 4  # warnings and errors explain failures; 4 adds the debug lines CRIU's developers ask for
-GHOST_LIMIT = 512 * 1024 * 1024  # deleted files larger than CRIU's 1 MiB are common: POSIX shared memory
+LOG_LEVEL = (
+    4  # warnings and errors explain failures; 4 adds the debug lines CRIU's developers ask for
+)
+GHOST_LIMIT = (
+    512 * 1024 * 1024
+)  # deleted files larger than CRIU's 1 MiB are common: POSIX shared memory
 
 
 def dump_options(
-    client: Client, inventory: Inventory, leave_running: bool
+    client: Client, inventory: Inventory, place: Path, *, leave_running: bool
 ) -> tuple[DumpOptions, Any]:
-    """The options as the manifest keeps them, and as CRIU's RPC message."""
+    """The options for images in the directory `place`: as the manifest keeps them, and as CRIU's message."""
     chosen = DumpOptions(
         leave_running=leave_running,
         network_lock=_network_lock(inventory, leave_running),
-        image_io_mode="direct" if client.knows("image_io_mode") else None,
+        image_io_mode="direct" if client.knows("image_io_mode") and direct.works(place) else None,
         shell_job=inventory.root.session not in {p.pid for p in inventory.processes},
     )
     message = _common(client, chosen)

@@ -29,7 +29,10 @@ def privileges(inventory: Inventory) -> Iterator[Row]:
         )
     elif missing:
         yield fail(
-            "missing capabilities", ", ".join(missing), PrivilegeMissing.default_remedy, PrivilegeMissing
+            "missing capabilities",
+            ", ".join(missing),
+            PrivilegeMissing.default_remedy,
+            PrivilegeMissing,
         )
     else:
         yield ok("privileges", "CRIU has the capabilities it needs")
@@ -95,7 +98,10 @@ def output(inventory: Inventory, place: Path) -> Iterator[Row]:
     parent = next(p for p in place.parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK) or _read_only(parent):
         yield fail(
-            f"{parent} cannot be written", "no permission, or read-only", "choose another -o", NotWritable
+            f"{parent} cannot be written",
+            "no permission, or read-only",
+            "choose another -o",
+            NotWritable,
         )
         return
     needed, free = resident_bytes(inventory), shutil.disk_usage(parent).free

@@ -19,7 +19,10 @@ def privileges() -> Iterator[Row]:
     missing = missing_capabilities()
     if missing:
         yield fail(
-            "missing capabilities", ", ".join(missing), PrivilegeMissing.default_remedy, PrivilegeMissing
+            "missing capabilities",
+            ", ".join(missing),
+            PrivilegeMissing.default_remedy,
+            PrivilegeMissing,
         )
 
 
@@ -46,7 +49,9 @@ def describe(pid: int) -> str:
     """Who holds a PID, in words."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except OSError:
         return "its process has just ended"
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)

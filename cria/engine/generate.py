@@ -22,7 +22,9 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def generate(url: str, *, tokens: int = 16, prompt: str = PROMPT, timeout: float = 60.0) -> Generation:
+def generate(
+    url: str, *, tokens: int = 16, prompt: str = PROMPT, timeout: float = 60.0
+) -> Generation:
     """Generate greedily with whatever model the engine serves. Raises Unhealthy."""
     begin = time.monotonic()
     answer = _call(

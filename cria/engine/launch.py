@@ -47,7 +47,9 @@ def _wanted(command: Sequence[str]) -> Iterator[Setting]:
         yield Setting(name="VLLM_HOST_IP", value="127.0.0.1", why=why)
     why = "a connection to the outside cannot be checkpointed"
     yield Setting(name="VLLM_NO_USAGE_STATS", value="1", why=why)
-    yield Setting(name="NCCL_RAS_ENABLE", value="0", why="its listener and clients reconnect by port")
+    yield Setting(
+        name="NCCL_RAS_ENABLE", value="0", why="its listener and clients reconnect by port"
+    )
 
 
 def on_one_node(command: Sequence[str]) -> bool:
@@ -67,7 +69,10 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def launch(
-    command: Sequence[str], log: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: str | os.PathLike[str],
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Launched:
     """Start `command` in a session of its own, without io_uring, stdin from /dev/null, output to `log`.
 
@@ -81,7 +86,9 @@ def launch(
         output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise NotWritable(
-            f"cannot append to the log {path}", details=error.strerror, remedy="name another: --log FILE"
+            f"cannot append to the log {path}",
+            details=error.strerror,
+            remedy="name another: --log FILE",
         ) from error
     try:
         process = subprocess.Popen(
@@ -95,7 +102,9 @@ def launch(
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(
-            f"cannot start {command[0]}", details=str(error), remedy="give the full path of the program"
+            f"cannot start {command[0]}",
+            details=str(error),
+            remedy="give the full path of the program",
         ) from error
     finally:
         os.close(output)

@@ -18,6 +18,7 @@ from cria.manifest import CarriedFile
 from cria.storage import sparse
 
 MEMORY_FILE_SYSTEMS = (Path("/dev/shm"),)
+LINK_REMAP = "link_remap."
 
 
 def wanted(paths: Iterable[str]) -> list[Path]:
@@ -25,14 +26,24 @@ def wanted(paths: Iterable[str]) -> list[Path]:
     return sorted(
         path
         for path in {Path(p) for p in paths}
-        if path.name.startswith("link_remap.")
+        if path.name.startswith(LINK_REMAP)
         or any(root in path.parents for root in MEMORY_FILE_SYSTEMS)
     )
 
 
 def store(paths: Iterable[Path], into: Path) -> tuple[CarriedFile, ...]:
-    """Copy each file into the directory `into`; call this while nothing can write to them."""
-    return tuple(_store(path, into / f"{number:04}") for number, path in enumerate(paths))
+    """Copy each file into the directory `into`; call this while nothing can write to them.
+
+    A file with several names is stored once: glibc's semaphores are linked under a second name, and
+    what CRIU remaps is often a name of something else here.
+    """
+    stored: dict[tuple[int, int], CarriedFile] = {}
+    for path in paths:
+        status = path.lstat()
+        if (status.st_dev, status.st_ino) not in stored:
+            kept = _store(path, into / f"{len(stored):04}")
+            stored[status.st_dev, status.st_ino] = kept
+    return tuple(stored.values())
 
 
 def _store(path: Path, stored: Path) -> CarriedFile:
@@ -54,13 +65,20 @@ def _store(path: Path, stored: Path) -> CarriedFile:
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
-        consumed=path.name.startswith("link_remap."),
+        names=_other_names(path, status) if status.st_nlink > 1 else (),
     )
+
+
+def _other_names(path: Path, status: os.stat_result) -> tuple[str, ...]:
+    with os.scandir(path.parent) as entries:
+        return tuple(
+            sorted(e.path for e in entries if e.inode() == status.st_ino and e.path != str(path))
+        )
 
 
 def check_free(carried: Iterable[CarriedFile]) -> None:
     """Raises PathTaken when a living process uses one of the paths that would be replaced."""
-    present = {file.path for file in carried if os.path.lexists(file.path)}
+    present = {name for file in carried for name in _names(file) if os.path.lexists(name)}
     if not present:
         return
     for pid, path in _mapped_paths():
@@ -78,26 +96,26 @@ def put_back(carried: Iterable[CarriedFile], from_: Path) -> int:
 
 
 def _put_back(file: CarriedFile, stored: Path) -> int:
-    fresh = f"{file.path}.{secrets.token_hex(4)}"
+    """Written under a fresh name and renamed: nobody ever opens half a file."""
+    fresh = Path(f"{file.path}.{secrets.token_hex(4)}")
     try:
         source = os.open(stored, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise CheckpointDamaged(f"{stored} is missing from the checkpoint") from error
     try:
-        target = os.open(
-            fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
+        target = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             copied = sparse.copy(source, target)
             os.fchown(target, file.uid, file.gid)
             os.fchmod(target, file.mode)
         finally:
             os.close(target)
-        Path(fresh).rename(file.path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+        for name in file.names:
+            Path(name).unlink(missing_ok=True)
+            os.link(fresh, name)
+        fresh.rename(file.path)
     finally:
+        fresh.unlink(missing_ok=True)
         os.close(source)
     return copied
 
@@ -105,7 +123,12 @@ def _put_back(file: CarriedFile, stored: Path) -> int:
 def remove(carried: Iterable[CarriedFile]) -> None:
     """Take away what an ended engine left behind of these files."""
     for file in carried:
-        Path(file.path).unlink(missing_ok=True)
+        for name in _names(file):
+            Path(name).unlink(missing_ok=True)
+
+
+def _names(file: CarriedFile) -> tuple[str, ...]:
+    return (file.path, *file.names)
 
 
 def _mapped_paths() -> Iterable[tuple[int, str]]:
@@ -124,6 +147,8 @@ def _mapped_paths() -> Iterable[tuple[int, str]]:
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except OSError:
         return "it has just ended"

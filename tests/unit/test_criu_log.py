@@ -1,0 +1,109 @@
+"""CRIU's error lines, as it writes them, become errors with a meaning."""
+
+from pathlib import Path
+
+import pytest
+
+from cria.criu import log
+from cria.errors import (
+    CheckpointMismatch,
+    CriaError,
+    CriuUnsuitable,
+    DumpFailed,
+    EngineBlocked,
+    NoSpace,
+    PidTaken,
+    PortTaken,
+    RestoreFailed,
+)
+
+LINES = [
+    (
+        "(00.110000) Error (criu/files-ext.c:99): Can't dump file 9 of that type [20000] (unknown anon_inode:[io_uring])",
+        EngineBlocked,
+        "io_uring",
+    ),
+    (
+        "(00.110000) Error (criu/sk-inet.c:187): inet: In-flight connection (l) for 2a1f",
+        EngineBlocked,
+        "2a1f",
+    ),
+    (
+        "(00.110000) Error (criu/sk-unix.c:880): unix: Can't dump half of stream unix connection.",
+        EngineBlocked,
+        "unix stream",
+    ),
+    (
+        "(00.013771) Error (criu/cr-restore.c:1230): Can't fork for 4921: File exists",
+        PidTaken,
+        "4921",
+    ),
+    (
+        "(00.020000)   4921: Error (criu/sk-inet.c:1059): inet: Can't bind inet socket (id 27): Address already in use",
+        PortTaken,
+        "taken",
+    ),
+    (
+        "(00.020000)   4921: Error (soccr/soccr.c:529): Can't connect inet socket back: Cannot assign requested address",
+        PortTaken,
+        "alive",
+    ),
+    (
+        "(00.020000)   4921: Error (criu/files-reg.c:2191): File home/engine.log has bad size 17578 (expect 16803)",
+        CheckpointMismatch,
+        "17578",
+    ),
+    (
+        "(00.020000)   4921: Error (criu/files-reg.c:2180): Can't open file dev/shm/psm_1 on restore: No such file or directory",
+        CheckpointMismatch,
+        "psm_1",
+    ),
+    (
+        "(00.020000) Error (criu/image.c:500): Can't write: No space left on device",
+        NoSpace,
+        "space",
+    ),
+    (
+        "(00.000300) Error (criu/vdso.c:100): vdso: Unexpected rt vDSO area bounds",
+        CriuUnsuitable,
+        "kernel",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "kind", "word"), LINES, ids=[kind.code for _, kind, _ in LINES])
+def test_a_line_has_a_meaning(tmp_path: Path, line: str, kind: type[CriaError], word: str) -> None:
+    path = tmp_path / "criu.log"
+    path.write_text(f"(00.000100) some progress\n{line}\n")
+
+    error = log.explain(path, "DUMP failed", during=DumpFailed)
+
+    assert type(error) is kind
+    assert word in error.message
+    assert error.log == str(path)
+    assert error.details
+
+
+def test_an_unknown_failure_shows_criu_s_own_words(tmp_path: Path) -> None:
+    path = tmp_path / "criu.log"
+    path.write_text("(00.1) Error (criu/x.c:1): a thing nobody has seen\n")
+
+    error = log.explain(path, "restore failed", during=RestoreFailed)
+
+    assert type(error) is RestoreFailed
+    assert error.details == "a thing nobody has seen"
+
+
+def test_lines_that_mean_nothing_are_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "criu.log"
+    path.write_text(
+        "(00.1) Error (criu/util.c:1532): rlimit: Can't setup RLIMIT_NOFILE for self: no\n"
+    )
+
+    assert log.error_lines(path) == []
+
+
+def test_a_missing_log_is_no_second_failure(tmp_path: Path) -> None:
+    error = log.explain(tmp_path / "none.log", "CRIU ended", during=DumpFailed)
+
+    assert error.details == "CRIU ended"

@@ -1,0 +1,122 @@
+"""Sparse copies stay sparse, carried files come back whole, a checkpoint appears at once or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cria.errors import CheckpointDamaged, CheckpointExists, NotWritable
+from cria.storage import carry, layout, sparse
+
+
+def make_sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"in the middle")
+
+
+def test_a_sparse_copy_is_equal_and_takes_no_more_room(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    make_sparse(source)
+
+    with source.open("rb") as a, target.open("wb") as b:
+        copied = sparse.copy(a.fileno(), b.fileno())
+
+    assert target.read_bytes() == source.read_bytes()
+    assert copied < 1 << 20
+    assert target.stat().st_blocks * 512 < 1 << 20
+
+
+def test_a_file_that_is_all_hole_keeps_its_size(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.touch()
+    os.truncate(source, 1 << 20)
+
+    with source.open("rb") as a, target.open("wb") as b:
+        assert sparse.copy(a.fileno(), b.fileno()) == 0
+
+    assert target.stat().st_size == 1 << 20
+
+
+def test_only_shared_memory_and_link_remaps_are_carried() -> None:
+    paths = ["/dev/shm/psm_1", "/usr/lib/x.so", "/data/link_remap.7", "/dev/shm/psm_1"]
+
+    assert [str(p) for p in carry.wanted(paths)] == ["/data/link_remap.7", "/dev/shm/psm_1"]
+
+
+def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    segment, second_name = tmp_path / "psm", tmp_path / "also"
+    make_sparse(segment)
+    segment.chmod(0o640)
+    os.link(segment, second_name)
+    content = segment.read_bytes()
+
+    carried = carry.store([segment, second_name], kept)
+    carry.remove(carried)
+    assert not segment.exists()
+    assert not second_name.exists()
+    carry.put_back(carried, kept)
+
+    assert len(carried) == 1
+    assert segment.read_bytes() == content
+    assert segment.stat().st_mode & 0o777 == 0o640
+    assert second_name.stat().st_ino == segment.stat().st_ino
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["also", "kept", "psm"]
+
+
+def test_a_leftover_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    segment = tmp_path / "psm"
+    segment.write_bytes(b"dumped")
+    carried = carry.store([segment], kept)
+    segment.write_bytes(b"leftover")
+    leftover = segment.stat().st_ino
+
+    carry.put_back(carried, kept)
+
+    assert segment.read_bytes() == b"dumped"
+    assert segment.stat().st_ino != leftover
+
+
+def test_a_missing_part_is_damage_and_leaves_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    segment = tmp_path / "psm"
+    segment.write_bytes(b"x")
+    carried = carry.store([segment], kept)
+    carry.remove(carried)
+    (kept / carried[0].stored_as).unlink()
+
+    with pytest.raises(CheckpointDamaged):
+        carry.put_back(carried, kept)
+
+    assert not segment.exists()
+
+
+def test_a_checkpoint_is_private_and_published_by_name(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "checkpoint"
+
+    staged = layout.stage(target)
+    assert not target.exists()
+    layout.publish(staged, target)
+
+    assert target.stat().st_mode & 0o777 == 0o700
+    assert [p.name for p in target.parent.iterdir()] == ["checkpoint"]
+
+
+def test_nothing_is_staged_over_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "there").symlink_to("nowhere")
+
+    with pytest.raises(CheckpointExists):
+        layout.stage(tmp_path / "there")
+
+
+def test_a_parent_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(NotWritable, match="checkpoint"):
+        layout.stage(tmp_path / "file" / "checkpoint")
