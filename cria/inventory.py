@@ -44,6 +44,22 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
 UNKNOWN = Role(name="unknown", confidence="unknown")
 
 
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a process by kind, as /proc/PID/status counts them.
+
+    `anonymous` is what a checkpoint has to store. `zero` is how much of it is estimated to be pages
+    full of zeros, from `sampled_pages` looked at; None where nobody looked.
+    """
+
+    resident: int = 0
+    anonymous: int = 0
+    file: int = 0
+    shared: int = 0
+    swapped: int = 0
+    zero: int | None = None
+    sampled_pages: int = 0
+
+
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     """One process of the tree; `started` is Unix time in seconds, namespaces are inode numbers."""
 
@@ -57,6 +73,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     namespaces: dict[str, int]
     state: str = ""
+    cgroup: str = ""
+    memory: Memory = Memory()
     role: Role = UNKNOWN
 
 
@@ -139,6 +157,39 @@ class SharedFile(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = UNKNOWN
 
 
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine is laid out, read from the titles of its processes, and what it serves."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    api_servers: int = 0
+    engine_cores: int = 0
+    workers: int = 0
+    model: str | None = None
+    url: str | None = None
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """One rank of a process group: the process and the listener it opened for the group."""
+
+    pid: int
+    listener: Endpoint
+    fd: int
+
+
+class ProcessGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A process group of torch.distributed, as far as the kernel shows it: members joined by pairs.
+
+    A group of one rank has a listener and no pair. The groups of a process are numbered in the order
+    in which they were made; torch's own names for them are not visible from outside.
+    """
+
+    number: int
+    backend: str
+    members: tuple[Member, ...]
+
+
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known of one engine at one moment; the root process comes first."""
 
@@ -149,6 +200,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     unix_sockets: tuple[UnixSocket, ...] = ()
     shared_files: tuple[SharedFile, ...] = ()
     descriptors: tuple[Descriptor, ...] = ()
+    topology: Topology = Topology()
+    groups: tuple[ProcessGroup, ...] = ()
 
     @property
     def root(self) -> Process:
@@ -160,3 +213,13 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     def published(self) -> tuple[Socket, ...]:
         """The listeners that clients of the engine know: its HTTP API."""
         return tuple(s for s in self.listeners() if s.role.name == "HTTP API")
+
+    def checkpoint_bytes(self) -> int:
+        """About how large the images of a checkpoint become: anonymous memory and shared files."""
+        anonymous = sum(p.memory.anonymous + p.memory.swapped for p in self.processes)
+        return anonymous + sum(file.allocated_bytes for file in self.shared_files)
+
+    def zero_bytes(self) -> int | None:
+        """About how much of that is pages full of zeros; None where nobody looked."""
+        known = [p.memory.zero for p in self.processes if p.memory.zero is not None]
+        return sum(known) if known else None

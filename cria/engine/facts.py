@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from cria.inventory import Descriptor, Process, Role
-from cria.process.memory import Mapping
-from cria.process.tree import PROC, thread_names
 
 Watcher = Literal["event loop", "Gloo", "ZMQ", "libuv", "other"]
 # Libraries by a part of their path: setproctitle and wheels change names, not these.
@@ -55,21 +52,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return any(name.startswith(prefixes) for name in self.threads)
 
 
-def read_facts(
+def facts_of(
     process: Process,
-    role: Role,
     descriptors: Iterable[Descriptor],
-    mappings: Iterable[Mapping],
-    proc: Path = PROC,
+    threads: Iterable[str],
+    mapped: frozenset[str],
 ) -> Facts:
-    """Gather the facts of one process from its descriptors, its mappings and its threads' names."""
-    threads = dict(Counter(thread_names(process.pid, proc)))
+    """Gather the facts of one process; `mapped` are the LIBRARIES it has mapped."""
+    names = Counter(threads)
     return Facts(
         process=process,
-        role=role,
-        threads=threads,
-        libraries=libraries(mapping.path for mapping in mappings),
-        watchers=watchers(epolls(tuple(descriptors), frozenset(threads))),
+        role=process.role,
+        threads=dict(names),
+        libraries=mapped,
+        watchers=watchers(epolls(tuple(descriptors), frozenset(names))),
     )
 
 

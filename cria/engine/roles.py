@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from cria.engine.discover import TITLE, serves
 from cria.engine.facts import GLOO_THREAD, STORE_THREADS, Facts
-from cria.engine.queues import Queues
+from cria.engine.queues import Queues, kind
 from cria.inventory import UNKNOWN, Endpoint, Process, Role, SharedFile, Socket, UnixSocket
 from cria.process.sockets import plain
 
 HTTP_API = "HTTP API"
+RING = "MessageQueue ring"
 DEFAULT_PORT = 8000
 UVICORN_BACKLOG = 2048
 # The end of a connection is named after the listener it belongs to.
@@ -27,7 +28,6 @@ _COMMANDS = {
 }
 _SHARED = {
     "sem.": "semaphore",
-    "psm_": "MessageQueue ring",
     "nccl-": "NCCL buffer",
     "torch_": "torch tensor",
 }
@@ -232,15 +232,28 @@ def _signal_pair(socket: UnixSocket, seen: Seen) -> Role | None:
     return None
 
 
-def shared_role(file: SharedFile) -> Role:
-    """Name a file of /dev/shm by how its maker calls such files."""
+def shared_role(file: SharedFile, facts: Mapping[int, Facts]) -> Role:
+    """Name a file of /dev/shm by how its maker calls such files, and a ring by who maps it."""
     name = file.name.rpartition("/")[2]
     if "cpushm" in name:
         return _certain("CPU tensor-parallel buffer", f"name {name}")
+    if name.startswith("psm_"):
+        return _likely(_ring(file, facts), f"name {name}", f"{len(file.pids)} processes map it")
     for prefix, role in _SHARED.items():
         if name.startswith(prefix):
             return _likely(role, f"name {name}")
     return UNKNOWN
+
+
+def _ring(file: SharedFile, facts: Mapping[int, Facts]) -> str:
+    """Tell a message queue's ring by its readers; with one worker both queues look alike."""
+    workers = {pid for pid, each in facts.items() if kind(each.role) == "Worker"}
+    cores = set(file.pids) - workers
+    if len(workers) == 1 or not workers & set(file.pids):
+        return RING
+    if not cores:
+        return f"{RING}, group broadcast"
+    return f"{RING}, worker {'response' if len(file.pids) == 2 else 'broadcast'}"
 
 
 # What the rules share -------------------------------------------------------------------------

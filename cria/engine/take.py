@@ -1,4 +1,4 @@
-"""Take the inventory of a process tree: what the kernel shows, with the role of each thing."""
+"""Take the inventory of a process tree: read what the kernel shows, then say what each thing is for."""
 
 from __future__ import annotations
 
@@ -8,15 +8,35 @@ from pathlib import Path
 import msgspec
 
 from cria.engine import discover
-from cria.engine.facts import Facts, read_facts
+from cria.engine.facts import Facts, facts_of, libraries
+from cria.engine.groups import find_groups
 from cria.engine.queues import find_queues
-from cria.engine.roles import Seen, inet_roles, process_roles, shared_role, unix_role
+from cria.engine.roles import HTTP_API, Seen, inet_roles, process_roles, shared_role, unix_role
+from cria.engine.topology import topology
 from cria.errors import NotAnEngine, PrivilegeMissing
-from cria.inventory import Descriptor, Inventory, Process
+from cria.inventory import Descriptor, Inventory, Process, SharedFile, Socket, UnixSocket
 from cria.process.descriptors import descriptors
-from cria.process.memory import Mapping, mappings, shared_files
+from cria.process.memory import mappings, shared_files
 from cria.process.sockets import sockets
-from cria.process.tree import PROC, tree
+from cria.process.tree import PROC, thread_names, tree
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel shows of a process tree, before anything is said of what it is for.
+
+    `threads` and `libraries` are by PID: names of threads with repetitions, names of
+    `cria.engine.facts.LIBRARIES`.
+    """
+
+    taken: float
+    is_engine: bool
+    processes: tuple[Process, ...]
+    descriptors: tuple[Descriptor, ...]
+    sockets: tuple[Socket, ...]
+    unix_sockets: tuple[UnixSocket, ...]
+    shared_files: tuple[SharedFile, ...]
+    threads: dict[int, tuple[str, ...]]
+    libraries: dict[int, frozenset[str]]
 
 
 def take(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inventory:
@@ -25,8 +45,7 @@ def take(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inve
     With `any_process` any tree will do. Raises NoSuchProcess, NotAnEngine, and PrivilegeMissing when
     the processes belong to somebody else.
     """
-    taken = time.time()
-    processes = _with_roles(tree(root_pid, proc))
+    processes = tree(root_pid, proc)
     engine = discover.is_engine(root_pid, proc)
     if not engine and not any_process:
         raise NotAnEngine(
@@ -34,50 +53,70 @@ def take(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inve
             details=discover.describe(root_pid, proc),
         )
     try:
-        return _taken(taken, engine, processes, proc)
+        return interpret(read(processes, is_engine=engine, proc=proc))
     except PermissionError as error:
-        owner = processes[0].uid
         raise PrivilegeMissing(
-            f"the descriptors of process {root_pid} cannot be read",
-            details=f"it runs as uid {owner}: {error}",
+            f"process {root_pid} cannot be looked into",
+            details=f"it runs as uid {processes[0].uid}: {error}",
         ) from error
 
 
-def _taken(taken: float, engine: bool, processes: tuple[Process, ...], proc: Path) -> Inventory:
-    held = {process.pid: descriptors(process.pid, proc) for process in processes}
+def read(processes: tuple[Process, ...], *, is_engine: bool, proc: Path = PROC) -> Snapshot:
+    """Read everything about `processes` once."""
+    taken = time.time()
+    held = tuple(each for process in processes for each in descriptors(process.pid, proc))
     mapped = {process.pid: tuple(mappings(process.pid, proc)) for process in processes}
-    every = tuple(each for group in held.values() for each in group)
-    found = sockets(processes, every, proc)
-    facts = _facts(processes, held, mapped, proc)
-    seen = Seen(facts=facts, queues=find_queues(found.inet, found.unix, facts))
-    shared = shared_files((each for group in mapped.values() for each in group), every, proc)
-    return Inventory(
+    found = sockets(processes, held, proc)
+    return Snapshot(
         taken=taken,
-        is_engine=engine,
+        is_engine=is_engine,
         processes=processes,
-        sockets=inet_roles(found.inet, seen),
-        unix_sockets=tuple(
-            msgspec.structs.replace(each, role=unix_role(each, seen)) for each in found.unix
-        ),
-        shared_files=tuple(
-            msgspec.structs.replace(each, role=shared_role(each)) for each in shared
-        ),
-        descriptors=every,
+        descriptors=held,
+        sockets=found.inet,
+        unix_sockets=found.unix,
+        shared_files=shared_files((m for each in mapped.values() for m in each), held, proc),
+        threads={process.pid: thread_names(process.pid, proc) for process in processes},
+        libraries={pid: libraries(m.path for m in each) for pid, each in mapped.items()},
     )
 
 
-def _with_roles(processes: tuple[Process, ...]) -> tuple[Process, ...]:
-    roles = process_roles(processes)
-    return tuple(msgspec.structs.replace(each, role=roles[each.pid]) for each in processes)
+def interpret(seen: Snapshot) -> Inventory:
+    """Say what each process, socket and shared file of a snapshot is for. Reads nothing."""
+    roles = process_roles(seen.processes)
+    processes = tuple(
+        msgspec.structs.replace(each, role=roles[each.pid]) for each in seen.processes
+    )
+    facts = _facts(processes, seen)
+    known = Seen(facts=facts, queues=find_queues(seen.sockets, seen.unix_sockets, facts))
+    inet = inet_roles(seen.sockets, known)
+    return Inventory(
+        taken=seen.taken,
+        is_engine=seen.is_engine,
+        processes=processes,
+        sockets=inet,
+        unix_sockets=tuple(
+            msgspec.structs.replace(each, role=unix_role(each, known)) for each in seen.unix_sockets
+        ),
+        shared_files=tuple(
+            msgspec.structs.replace(each, role=shared_role(each, facts))
+            for each in seen.shared_files
+        ),
+        descriptors=seen.descriptors,
+        topology=topology(processes, (s for s in inet if s.role.name == HTTP_API)),
+        groups=find_groups(inet, facts),
+    )
 
 
-def _facts(
-    processes: tuple[Process, ...],
-    held: dict[int, tuple[Descriptor, ...]],
-    mapped: dict[int, tuple[Mapping, ...]],
-    proc: Path,
-) -> dict[int, Facts]:
+def _facts(processes: tuple[Process, ...], seen: Snapshot) -> dict[int, Facts]:
+    held: dict[int, list[Descriptor]] = {process.pid: [] for process in processes}
+    for each in seen.descriptors:
+        held[each.pid].append(each)
     return {
-        each.pid: read_facts(each, each.role, held[each.pid], mapped[each.pid], proc)
+        each.pid: facts_of(
+            each,
+            held[each.pid],
+            seen.threads.get(each.pid, ()),
+            seen.libraries.get(each.pid, frozenset()),
+        )
         for each in processes
     }

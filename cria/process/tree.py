@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from cria.errors import NoSuchProcess
-from cria.inventory import Process
+from cria.inventory import Memory, Process
 
 PROC = Path("/proc")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
@@ -120,7 +120,8 @@ def _process(pid: int, proc: Path, boot: float) -> Process | None:
     if known is None:
         return None
     try:
-        uid = _uid(pid, proc)
+        status = _status(pid, proc)
+        cgroup = _cgroup(pid, proc)
         namespaces = _namespaces(pid, proc)
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -128,21 +129,41 @@ def _process(pid: int, proc: Path, boot: float) -> Process | None:
         pid=pid,
         parent=known.parent,
         session=known.session,
-        uid=uid,
+        uid=int(status["Uid"].split()[0]),
         started=boot + known.start_ticks / os.sysconf("SC_CLK_TCK"),
         command=command(pid, proc),
         name=known.name,
         threads=known.threads,
         namespaces=namespaces,
         state=known.state,
+        cgroup=cgroup,
+        memory=_memory(status),
     )
 
 
-def _uid(pid: int, proc: Path) -> int:
-    for line in Path(f"{proc}/{pid}/status").read_text(errors="replace").splitlines():
-        if line.startswith("Uid:"):
-            return int(line.split()[1])
-    return -1
+def _status(pid: int, proc: Path) -> dict[str, str]:
+    text = Path(f"{proc}/{pid}/status").read_text(errors="replace")
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _memory(status: dict[str, str]) -> Memory:
+    def read(name: str) -> int:
+        return int(status.get(name, "0 kB").split()[0]) * 1024
+
+    return Memory(
+        resident=read("VmRSS"),
+        anonymous=read("RssAnon"),
+        file=read("RssFile"),
+        shared=read("RssShmem"),
+        swapped=read("VmSwap"),
+    )
+
+
+def _cgroup(pid: int, proc: Path) -> str:
+    """Return the cgroup's path in the unified hierarchy, or in the first one there is."""
+    lines = Path(f"{proc}/{pid}/cgroup").read_text(errors="replace").splitlines()
+    unified = [line for line in lines if line.startswith("0::")]
+    return (unified or lines or [""])[0].rpartition(":")[2]
 
 
 def _namespaces(pid: int, proc: Path) -> dict[str, int]:
