@@ -69,14 +69,18 @@ install_criu() {
     }
 }
 
+# Say why on stderr, the first reason only: the others follow from it.
 refuse_criu() {
-    [[ -x $1 ]] || { echo "$1 is not a program" >&2 && return; }
-    is_new_enough "$1" || echo "$1 is CRIU $(criu_version "$1"); needed: $CRIU_AT_LEAST or newer" >&2
-    has_pycriu "$1" || echo "$1 has no pycriu beside it, nor does .venv" >&2
-    works_here "$1" || {
+    if [[ ! -x $1 ]]; then
+        echo "$1 is not a program" >&2
+    elif ! is_new_enough "$1"; then
+        echo "$1 is not CRIU $CRIU_AT_LEAST or newer: $("$1" --version 2>&1 | head -n 1)" >&2
+    elif ! has_pycriu "$1"; then
+        echo "$1 has no pycriu beside it, nor have .venv and the system" >&2
+    else
         echo "this host does not let CRIU work: $1 check" >&2
         as_root "$1" check >&2
-    }
+    fi
 }
 
 # The distribution's own -------------------------------------------------------------------------

@@ -50,7 +50,7 @@ show_progress() {
     local name=$1 begin=$SECONDS pause=20
     [[ ! -t 1 ]] || pause=1
     exec 9>&-
-    while sleep "$pause"; do
+    while sleep "$pause" && kill -0 $$ 2>/dev/null; do
         if [[ -t 1 ]]; then
             printf '\r\033[K  %-24s %d s  %.60s' "$name" $((SECONDS - begin)) "$(last_log_line)"
         else
@@ -59,7 +59,7 @@ show_progress() {
     done
 }
 
-last_log_line() { tail -n 20 "$LOG" | without_noise | tail -n 1; }
+last_log_line() { tail -n 20 "$LOG" | without_noise | tail -n 1 | tr -cd '[:print:]'; }
 
 # pip warns of every package that a local index lacks; that is no trouble and hides what is.
 without_noise() { grep -v -e 'is ignored: it is neither' -e '^[[:space:]]*$' || true; }
