@@ -2,7 +2,10 @@
 
 from cria.ports.model import Occupant, PortSocket, Target
 from cria.ports.moves import Move, PortPlan
+from cria.ports.occupancy import occupants
+from cria.ports.owned import check_owned, seal
 from cria.ports.plan import plan, plan_clones
+from cria.ports.reserve import Reservation, reserve
 from cria.ports.rewrite import private_view, rewrite
 from cria.ports.sources import sockets_of, sockets_of_engine
 from cria.ports.wishes import Wishes
@@ -12,12 +15,17 @@ __all__ = [
     "Occupant",
     "PortPlan",
     "PortSocket",
+    "Reservation",
     "Target",
     "Wishes",
+    "check_owned",
+    "occupants",
     "plan",
     "plan_clones",
     "private_view",
+    "reserve",
     "rewrite",
+    "seal",
     "sockets_of",
     "sockets_of_engine",
 ]

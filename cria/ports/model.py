@@ -76,7 +76,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, order=True):
     family: Family
     local: Endpoint
     dual_stack: bool = False
-    listens: bool = False
+
+    def meets(self, address: str, dual_stack: bool) -> bool:
+        """Whether a socket on this port at `address` would be in the way."""
+        return overlap(self.local.address, self.dual_stack, address, dual_stack)
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.local}"

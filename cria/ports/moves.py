@@ -9,7 +9,7 @@ import msgspec
 
 from cria.inventory import Endpoint, Family, Protocol
 from cria.ports.kinship import Kind
-from cria.ports.model import Occupant, Target
+from cria.ports.model import Occupant, Target, plain
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +88,14 @@ class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The local endpoints that the restore will bind, each once, to be reserved before."""
-        found: dict[tuple[Protocol, Endpoint], Target] = {}
-        for move in sorted(self.moves, key=lambda move: (not move.stands, not move.dual_stack)):
-            if not move.closes and not move.one_ended:
-                found.setdefault((move.protocol, move.new), _target(move))
-        return tuple(sorted(found.values()))
+        """The local endpoints to reserve before the restore: those that cover all it will bind."""
+        wanted = {_target(move) for move in self.moves if not (move.closes or move.one_ended)}
+        found: dict[tuple[Protocol, int], list[Target]] = {}
+        for target in sorted(wanted, key=_narrowness):
+            at = found.setdefault((target.protocol, target.local.port), [])
+            if not any(target.meets(other.local.address, other.dual_stack) for other in at):
+                at.append(target)
+        return tuple(sorted(target for at in found.values() for target in at))
 
     def occupants(self, owner: str) -> tuple[Occupant, ...]:
         """What will stand there once this plan is restored, as the next plan sees it."""
@@ -121,10 +123,15 @@ class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _target(move: Move) -> Target:
+    address = plain(move.new.address)
     return Target(
         protocol=move.protocol,
-        family=move.family,
-        local=move.new,
-        dual_stack=move.dual_stack,
-        listens=move.kind == "listener",
+        family="ipv6" if ":" in address else "ipv4",
+        local=Endpoint(address=address, port=move.new.port),
+        dual_stack=move.dual_stack and address == "::",
     )
+
+
+def _narrowness(target: Target) -> tuple[int, Target]:
+    wild = {"::": 0 if target.dual_stack else 1, "0.0.0.0": 1}
+    return wild.get(target.local.address, 2), target

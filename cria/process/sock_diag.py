@@ -30,7 +30,8 @@ TIME_WAIT = 6
 # A port that is bound and neither listens nor is connected; since Linux 6.8 (tcp_states.h).
 BOUND_INACTIVE = 13
 # TIME_WAIT belongs to no process: everything else is asked for.
-STATES = (0xFFF | 1 << BOUND_INACTIVE) & ~(1 << TIME_WAIT)
+ALL_STATES = 0xFFF | 1 << BOUND_INACTIVE
+STATES = ALL_STATES & ~(1 << TIME_WAIT)
 
 _HEADER = struct.Struct("=IHHII")
 _INET = struct.Struct("=BBBBHH16s16sIQIIIII")
@@ -69,9 +70,9 @@ class UnixRow(msgspec.Struct, frozen=True, kw_only=True):
     send_queue: int
 
 
-def inet_rows(family: int, protocol: int) -> list[InetRow]:
+def inet_rows(family: int, protocol: int, states: int = STATES) -> list[InetRow]:
     """Return the sockets of one family and protocol in the network namespace of this thread."""
-    request = struct.pack("=BBBBI", family, protocol, 0, 0, STATES) + bytes(48)
+    request = struct.pack("=BBBBI", family, protocol, 0, 0, states) + bytes(48)
     return [_inet_row(message, protocol) for message in _dump(request)]
 
 
