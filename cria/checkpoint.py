@@ -49,11 +49,11 @@ class Checkpoint:
         """What the checkpoint takes on disk."""
         return layout.size_bytes(self.path)
 
-    def plan_ports(self, ports: Any = None, **wishes: Any) -> PortPlan:
-        """Plan where every endpoint goes; nothing is touched. See cria.ports.plan for the wishes."""
+    def plan_ports(self, ports: Any = None, **policies: Any) -> PortPlan:
+        """Plan where every endpoint goes; nothing is touched. See cria.restore.plan_ports."""
         from cria.restore import plan_ports
 
-        return plan_ports(self, ports, **wishes)
+        return plan_ports(self, ports, **policies)
 
     def restore(self, ports: Any = None, *, listener: Listener = nobody, **options: Any) -> Engine:
         """Bring the engine back; see cria.restore for the options. Raises a CriaError."""

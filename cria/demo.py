@@ -49,7 +49,7 @@ class DemoFacts(msgspec.Struct, frozen=True, kw_only=True):
     old_url: str
     url: str
     pid: int
-    text: str
+    tokens: tuple[int, ...]
     dump_timings: Timings | None
     restore_timings: Timings | None
 
@@ -131,7 +131,7 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
             generate(old_url, tokens=1)
             cold_first_token = time.monotonic() - begin
             before = generate(old_url)
-            say(f"it answers: {before.text!r}")
+            say(f"it answers with the tokens {_shown(before)}")
             say(f"dumping it to {place / 'checkpoint'}")
             checkpoint = dump(launched.pid, place / "checkpoint", listener=listener)
         except BaseException:
@@ -148,7 +148,7 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
         generate(engine.url, tokens=1)
         first_token = time.monotonic() - begin
         after = generate(engine.url)
-        say(f"it answers: {after.text!r}")
+        say(f"it answers with the tokens {_shown(after)}")
     finally:
         if not keep:
             engine.stop()
@@ -160,7 +160,11 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
 def _moves(old_port: int, new_port: int) -> object:
     from cria.ports import Wishes
 
-    return Wishes.parse((f"{old_port}={new_port}",), ports="auto")
+    return Wishes.parse((f"{old_port}={new_port}",), mode="fresh")
+
+
+def _shown(generation: Generation) -> str:
+    return " ".join(map(str, generation.tokens))
 
 
 def _expect_silence(url: str) -> None:
@@ -195,7 +199,7 @@ def _facts(
         old_url=old_url,
         url=engine.url,
         pid=engine.pid,
-        text=after.text,
+        tokens=after.tokens,
         dump_timings=checkpoint.timings,
         restore_timings=engine.timings,
     )

@@ -34,21 +34,28 @@ def restore(
     """
     work = Restore(source=checkpoint, wish=ports, wait_seconds=wait_seconds, listener=listener)
     timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)
+    published = work.checkpoint.manifest.published
     return Engine(
         pid=work.root,
         url=work.url,
-        ports=work.published_ports(),
-        listeners=work.plan.listeners,
+        ports={old.port: work.plan.new_port(old.port) for old in published},
+        ports_moved=len(work.plan.moved_ports),
         timings=timings,
     )
 
 
-def plan_ports(checkpoint: Checkpoint, ports: Any = None, **wishes: Any) -> PortPlan:
-    """The port plan for a restore here and now, from the ports in use at this moment."""
-    from cria.criu import binary
-    from cria.ports import plan_for_checkpoint
+def plan_ports(checkpoint: Checkpoint, ports: Any = None, **policies: Any) -> PortPlan:
+    """The port plan for a restore here and now, from the ports in use at this moment.
 
-    return plan_for_checkpoint(checkpoint, binary.find(), ports, **wishes)
+    `ports` are Wishes or what Wishes.parse reads; `outside` and `clients` are the policies of
+    cria.ports.plan. Raises PortPlanRefused, PortUnknown or PortTaken.
+    """
+    from cria.criu import binary
+    from cria.ports import Wishes, occupants, plan, sockets_of
+
+    asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
+    sockets = sockets_of(checkpoint.images, binary.find(), inventory=checkpoint.manifest.inventory)
+    return plan(sockets, occupants(), asked, **policies)
 
 
 @dataclass(kw_only=True)
@@ -71,9 +78,6 @@ class Restore:
     conversation: Any = None
     root: int = 0
     url: str | None = None
-
-    def published_ports(self) -> dict[int, int]:
-        return {old.port: self.plan.new(old).port for old in self.checkpoint.manifest.published}
 
 
 # The steps ------------------------------------------------------------------------------------
@@ -124,7 +128,7 @@ def make_a_private_view(work: Restore) -> None:
 
     work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
     private_view(work.checkpoint.images, work.view)
-    rewrite(work.view, work.plan)
+    rewrite(work.view, work.plan, criu_binary=work.client.criu)
 
 
 def remove_the_view(work: Restore) -> None:
@@ -210,9 +214,10 @@ def let_it_run(work: Restore) -> None:
 def wait_until_healthy(work: Restore) -> None:
     from cria.engine import health
 
-    published = [work.plan.new(old) for old in work.checkpoint.manifest.published]
-    if published:
-        work.url = health.url(published[0])
+    published = {socket.inode for socket in work.checkpoint.manifest.inventory.published()}
+    endpoints = [move.new for move in work.plan.listeners if move.inode in published]
+    if endpoints:
+        work.url = health.url(endpoints[0])
         health.wait_until_healthy(work.url, work.root, seconds=work.wait_seconds)
 
 

@@ -12,7 +12,7 @@ from cria.cli import output
 @click.command
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-p", "moves", multiple=True, metavar="OLD=NEW", help="Move a port; repeatable.")
-@click.option("--ports", metavar="keep|auto|offset:N", help="What happens to every other port.")
+@click.option("--ports", metavar="keep|auto|fresh|offset:N", help="What happens to every other port.")
 @click.option(
     "--address", "addresses", multiple=True, metavar="OLD=NEW", help="Move an address; repeatable."
 )
@@ -47,7 +47,7 @@ def command(
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
-    wishes = Wishes.parse(moves, ports=ports, addresses=addresses)
+    wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
     if dry_run:
         plan = Checkpoint.open(checkpoint).plan_ports(wishes)
         output.document(plan.to_json()) if as_json else click.echo(str(plan))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import msgspec
 
-from cria.inventory import Endpoint
 from cria.operation import Timings
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that cria started or restored. `ports` maps each published port of the checkpoint to its new one."""
+    """An engine that cria restored.
+
+    `ports` maps each published port of the checkpoint to its new one; `ports_moved` counts all
+    listening ports that moved. `url` is None for a program that serves no HTTP API.
+    """
 
     pid: int
     url: str | None
     ports: dict[int, int] = {}
-    listeners: tuple[Endpoint, ...] = ()
+    ports_moved: int = 0
     timings: Timings | None = None
 
     def is_healthy(self) -> bool:

@@ -1,0 +1,60 @@
+"""What every test may ask for: the powers it needs, and programs that are ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def power_missing(power: str) -> str | None:
+    """Why this machine cannot run tests that need `power`, and what would change that."""
+    if power == "root":
+        if os.geteuid() != 0:
+            return "needs root: run `make test` as root"
+        from cria.criu import binary
+        from cria.errors import CriaError
+
+        try:
+            binary.require(binary.find())
+        except CriaError as error:
+            return f"needs CRIU: {error.message}; run `make setup`"
+    if power == "engine":
+        from importlib.util import find_spec
+
+        if find_spec("vllm") is None:
+            return "needs vLLM for the CPU: run `make setup`"
+    if power == "gpu" and not Path("/dev/nvidiactl").exists():
+        return "needs an NVIDIA GPU with a driver of 570 or newer"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A missing power skips a test, saying how to get it; where CI is set only a GPU may be missing."""
+    for power in ("root", "engine", "gpu"):
+        if item.get_closest_marker(power) is None:
+            continue
+        reason = power_missing(power)
+        if reason is None:
+            continue
+        if os.environ.get("CI") and power != "gpu":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def programs() -> Path:
+    return PROGRAMS
+
+
+@pytest.fixture
+def shm_is_left_clean() -> Iterator[None]:
+    """Fail a test that leaves files on /dev/shm."""
+    before = set(os.listdir("/dev/shm"))
+    yield
+    left = set(os.listdir("/dev/shm")) - before
+    assert not left, f"left on /dev/shm: {left}"

@@ -1,0 +1,18 @@
+"""`cria demo` tells the truth in JSON."""
+
+import pytest
+
+from .conftest import answer
+
+pytestmark = [pytest.mark.root, pytest.mark.engine]
+
+
+def test_the_demo_ends_with_the_same_tokens_and_its_facts() -> None:
+    facts = answer("demo", "--progress", "none")
+
+    assert facts["tokens_equal"] is True
+    assert facts["ports_moved"] >= 2
+    assert facts["checkpoint_bytes"] > 1 << 30
+    assert facts["restore_s"] <= facts["first_token_s"] < facts["cold_start_s"]
+    assert facts["dump_s"] > 0
+    assert facts["url"] != facts["old_url"]

@@ -1,0 +1,120 @@
+"""The main job on a real vLLM engine, with one rank and with two: the tests run in the order they stand."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+import cria
+from cria.engine.generate import generate
+from cria.engine.take import take
+from cria.errors import Unhealthy
+from cria.ports import reserve_any
+
+from .conftest import RunningEngine, answer, command
+
+pytestmark = [pytest.mark.root, pytest.mark.engine]
+TOKENS: dict[int, tuple[int, ...]] = {}
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
+    inventory = take(engine.pid)
+
+    roles = [process.role.name for process in inventory.processes]
+    assert "API server" in roles
+    assert sum(role.startswith("Worker") for role in roles) == engine.ranks
+    assert [socket.local.port for socket in inventory.published()] == [engine.port]
+
+
+def test_it_answers_the_same_twice(engine: RunningEngine) -> None:
+    first, second = generate(engine.url), generate(engine.url)
+
+    assert first.tokens == second.tokens
+    assert len(set(first.tokens)) > 4, "a model that repeats one token proves nothing"
+    TOKENS[engine.ranks] = first.tokens
+
+
+def test_a_dry_run_touches_nothing(engine: RunningEngine) -> None:
+    facts = answer("dump", engine.pid, "-o", engine.place / "dry", "--dry-run")
+
+    assert facts["engine"] == engine.pid
+    assert not (engine.place / "dry").exists()
+
+
+def test_leave_running_keeps_it_serving(engine: RunningEngine) -> None:
+    """Any PID of the engine names it: here its last worker's."""
+    some_pid = take(engine.pid).processes[-1].pid
+
+    done = command("dump", some_pid, "-o", engine.place / "running", "--leave-running")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(engine.place / "running")
+    assert generate(engine.url).tokens == TOKENS[engine.ranks]
+
+
+def test_bad_output_leaves_it_serving(engine: RunningEngine) -> None:
+    done = command("dump", engine.pid, "-o", engine.place / "running")
+
+    assert done.returncode == 31
+    assert done.stdout == ""
+    for part in ("error:", "why:", "fix:", "see:"):
+        assert part in done.stderr
+    assert generate(engine.url).tokens == TOKENS[engine.ranks]
+
+
+def test_it_is_dumped_and_gone(engine: RunningEngine) -> None:
+    facts = answer("dump", "--port", engine.port, "-o", engine.place / "checkpoint")
+
+    assert Path(facts["checkpoint"]) == engine.place / "checkpoint"
+    assert facts["bytes"] > 1 << 30
+    with pytest.raises(Unhealthy):
+        generate(engine.url, timeout=5)
+    assert not Path(f"/proc/{engine.pid}/exe").exists()
+
+
+def test_it_comes_back_on_other_ports_with_the_same_tokens(engine: RunningEngine) -> None:
+    checkpoint = cria.open_checkpoint(engine.place / "checkpoint")
+    old_ports = {socket.local.port for socket in checkpoint.manifest.inventory.listeners()}
+    with reserve_any(1) as (port,):
+        pass
+    words = [engine.place / "checkpoint", "-p", f"{engine.port}={port}", "--ports", "fresh"]
+    facts = answer("restore", *words)
+    engine.pid, engine.url = facts["pid"], facts["url"]
+
+    assert engine.port == port
+    assert facts["ports_moved"] == len(old_ports)
+    assert generate(engine.url).tokens == TOKENS[engine.ranks]
+    assert not [old for old in old_ports if listening(old)]
+    steps = facts["timings"]["steps"]
+    accounted = sum(step["seconds"] for step in steps) + facts["timings"]["unaccounted_seconds"]
+    assert accounted == pytest.approx(facts["timings"]["wall_seconds"])
+
+
+def test_it_is_stopped_and_comes_back_on_its_own_port(engine: RunningEngine) -> None:
+    answer("stop", engine.url)
+    with pytest.raises(Unhealthy):
+        generate(engine.url, timeout=5)
+
+    done = command("restore", engine.place / "checkpoint", "--progress", "lines")
+    engine.url = done.stdout.strip()
+
+    assert done.returncode == 0, done.stderr
+    assert "in all" in done.stderr
+    assert generate(engine.url).tokens == TOKENS[engine.ranks]
+
+
+def test_nothing_is_left_on_shared_memory_once_it_ends(engine: RunningEngine) -> None:
+    checkpoint = cria.open_checkpoint(engine.place / "checkpoint")
+
+    answer("stop", engine.url)
+
+    for carried in checkpoint.manifest.carried:
+        for name in (carried.path, *carried.names):
+            assert not Path(name).exists()

@@ -1,0 +1,83 @@
+"""Small programs, started as cria run starts an engine, and ended by PID."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cria.engine.launch import Launched, launch
+from cria.process.tree import tree
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def ask(port: int, address: str = "127.0.0.1") -> dict[str, Any]:
+    """One line of state from a little engine."""
+    with socket.create_connection((address, port), timeout=5) as connection:
+        connection.sendall(b"state\n")
+        return json.loads(connection.makefile().readline())
+
+
+def end(pid: int) -> None:
+    """End a process tree that a test started or restored."""
+    try:
+        family = tree(pid)
+    except Exception:  # noqa: BLE001 - it has ended already, whatever the reason
+        return
+    for process in reversed(family):
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def choose() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return choose
+
+
+@pytest.fixture
+def start(tmp_path: Path, programs: Path) -> Iterator[Callable[..., Launched]]:
+    """Start a program of tests/programs and wait until it says ready."""
+    started: list[Launched] = []
+
+    def run(program: str, *words: object) -> Launched:
+        log = tmp_path / f"{program}-{len(started)}.log"
+        launched = launch([sys.executable, str(programs / program), *map(str, words)], log)
+        started.append(launched)
+        wait_for(lambda: "ready" in log.read_text() or launched.process.poll() is not None)
+        assert "ready" in log.read_text(), log.read_text()
+        return launched
+
+    yield run
+    for launched in started:
+        end(launched.pid)
+        launched.process.wait(timeout=10)
+
+
+@pytest.fixture
+def ended_after() -> Iterator[list[int]]:
+    """PIDs put in here are ended after the test, with their trees."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        end(pid)
