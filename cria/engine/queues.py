@@ -14,6 +14,7 @@ from cria.inventory import Holder, Role, Socket, UnixSocket
 # distributed/device_communicators/shm_broadcast.py for the message queues).
 QUEUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("API server", "EngineCore"): ("ZMQ engine input", "ZMQ engine output"),
+    ("launcher", "EngineCore"): ("ZMQ start-up handshake",),
     ("EngineCore", "Worker"): ("ZMQ worker broadcast, data", "ZMQ worker broadcast, notify"),
     ("Worker", "EngineCore"): ("ZMQ worker response, data", "ZMQ worker response, notify"),
     ("Worker", "Worker"): ("ZMQ group broadcast, data", "ZMQ group broadcast, notify"),
@@ -68,7 +69,7 @@ def find_queues(
 
 def kind(role: Role) -> str:
     """Return what a role is called without its rank: EngineCore_DP0 is an EngineCore."""
-    if role.name.startswith(("API server", "launcher", "unknown")):
+    if role.name.startswith(("API server", "unknown")):
         return "API server"  # a program that uses vLLM as a library stands where a server would
     return role.name.partition("_")[0]
 
@@ -109,7 +110,8 @@ def _role(wire: Wire, place: int, count: int) -> Role:
     evidence = [f"libzmq's epoll watches it; {wire.server or 'nobody known'} listens"]
     evidence.append(f"{wire.client} has dialled in" if wire.client else "nobody has dialled in")
     names = QUEUES.get((wire.server, wire.client), ())
-    if not names:
+    # A number that does not fit means that the engine is still starting: say less.
+    if not names or count % len(names):
         return Role(name="ZMQ", confidence="certain", evidence=tuple(evidence))
     if len(names) == 1:
         return Role(name=names[0], confidence="certain", evidence=tuple(evidence))

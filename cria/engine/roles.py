@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -28,6 +29,7 @@ _COMMANDS = {
 }
 _SHARED = {
     "sem.": "semaphore",
+    "pym-": "multiprocessing heap",
     "nccl-": "NCCL buffer",
     "torch_": "torch tensor",
 }
@@ -51,8 +53,17 @@ def process_roles(processes: Iterable[Process]) -> dict[int, Role]:
     """Return the role of each process; the first is the root."""
     root, *others = processes
     roles = {process.pid: process_role(process) for process in others}
+    for process in others:
+        roles[process.pid] = _below(roles[process.pid], roles.get(process.parent))
     served_below = any(role.name.startswith("API server") for role in roles.values())
     return {root.pid: root_role(root, served_below=served_below), **roles}
+
+
+def _below(role: Role, parent: Role | None) -> Role:
+    """Say of a worker whose it is: with one worker to an engine core its title has no rank."""
+    if role.name != "Worker" or parent is None:
+        return role
+    return msgspec.structs.replace(role, evidence=(*role.evidence, f"below {parent.name}"))
 
 
 def root_role(root: Process, *, served_below: bool) -> Role:
@@ -84,13 +95,13 @@ def process_role(process: Process) -> Role:
 
 def inet_roles(sockets: Iterable[Socket], seen: Seen) -> tuple[Socket, ...]:
     """Return the sockets with their roles: listeners first, since connections are named after them."""
-    named = [_named(s, LISTENER_RULES, seen) if s.state == "LISTEN" else s for s in sockets]
+    named = [s if s.peer else _named(s, LISTENER_RULES, seen) for s in sockets]
     listeners: dict[tuple[int, int], list[Socket]] = {}
     for each in named:
         if each.state == "LISTEN":
             listeners.setdefault((each.netns, each.local.port), []).append(each)
     known = msgspec.structs.replace(seen, listeners=listeners)
-    return tuple(s if s.state == "LISTEN" else _named(s, CONNECTION_RULES, known) for s in named)
+    return tuple(_named(s, CONNECTION_RULES, known) if s.peer else s for s in named)
 
 
 def http_api(socket: Socket, seen: Seen) -> Role | None:
@@ -232,13 +243,25 @@ def _signal_pair(socket: UnixSocket, seen: Seen) -> Role | None:
     return None
 
 
-def shared_role(file: SharedFile, facts: Mapping[int, Facts]) -> Role:
-    """Name a file of /dev/shm by how its maker calls such files, and a ring by who maps it."""
-    name = file.name.rpartition("/")[2]
+def shared_roles(files: Iterable[SharedFile], facts: Mapping[int, Facts]) -> tuple[SharedFile, ...]:
+    """Return the files of /dev/shm with their roles."""
+    found = tuple(files)
+    rings = Counter(file.pids for file in found if _base(file).startswith("psm_"))
+    return tuple(
+        msgspec.structs.replace(file, role=shared_role(file, facts, rings[file.pids]))
+        for file in found
+    )
+
+
+def shared_role(file: SharedFile, facts: Mapping[int, Facts], rings: int) -> Role:
+    """Name a file by how its maker calls such files; `rings` of them are mapped by its processes."""
+    name = _base(file)
     if "cpushm" in name:
         return _certain("CPU tensor-parallel buffer", f"name {name}")
     if name.startswith("psm_"):
-        return _likely(_ring(file, facts), f"name {name}", f"{len(file.pids)} processes map it")
+        # With one worker the queues to it and from it have the same readers: they look alike.
+        role = f"{RING}, {_ring(file, facts)}" if rings == 1 else RING
+        return _likely(role, f"name {name}", f"{len(file.pids)} processes map it")
     for prefix, role in _SHARED.items():
         if name.startswith(prefix):
             return _likely(role, f"name {name}")
@@ -246,14 +269,14 @@ def shared_role(file: SharedFile, facts: Mapping[int, Facts]) -> Role:
 
 
 def _ring(file: SharedFile, facts: Mapping[int, Facts]) -> str:
-    """Tell a message queue's ring by its readers; with one worker both queues look alike."""
-    workers = {pid for pid, each in facts.items() if kind(each.role) == "Worker"}
-    cores = set(file.pids) - workers
-    if len(workers) == 1 or not workers & set(file.pids):
-        return RING
-    if not cores:
-        return f"{RING}, group broadcast"
-    return f"{RING}, worker {'response' if len(file.pids) == 2 else 'broadcast'}"
+    workers = [pid for pid in file.pids if pid in facts and kind(facts[pid].role) == "Worker"]
+    if len(workers) == len(file.pids):
+        return "group broadcast"
+    return "worker response" if len(workers) == 1 else "worker broadcast"
+
+
+def _base(file: SharedFile) -> str:
+    return file.name.rpartition("/")[2]
 
 
 # What the rules share -------------------------------------------------------------------------

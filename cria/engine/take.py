@@ -11,7 +11,7 @@ from cria.engine import discover
 from cria.engine.facts import Facts, facts_of, libraries
 from cria.engine.groups import find_groups
 from cria.engine.queues import find_queues
-from cria.engine.roles import HTTP_API, Seen, inet_roles, process_roles, shared_role, unix_role
+from cria.engine.roles import HTTP_API, Seen, inet_roles, process_roles, shared_roles, unix_role
 from cria.engine.topology import topology
 from cria.errors import NotAnEngine, PrivilegeMissing
 from cria.inventory import Descriptor, Inventory, Process, SharedFile, Socket, UnixSocket
@@ -97,10 +97,7 @@ def interpret(seen: Snapshot) -> Inventory:
         unix_sockets=tuple(
             msgspec.structs.replace(each, role=unix_role(each, known)) for each in seen.unix_sockets
         ),
-        shared_files=tuple(
-            msgspec.structs.replace(each, role=shared_role(each, facts))
-            for each in seen.shared_files
-        ),
+        shared_files=shared_roles(seen.shared_files, facts),
         descriptors=seen.descriptors,
         topology=topology(processes, (s for s in inet if s.role.name == HTTP_API)),
         groups=find_groups(inet, facts),
