@@ -47,14 +47,16 @@ step() {
 
 # On a terminal one line that changes every second, elsewhere a line every 20 seconds.
 show_progress() {
-    local name=$1 begin=$SECONDS pause=20
-    [[ ! -t 1 ]] || pause=1
+    local name=$1 second
     exec 9>&-
-    while sleep "$pause" && kill -0 $$ 2>/dev/null; do
+    # The last sleep outlives this loop: it must not keep a reader of our output waiting.
+    for ((second = 1; ; second++)); do
+        sleep 1 >/dev/null 2>&1
+        kill -0 $$ 2>/dev/null || return
         if [[ -t 1 ]]; then
-            printf '\r\033[K  %-24s %d s  %.60s' "$name" $((SECONDS - begin)) "$(last_log_line)"
-        else
-            printf '  %-24s %d s  %.80s\n' "$name" $((SECONDS - begin)) "$(last_log_line)"
+            printf '\r\033[K  %-24s %d s  %.60s' "$name" "$second" "$(last_log_line)"
+        elif ((second % 20 == 0)); then
+            printf '  %-24s %d s  %.80s\n' "$name" "$second" "$(last_log_line)"
         fi
     done
 }
