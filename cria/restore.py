@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,6 @@ class Restore:
     checkpoint: Checkpoint = field(init=False)
     client: Any = None
     plan: PortPlan = field(init=False)
-    holding: ExitStack = field(default_factory=ExitStack)
     reservation: Any = None
     view: Path | None = None
     placed: bool = False
@@ -109,11 +107,12 @@ def plan_the_ports(work: Restore) -> None:
 def hold_the_ports(work: Restore) -> None:
     from cria.ports import reserve
 
-    work.reservation = work.holding.enter_context(reserve(work.plan))
+    work.reservation = reserve(work.plan)
 
 
 def let_the_ports_go(work: Restore) -> None:
-    work.holding.close()
+    if work.reservation is not None:
+        work.reservation.release()
 
 
 def check_pids_and_paths(work: Restore) -> None:
@@ -164,6 +163,7 @@ def restore_the_processes(work: Restore) -> int:
     images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = message.work_dir_fd = images
     message.log_file = "restore.log"
+    work.reservation.open()
     try:
         work.conversation = work.client.restore(message)
         work.root = work.conversation.wait_for("post-restore")
@@ -194,8 +194,12 @@ def end_the_processes(work: Restore) -> None:
 
 def check_the_ports_are_ours(work: Restore) -> None:
     """Each port now has exactly one listener, and it is a restored one: CRIU itself would not tell."""
-    work.reservation.check_owned(p.pid for p in work.checkpoint.manifest.inventory.processes)
-    work.holding.close()
+    from cria.ports import check_owned, seal
+    from cria.process.tree import tree
+
+    check_owned(work.plan, (process.pid for process in tree(work.root)))
+    work.reservation.release()
+    seal(work.plan)
 
 
 def let_it_run(work: Restore) -> None:

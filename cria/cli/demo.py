@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 @click.command
-@click.option("--directory", type=click.Path(path_type=Path), help="Keep model, log and checkpoint here.")
+@click.option(
+    "--directory", type=click.Path(path_type=Path), help="Keep model, log and checkpoint here."
+)
 @click.option("--tensor-parallel", type=int, default=1, help="Tensor-parallel ranks of the engine.")
 @click.option("--keep", is_flag=True, help="Leave the restored engine running.")
 @output.json_option

@@ -12,7 +12,9 @@ from cria.cli import output
 @click.command
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-p", "moves", multiple=True, metavar="OLD=NEW", help="Move a port; repeatable.")
-@click.option("--ports", metavar="keep|auto|fresh|offset:N", help="What happens to every other port.")
+@click.option(
+    "--ports", metavar="keep|auto|fresh|offset:N", help="What happens to every other port."
+)
 @click.option(
     "--address", "addresses", multiple=True, metavar="OLD=NEW", help="Move an address; repeatable."
 )

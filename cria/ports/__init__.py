@@ -1,5 +1,6 @@
 """Ports: plan where each socket of a checkpoint goes, hold those ports, rewrite the image."""
 
+from cria.ports.free import reserve_any
 from cria.ports.model import Occupant, PortSocket, Target
 from cria.ports.moves import Move, PortPlan
 from cria.ports.occupancy import occupants
@@ -24,6 +25,7 @@ __all__ = [
     "plan_clones",
     "private_view",
     "reserve",
+    "reserve_any",
     "rewrite",
     "seal",
     "sockets_of",

@@ -52,7 +52,7 @@ def _check_connections(moves: Iterable[Move], occupants: Iterable[Occupant]) -> 
         if first is not move:
             raise _clash(move, first)
         for there in outside.get(ends, ()):
-            if there.ns_id in (None, move.ns_id):
+            if not there.waits and there.ns_id in (None, move.ns_id):
                 raise PortPlanRefused(
                     f"the connection {move.new} to {move.new_peer} exists already",
                     details=str(there),

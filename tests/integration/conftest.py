@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import signal
 import socket
 import sys
 import time
@@ -15,7 +14,8 @@ from typing import Any
 import pytest
 
 from cria.engine.launch import Launched, launch
-from cria.process.tree import tree
+from cria.engine.stop import stop
+from cria.errors import CriaError
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -33,16 +33,9 @@ def ask(port: int, address: str = "127.0.0.1") -> dict[str, Any]:
 
 
 def end(pid: int) -> None:
-    """End a process tree that a test started or restored."""
-    try:
-        family = tree(pid)
-    except Exception:  # noqa: BLE001 - it has ended already, whatever the reason
-        return
-    for process in reversed(family):
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    """End a process tree that a test started or restored, with what it leaves."""
+    with contextlib.suppress(CriaError, ProcessLookupError):
+        stop(pid, seconds=2)
 
 
 @pytest.fixture
@@ -56,7 +49,9 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, programs: Path) -> Iterator[Callable[..., Launched]]:
+def start(
+    tmp_path: Path, programs: Path, shm_is_left_clean: None
+) -> Iterator[Callable[..., Launched]]:
     """Start a program of tests/programs and wait until it says ready."""
     started: list[Launched] = []
 
