@@ -35,7 +35,7 @@ def _check_standing(moves: Iterable[Move]) -> None:
                     if _meet(one.new, one, other.new, other) and not _meet(
                         one.old, one, other.old, other
                     ):
-                        raise _clash(one, other)
+                        raise _clash(*sorted((one, other), key=lambda move: move.old == move.new))
 
 
 def _check_connections(moves: Iterable[Move], occupants: Iterable[Occupant]) -> None:
