@@ -1,4 +1,4 @@
-"""Write the reference pages that the code itself knows: errors.md and commands.md.
+"""Write the reference pages that the code itself knows: errors.md, commands.md, schema/.
 
 With --check nothing is written; the exit status is 1 when a page differs from what it would be.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from cria.cli import cli
+from cria.cli import cli, documents
 from cria.errors import CriaError, all_kinds
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
@@ -19,7 +19,12 @@ MADE = "<!-- made by `make docs`; change the code instead -->"
 
 
 def main() -> None:
-    pages = {REFERENCE / "errors.md": errors_page(), REFERENCE / "commands.md": commands_page()}
+    pages = {
+        REFERENCE / "errors.md": errors_page(),
+        REFERENCE / "commands.md": commands_page(),
+        REFERENCE / "schema" / "inspect.json": documents.schema_text(documents.Inspected),
+        REFERENCE / "schema" / "ps.json": documents.schema_text(documents.Listing),
+    }
     if "--check" in sys.argv[1:]:
         different = [path for path, text in pages.items() if differs(path, text)]
         sys.exit(1 if different else 0)

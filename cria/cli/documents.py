@@ -1,0 +1,160 @@
+"""The JSON documents of `cria inspect` and `cria ps`, and the schemas they promise.
+
+In them a role is a string, with its confidence and evidence beside it, and values of options that
+look like secrets are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from cria.inventory import (
+    Descriptor,
+    Inventory,
+    Process,
+    ProcessGroup,
+    SharedFile,
+    Socket,
+    Topology,
+    UnixSocket,
+)
+from cria.operation import Timings
+
+_SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
+HIDDEN = "***"
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria inspect --json`: one inventory, and where it is from. Times are Unix seconds, sizes bytes.
+
+    `target` is the PID of the root, or the path of the checkpoint. `timings` are those of the dump.
+    """
+
+    schema_version: Literal[1] = 1
+    source: Literal["engine", "checkpoint"]
+    target: str
+    pid: int
+    taken: float
+    is_engine: bool
+    topology: Topology
+    processes: tuple[Process, ...]
+    sockets: tuple[Socket, ...]
+    unix_sockets: tuple[UnixSocket, ...]
+    shared_files: tuple[SharedFile, ...]
+    descriptors: tuple[Descriptor, ...]
+    groups: tuple[ProcessGroup, ...]
+    checkpoint_bytes: int
+    zero_bytes: int | None
+    timings: Timings | None
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine of `cria ps`. `ready` says whether it could be dumped now; `blockers` why not.
+
+    Where cria may not look into a process, only `pid`, `uid`, `model` and the age are known.
+    """
+
+    pid: int
+    uid: int
+    model: str | None
+    topology: Topology | None
+    url: str | None
+    started: float
+    age_seconds: float
+    processes: int
+    memory_bytes: int
+    ready: bool
+    blockers: tuple[str, ...]
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria ps --json`."""
+
+    schema_version: Literal[1] = 1
+    engines: tuple[Listed, ...]
+
+
+def inspected(inventory: Inventory, *, target: str, timings: Timings | None) -> Inspected:
+    """Return the document about one inventory; a stored one has the timings of its dump."""
+    return Inspected(
+        source="engine" if timings is None else "checkpoint",
+        target=target,
+        pid=inventory.root.pid,
+        taken=inventory.taken,
+        is_engine=inventory.is_engine,
+        topology=inventory.topology,
+        processes=tuple(map(_without_secrets, inventory.processes)),
+        sockets=inventory.sockets,
+        unix_sockets=inventory.unix_sockets,
+        shared_files=inventory.shared_files,
+        descriptors=inventory.descriptors,
+        groups=inventory.groups,
+        checkpoint_bytes=inventory.checkpoint_bytes(),
+        zero_bytes=inventory.zero_bytes(),
+        timings=timings,
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return what is to be encoded: every role flattened into three fields."""
+    return _flat(msgspec.to_builtins(value))
+
+
+def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON Schema of a document, as `plain` renders it: every field is always there."""
+    made = msgspec.json.schema(kind)
+    for definition in made["$defs"].values():
+        fields = definition.get("properties", {})
+        if "role" in fields:
+            role = made["$defs"]["Role"]["properties"]
+            fields["role"] = {"type": "string"}
+            fields["confidence"] = role["confidence"]
+            fields["evidence"] = role["evidence"]
+        for field in fields.values():
+            field.pop("default", None)
+        definition["required"] = list(fields)
+    made["$defs"].pop("Role", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def schema_text(kind: type[msgspec.Struct]) -> str:
+    """Return the schema as the file under docs/reference/schema holds it."""
+    return msgspec.json.format(msgspec.json.encode(schema(kind)), indent=2).decode() + "\n"
+
+
+def hide_secrets(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the arguments without the values of options that name a key, token or password."""
+    shown: list[str] = []
+    for place, word in enumerate(command):
+        name, equals, _ = word.partition("=")
+        before = command[place - 1] if place else ""
+        if word.startswith("-") and equals and _SECRET.search(name):
+            shown.append(f"{name}={HIDDEN}")
+        elif before.startswith("--") and "=" not in before and _SECRET.search(before):
+            shown.append(HIDDEN)
+        else:
+            shown.append(word)
+    return tuple(shown)
+
+
+def _without_secrets(process: Process) -> Process:
+    return msgspec.structs.replace(process, command=hide_secrets(process.command))
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_flat(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    flat = {name: _flat(each) for name, each in value.items()}
+    role = value.get("role")
+    if isinstance(role, dict):
+        flat |= {
+            "role": role["name"],
+            "confidence": role["confidence"],
+            "evidence": list(role["evidence"]),
+        }
+    return flat

@@ -1,0 +1,98 @@
+"""cria inspect: the inventory of an engine or of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from cria.cli import output
+
+if TYPE_CHECKING:
+    from cria.inventory import Inventory
+    from cria.operation import Timings
+
+
+@click.command
+@click.argument("target", required=False, metavar="[PID|CHECKPOINT]")
+@click.option("--port", type=int, help="Name the engine by its HTTP port instead of a PID.")
+@click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
+@click.option("--sockets", is_flag=True, help="Every TCP, UDP and unix socket, and process groups.")
+@click.option("--evidence", is_flag=True, help="With the sockets: what each role was read from.")
+@click.option("--files", is_flag=True, help="Shared memory, deleted files, locks, devices.")
+@click.option("--memory", is_flag=True, help="Memory by kind; looks for pages full of zeros.")
+@click.option("--timings", is_flag=True, help="How long the dump's steps took (checkpoint).")
+@click.option("--tree", is_flag=True, help="The processes, each under its parent.")
+@output.json_option
+def command(
+    target: str | None,
+    port: int | None,
+    any_process: bool,
+    sockets: bool,
+    evidence: bool,
+    files: bool,
+    memory: bool,
+    timings: bool,
+    tree: bool,
+    as_json: bool,
+) -> None:
+    """Show what an engine holds now, or what a checkpoint holds, in the same way.
+
+    Without options: what it is, its processes and its TCP sockets with the role of each; "?" marks a
+    role that is likely, not certain. Without a target the engine is found by --port, or is the only
+    one on this host.
+    """
+    from cria.cli import inventory_tables as tables
+    from cria.cli.documents import inspected, plain
+
+    inventory, stored = _inventory(target, port, any_process)
+    if memory and stored is None:
+        inventory = _with_zeros(inventory)
+    name = target if stored is not None and target else str(inventory.root.pid)
+    if as_json:
+        output.document(plain(inspected(inventory, target=name, timings=stored)))
+        return
+    evidence_too = {"evidence": evidence}
+    parts = [tables.processes(inventory, as_tree=True)] if tree else []
+    if sockets or evidence:
+        parts += [tables.sockets(inventory, **evidence_too)]
+        parts += [tables.unix_sockets(inventory, **evidence_too), tables.groups(inventory)]
+    parts += [tables.files(inventory)] if files else []
+    parts += [tables.memory(inventory)] if memory else []
+    parts += [_timings(stored)] if timings else []
+    if not parts:
+        parts = [tables.summary(inventory, name), tables.processes(inventory, as_tree=True)]
+        parts += [tables.sockets(inventory)]
+    click.echo("\n\n".join(parts))
+
+
+def _inventory(
+    target: str | None, port: int | None, any_process: bool
+) -> tuple[Inventory, Timings | None]:
+    """Return a living engine's inventory, or a checkpoint's with the timings of its dump."""
+    from cria.engine import discover
+    from cria.engine.take import take
+
+    if target is not None and not target.isdecimal():
+        from cria.checkpoint import Checkpoint
+
+        manifest = Checkpoint.open(target).manifest
+        return manifest.inventory, manifest.timings
+    pid = None if target is None else int(target)
+    if any_process and pid is not None:
+        return take(pid, any_process=True), None
+    return take(discover.find(pid, port)), None
+
+
+def _with_zeros(inventory: Inventory) -> Inventory:
+    from cria.process.pages import with_zeros
+
+    looked = tuple(with_zeros(process) for process in inventory.processes)
+    return msgspec.structs.replace(inventory, processes=looked)
+
+
+def _timings(stored: Timings | None) -> str:
+    if stored is None:
+        return "timings: only a checkpoint has them"
+    return output.timings_table(stored)
