@@ -7,6 +7,7 @@ look like secrets are left out.
 from __future__ import annotations
 
 import re
+from inspect import cleandoc
 from typing import Any, Literal
 
 import msgspec
@@ -107,6 +108,7 @@ def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the JSON Schema of a document, as `plain` renders it: every field is always there."""
     made = msgspec.json.schema(kind)
     for definition in made["$defs"].values():
+        definition["description"] = cleandoc(definition.get("description", ""))
         fields = definition.get("properties", {})
         if "role" in fields:
             role = made["$defs"]["Role"]["properties"]
