@@ -19,6 +19,7 @@ from cria.engine.handle import Engine
 from cria.errors import EngineFailed, Unhealthy
 from cria.events import Listener, nobody
 from cria.operation import Timings
+from cria.process import ended
 from cria.restore import restore
 
 Say = Callable[[str], None]
@@ -115,6 +116,7 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
     from cria.engine.launch import launch, wait_until_serving
     from cria.ports import reserve_any
 
+    ended.adopt_orphans()
     say("making a tiny random model")
     model = make_model(place)
     with reserve_any(2) as (old_port, new_port):
@@ -138,6 +140,7 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
             launched.process.terminate()
             raise
         launched.process.wait(timeout=30)
+        ended.reap(process.pid for process in checkpoint.manifest.inventory.processes)
         _expect_silence(old_url)
         say(f"{old_url} is silent: the engine is gone, its checkpoint stays")
     say(f"restoring it on port {new_port}, every other port moved too")

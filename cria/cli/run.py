@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -65,9 +67,12 @@ def command(
 def _attend(process: subprocess.Popen[bytes], log: Path, shown_from: int) -> int:
     """Show the log as it grows, pass signals on, return the exit status as a shell would say it."""
 
+    from cria.process.ended import adopt_orphans
+
     def pass_on(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
 
+    adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, pass_on)
     ended = threading.Event()
@@ -75,6 +80,9 @@ def _attend(process: subprocess.Popen[bytes], log: Path, shown_from: int) -> int
     follower.start()
     status = process.wait()
     ended.set()
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     follower.join(timeout=5)
     return 128 - status if status < 0 else status
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from cria.inventory import Process
+
+_PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 
 
 def wait(processes: Iterable[Process], seconds: float = 10.0) -> bool:
@@ -35,3 +38,17 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def adopt_orphans() -> None:
+    """Become the parent of orphaned descendants: an init that reaps late holds their PIDs for seconds."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def reap(pids: Iterable[int]) -> None:
+    """Reap those of these processes that are children of ours; they must have ended or be about to."""
+    for pid in pids:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
