@@ -33,7 +33,7 @@ class Checkpoint:
 
         Raises CheckpointMissing, CheckpointDamaged or CheckpointNewer.
         """
-        place = Path(os.path.abspath(path))
+        place = Path(path).absolute()
         checkpoint = cls(place, cria.manifest.read(place / layout.MANIFEST))
         problems = list(checkpoint._incomplete_parts())
         if problems:

@@ -113,7 +113,6 @@ def engine_python() -> str:
 
 
 def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Listener) -> DemoFacts:
-    from cria.engine.launch import launch, wait_until_serving
     from cria.ports import reserve_any
 
     ended.adopt_orphans()
@@ -121,43 +120,53 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
     model = make_model(place)
     with reserve_any(2) as (old_port, new_port):
         say(f"starting vLLM on the CPU, port {old_port} (a cold start takes about a minute)")
-        begin = time.monotonic()
-        launched = launch(
-            serve_command(model, old_port, tensor_parallel),
-            place / "engine.log",
-            environment=ENVIRONMENT | dict(os.environ),
-        )
-        try:
-            old_url = wait_until_serving(launched, seconds=600)
-            cold_start = time.monotonic() - begin
-            generate(old_url, tokens=1)
-            cold_first_token = time.monotonic() - begin
-            before = generate(old_url)
-            say(f"it answers with the tokens {_shown(before)}")
-            say(f"dumping it to {place / 'checkpoint'}")
-            checkpoint = dump(launched.pid, place / "checkpoint", listener=listener)
-        except BaseException:
-            launched.process.terminate()
-            raise
-        launched.process.wait(timeout=30)
-        ended.reap(process.pid for process in checkpoint.manifest.inventory.processes)
-        _expect_silence(old_url)
-        say(f"{old_url} is silent: the engine is gone, its checkpoint stays")
+        command = serve_command(model, old_port, tensor_parallel)
+        before, checkpoint = _start_and_dump(command, place, say, listener)
+        say(f"{before.url} is silent: the engine is gone, its checkpoint stays")
     say(f"restoring it on port {new_port}, every other port moved too")
     begin = time.monotonic()
     engine = restore(checkpoint, ports=_moves(old_port, new_port), listener=listener)
     try:
         assert engine.url is not None
         generate(engine.url, tokens=1)
-        first_token = time.monotonic() - begin
+        first_token_s = time.monotonic() - begin
         after = generate(engine.url)
         say(f"it answers with the tokens {_shown(after)}")
     finally:
         if not keep:
             engine.stop()
-    return _facts(
-        checkpoint, engine, before, after, old_url, cold_start, cold_first_token, first_token
+    return _facts(before, checkpoint, engine, first_token_s, after)
+
+
+def _start_and_dump(
+    command: list[str], place: Path, say: Say, listener: Listener
+) -> tuple[_Before, Checkpoint]:
+    from cria.engine.launch import launch, wait_until_serving
+
+    begin = time.monotonic()
+    launched = launch(command, place / "engine.log", environment=ENVIRONMENT | dict(os.environ))
+    try:
+        url = wait_until_serving(launched, seconds=600)
+        cold_start_s = time.monotonic() - begin
+        generate(url, tokens=1)
+        cold_first_token_s = time.monotonic() - begin
+        generation = generate(url)
+        say(f"it answers with the tokens {_shown(generation)}")
+        say(f"dumping it to {place / 'checkpoint'}")
+        checkpoint = dump(launched.pid, place / "checkpoint", listener=listener)
+    except BaseException:
+        launched.process.terminate()
+        raise
+    launched.process.wait(timeout=30)
+    ended.reap(process.pid for process in checkpoint.manifest.inventory.processes)
+    _expect_silence(url)
+    before = _Before(
+        url=url,
+        cold_start_s=cold_start_s,
+        cold_first_token_s=cold_first_token_s,
+        generation=generation,
     )
+    return before, checkpoint
 
 
 def _moves(old_port: int, new_port: int) -> object:
@@ -178,28 +187,30 @@ def _expect_silence(url: str) -> None:
     raise EngineFailed(f"{url} still answers after the dump")
 
 
+class _Before(msgspec.Struct, frozen=True, kw_only=True):
+    """What was known of the engine before its dump."""
+
+    url: str
+    cold_start_s: float
+    cold_first_token_s: float
+    generation: Generation
+
+
 def _facts(
-    checkpoint: Checkpoint,
-    engine: Engine,
-    before: Generation,
-    after: Generation,
-    old_url: str,
-    cold_start: float,
-    cold_first_token: float,
-    first_token: float,
+    before: _Before, checkpoint: Checkpoint, engine: Engine, first_token_s: float, after: Generation
 ) -> DemoFacts:
     assert engine.timings is not None and engine.url is not None
     return DemoFacts(
-        cold_start_s=cold_start,
-        cold_first_token_s=cold_first_token,
+        cold_start_s=before.cold_start_s,
+        cold_first_token_s=before.cold_first_token_s,
         dump_s=checkpoint.timings.wall_seconds,
         restore_s=engine.timings.wall_seconds,
-        first_token_s=first_token,
+        first_token_s=first_token_s,
         checkpoint_bytes=checkpoint.size_bytes,
         ports_moved=engine.ports_moved,
-        tokens_equal=bool(before.tokens) and before.tokens == after.tokens,
-        speedup=cold_first_token / first_token,
-        old_url=old_url,
+        tokens_equal=bool(after.tokens) and before.generation.tokens == after.tokens,
+        speedup=before.cold_first_token_s / first_token_s,
+        old_url=before.url,
         url=engine.url,
         pid=engine.pid,
         tokens=after.tokens,

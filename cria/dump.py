@@ -16,7 +16,7 @@ from cria.errors import DumpFailed, DumpIncomplete, EngineBusy
 from cria.events import Listener, nobody
 from cria.inventory import Inventory
 from cria.manifest import CarriedFile, DumpOptions, Host, Manifest, Part
-from cria.operation import Step, Stopwatch, Timings, run_steps
+from cria.operation import Step, Stopwatch, run_steps
 from cria.storage import layout
 
 
@@ -39,7 +39,7 @@ def dump(
     work = Dump(
         target=target,
         port=port,
-        output=Path(os.path.abspath(output)),
+        output=Path(output).absolute(),
         leave_running=leave_running,
         any_process=any_process,
         skip_in_flight=skip_in_flight,
@@ -59,9 +59,7 @@ def plan(
 
     Raises the CriaError that the dump would raise.
     """
-    work = Dump(
-        target=target, port=port, output=Path(os.path.abspath(output)), any_process=any_process
-    )
+    work = Dump(target=target, port=port, output=Path(output).absolute(), any_process=any_process)
     for step in (find_the_engine, find_criu, take_its_inventory, check_it_can_be_dumped):
         step(work)
     return work.inventory

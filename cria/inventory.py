@@ -15,7 +15,7 @@ DescriptorKind = Literal[
 ]  # fmt: skip
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True, order=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
     """One end of an inet socket. `address` is in the text form of its family; port 0 is unbound."""
 
     address: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import os
 import time
+from pathlib import Path
 
 from cria.errors import EngineFailed, Unhealthy
 from cria.inventory import Endpoint
@@ -46,12 +46,7 @@ def wait_until_healthy(base_url: str, pid: int, *, seconds: float) -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def pid_exists(pid: int) -> bool:
-    """Whether a process (a zombie too) holds this PID."""
-    return os.path.exists(f"/proc/{pid}")
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -80,7 +80,7 @@ def launch(
     """
     base = dict(os.environ if environment is None else environment)
     chosen = settings(command, base)
-    path = Path(os.path.abspath(log))
+    path = Path(log).absolute()
     try:
         # O_APPEND matters: CRIU checks the recorded size of any other open file at a restore.
         output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -98,7 +98,7 @@ def launch(
             stderr=output,
             env=base | {setting.name: setting.value for setting in chosen},
             start_new_session=True,
-            preexec_fn=seccomp.hide_io_uring,
+            preexec_fn=seccomp.hide_io_uring,  # noqa: PLW1509 - cria has no other thread here
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(

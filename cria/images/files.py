@@ -33,7 +33,7 @@ _CLOSE = STATES.index("CLOSE")
 _SHUTDOWN_BOTH = 3
 
 
-class InetSocket(msgspec.Struct, frozen=True, kw_only=True):
+class InetSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An inet socket of an image; `file_id` is unique in the image, `ns_id` CRIU's number of its netns."""
 
     file_id: int
@@ -74,15 +74,17 @@ class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
     mount_id: int
 
 
-class InetEdit(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes in an inet socket: an end, or all of it when `close` makes it read as hung up.
+class InetEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What changes in an inet socket: parts of its ends, or all when `close` lets it read as hung up.
 
     `ports`, where given, are the local and the peer's port that the entry must hold before.
     """
 
     ports: tuple[int, int] | None = None
-    local: Endpoint | None = None
-    peer: Endpoint | None = None
+    local_port: int | None = None
+    local_address: str | None = None
+    peer_port: int | None = None
+    peer_address: str | None = None
     close: bool = False
 
 
@@ -206,12 +208,14 @@ def _apply(isk: Any, edit: InetEdit) -> None:
         isk.src_addr[:] = [0] * len(isk.src_addr)
         isk.dst_addr[:] = [0] * len(isk.dst_addr)
         return
-    if edit.local is not None:
-        isk.src_port = edit.local.port
-        isk.src_addr[:] = _words(edit.local.address, isk.family)
-    if edit.peer is not None:
-        isk.dst_port = edit.peer.port
-        isk.dst_addr[:] = _words(edit.peer.address, isk.family)
+    if edit.local_port is not None:
+        isk.src_port = edit.local_port
+    if edit.peer_port is not None:
+        isk.dst_port = edit.peer_port
+    if edit.local_address is not None:
+        isk.src_addr[:] = _words(edit.local_address, isk.family)
+    if edit.peer_address is not None:
+        isk.dst_addr[:] = _words(edit.peer_address, isk.family)
 
 
 @lru_cache(maxsize=4096)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from cria.errors import PortPlanRefused, PortTaken, PortUnknown
 from cria.inventory import Protocol
 from cria.ports.kinship import GroupKey, Kin
-from cria.ports.model import UNKNOWN_ROLE, Occupant, overlap, plain
+from cria.ports.model import PUBLISHED_ROLE, UNKNOWN_ROLE, Occupant, overlap, plain
 from cria.ports.wishes import HIGHEST, LOWEST_UNPRIVILEGED, Wishes, check_range
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a group goes and why."""
 
     new: int
@@ -44,17 +44,18 @@ class Taken:
         return {port for kind, port in self._at if kind == protocol}
 
     def by(
-        self, group: Iterable[Kin], new: int, addresses: Mapping[str, str], *, strictly: bool
+        self, group: Sequence[Kin], new: int, addresses: Mapping[str, str], *, strictly: bool
     ) -> Occupant | None:
         """Who would be in the way of `group` on port `new`, if anybody.
 
         Not `strictly`, a connection in the way of a listener is left to the kernel's word when the
         port is reserved: what an earlier server accepted does not hinder the next one.
         """
-        for kin in group:
+        at = self._at.get((group[0].socket.protocol, new), ())
+        for kin in group if at else ():
             socket = kin.socket
             address = addresses.get(plain(socket.local.address), socket.local.address)
-            for there in self._at.get((socket.protocol, new), ()):
+            for there in at:
                 if there.ns_id not in (None, socket.ns_id):
                     continue
                 lenient = not strictly and there.connected and socket.protocol == "tcp"
@@ -125,30 +126,34 @@ def _settle(
     targets = set(asked.values()) - set(asked)
     for key, group in groups.items():
         port = key[2]
-        pinned = next((each.socket.pinned for each in group if each.socket.pinned), "")
+        pinned = _pinned(group)
         choice = _asked_for(port, asked, wishes, pinned)
-        occupant = taken.by(
-            group, choice.new, wishes.addresses, strictly=_movable(group, port, asked, wishes)
-        )
-        if _movable(group, port, asked, wishes) and not pinned:
-            if wishes.mode == "fresh":
-                homeless[key] = "fresh"
-            elif occupant is not None:
-                homeless[key] = f"taken by {occupant}"
-            elif port in targets:
-                homeless[key] = f"{port} is where another port was asked to go"
-            else:
-                chosen[key] = choice
-        elif occupant is not None:
-            problems.append(Problem(old=port, new=choice.new, what=f"{occupant}{_out(pinned)}"))
-        else:
+        movable = not pinned and _movable(group, port, asked, wishes)
+        if movable and wishes.mode == "fresh":
+            homeless[key] = "asked: fresh"
+            continue
+        occupant = taken.by(group, choice.new, wishes.addresses, strictly=movable)
+        if occupant is None and not (movable and port in targets):
             chosen[key] = choice
+        elif occupant is None:
+            homeless[key] = f"moved: {port} is where another port was asked to go"
+        elif movable:
+            homeless[key] = f"moved: {port} is taken by {occupant.owner or occupant}"
+        else:
+            problems.append(Problem(old=port, new=choice.new, what=f"{occupant}{_out(pinned)}"))
     if problems:
         raise PortTaken(
             f"{', '.join(map(str, problems[:5]))} {'is' if len(problems) == 1 else 'are'} taken",
             details="\n".join(f"port {p.new}: {p.what}" for p in problems),
         )
     return chosen, homeless
+
+
+def _pinned(group: Iterable[Kin]) -> str:
+    for each in group:
+        if each.socket.pinned:
+            return each.socket.pinned
+    return ""
 
 
 def _asked_for(port: int, asked: Mapping[int, int], wishes: Wishes, pinned: str) -> Choice:
@@ -176,15 +181,15 @@ def _movable(group: list[Kin], port: int, asked: Mapping[int, int], wishes: Wish
     if wishes.mode in {"auto", "fresh"}:
         return True
     # as-needed: somebody outside may know the port of a listener whose use nobody knows.
-    stands = [each.socket for each in group if each.socket.peer is None]
-    return all(not s.published and s.role != UNKNOWN_ROLE for s in stands)
+    stands = (each.socket.role for each in group if each.socket.peer is None)
+    return all(role not in {PUBLISHED_ROLE, UNKNOWN_ROLE} for role in stands)
 
 
 def _house(key: GroupKey, free: Free, why: str) -> Choice:
     new = free.after(key[2])
     if new is None:
         raise PortTaken(f"no {key[1]} port is free for {key[2]}", details=f"{key[2]}: {why}")
-    return Choice(new=new, why=f"moved: {why}" if why != "fresh" else "asked: fresh")
+    return Choice(new=new, why=why)
 
 
 def _check_known(asked: Mapping[int, int], groups: Mapping[GroupKey, list[Kin]]) -> None:

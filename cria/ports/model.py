@@ -12,7 +12,7 @@ PUBLISHED_ROLE = "HTTP API"
 UNKNOWN_ROLE = "unknown"
 
 
-class PortSocket(msgspec.Struct, frozen=True, kw_only=True):
+class PortSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A TCP or UDP socket of a checkpoint or of a live engine.
 
     `id` is the file ID in the image, or the inode where there is no image; `ns_id` CRIU's number of the
@@ -42,7 +42,7 @@ class PortSocket(msgspec.Struct, frozen=True, kw_only=True):
         return self.role == PUBLISHED_ROLE
 
 
-class Occupant(msgspec.Struct, frozen=True, kw_only=True):
+class Occupant(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A socket that exists in the target namespace; `ns_id` None stands for every namespace of a plan."""
 
     protocol: Protocol

@@ -12,7 +12,7 @@ from cria.ports.kinship import Kind
 from cria.ports.model import Occupant, Target, plain
 
 
-class Move(msgspec.Struct, frozen=True, kw_only=True):
+class Move(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One socket of the checkpoint: its endpoints as they are and as they will be, and why.
 
     `old == new` where it stays. With `closes` the socket is restored as one whose peer has hung up and

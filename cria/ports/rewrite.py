@@ -55,11 +55,17 @@ def private_view(images_dir: Path, at: Path) -> Path:
 
 
 def _edit(move: Move) -> InetEdit:
-    ports = (move.old.port, move.old_peer.port if move.old_peer else 0)
+    old, new, old_peer, new_peer = move.old, move.new, move.old_peer, move.new_peer
+    ports = (old.port, old_peer.port if old_peer else 0)
     if move.closes:
         return InetEdit(ports=ports, close=True)
+    peer_moves = (
+        new_peer is not None and old_peer is not None and new_peer.address != old_peer.address
+    )
     return InetEdit(
         ports=ports,
-        local=move.new if move.new != move.old else None,
-        peer=move.new_peer if move.new_peer != move.old_peer else None,
+        local_port=new.port,
+        local_address=new.address if new.address != old.address else None,
+        peer_port=new_peer.port if new_peer else None,
+        peer_address=new_peer.address if new_peer and peer_moves else None,
     )

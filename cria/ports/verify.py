@@ -39,20 +39,21 @@ def _check_standing(moves: Iterable[Move]) -> None:
 
 
 def _check_connections(moves: Iterable[Move], occupants: Iterable[Occupant]) -> None:
+    going = [move for move in moves if move.new_peer is not None and move.protocol == "tcp"]
+    ports = {move.new.port for move in going}
     outside: dict[_Ends, list[Occupant]] = defaultdict(list)
     for there in occupants:
-        if there.peer is not None:
+        if there.peer is not None and there.local.port in ports and not there.waits:
             outside[_ends(there.protocol, there.local, there.peer)].append(there)
     inside: dict[tuple[int, _Ends], Move] = {}
-    for move in moves:
-        if move.new_peer is None or move.protocol != "tcp":
-            continue
+    for move in going:
+        assert move.new_peer is not None
         ends = _ends(move.protocol, move.new, move.new_peer)
         first = inside.setdefault((move.ns_id, ends), move)
         if first is not move:
             raise _clash(move, first)
         for there in outside.get(ends, ()):
-            if not there.waits and there.ns_id in (None, move.ns_id):
+            if there.ns_id in (None, move.ns_id):
                 raise PortPlanRefused(
                     f"the connection {move.new} to {move.new_peer} exists already",
                     details=str(there),

@@ -322,9 +322,12 @@ class TestBadInput:
         checkpoint = dumped(little, tmp_path / "checkpoint")
         segment = Path(next(f.path for f in checkpoint.manifest.carried if "psm_" in f.path))
         segment.write_bytes(b"x" * 4096)
-        with segment.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
-            with pytest.raises(PathTaken) as caught:
-                checkpoint.restore()
+        with (
+            segment.open("r+b") as file,
+            mmap.mmap(file.fileno(), 4096),
+            pytest.raises(PathTaken) as caught,
+        ):
+            checkpoint.restore()
         assert str(os.getpid()) in caught.value.message
         assert segment.read_bytes() == b"x" * 4096
         segment.unlink()

@@ -10,6 +10,7 @@ from cria.engine import launch as launching
 from cria.engine.launch import launch, on_one_node, settings
 from cria.errors import NotWritable, UsageError
 
+CRIA_RUN = [sys.executable, "-m", "cria", "run", "--log"]
 ASK_IO_URING = """
 import ctypes, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -94,8 +95,14 @@ def test_the_end_of_a_log_is_quoted(tmp_path: Path) -> None:
 
 def test_the_foreground_shows_output_and_returns_the_exit_status(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "cria", "run", "--log", tmp_path / "log", "--", sys.executable, "-c"]
-        + ["import sys; print('out'); sys.exit(7)"],
+        [
+            *CRIA_RUN,
+            tmp_path / "log",
+            "--",
+            sys.executable,
+            "-c",
+            "import sys; print('out'); sys.exit(7)",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -108,8 +115,14 @@ def test_the_foreground_shows_output_and_returns_the_exit_status(tmp_path: Path)
 
 def test_the_foreground_says_a_signal_as_a_shell_does(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "cria", "run", "--log", tmp_path / "log", "--", sys.executable, "-c"]
-        + ["import os; os.kill(os.getpid(), 15)"],
+        [
+            *CRIA_RUN,
+            tmp_path / "log",
+            "--",
+            sys.executable,
+            "-c",
+            "import os; os.kill(os.getpid(), 15)",
+        ],
         capture_output=True,
         check=False,
     )

@@ -70,7 +70,7 @@ def test_a_v4_mapped_address_keeps_its_form_when_its_end_moves(fdinfo: ModuleTyp
     old = image(entry(fdinfo, 1, family=10, src_addr=mapped, dst_addr=mapped))
     (socket,) = files.inet_sockets(old)
     assert socket.local.address == "::ffff:127.0.0.1"
-    edit = InetEdit(local=Endpoint(address="::ffff:127.0.0.1", port=9))
+    edit = InetEdit(local_port=9, local_address="127.0.0.1")
     (entry_after,) = files.edited(old, inet={1: edit}).entries
     after = fdinfo.file_entry.FromString(entry_after)
     assert (after.isk.src_port, list(after.isk.src_addr)) == (9, mapped)
@@ -79,7 +79,7 @@ def test_a_v4_mapped_address_keeps_its_form_when_its_end_moves(fdinfo: ModuleTyp
 def test_an_edit_changes_the_named_socket_only_and_keeps_unknown_fields(fdinfo: ModuleType) -> None:
     old = image(entry(fdinfo, 1), entry(fdinfo, 2), fdinfo.file_entry(type=1, id=3))
     old = Image(header=old.header, entries=(old.entries[0] + UNKNOWN_FIELD, *old.entries[1:]))
-    new = files.edited(old, inet={1: InetEdit(peer=Endpoint(address="127.0.0.2", port=5))})
+    new = files.edited(old, inet={1: InetEdit(peer_port=5, peer_address="127.0.0.2")})
     assert new.entries[1:] == old.entries[1:]
     assert new.entries[0].endswith(UNKNOWN_FIELD)
     (first, _) = files.inet_sockets(new)

@@ -81,6 +81,17 @@ def test_an_address_moves_on_both_ends() -> None:
     assert ends(made, 3) == ("127.0.0.1:9100", "127.0.0.1:9000")
 
 
+def test_a_v4_mapped_address_moves_in_its_own_form() -> None:
+    sockets = (
+        listener("[::]:9000", dual_stack=True),
+        connection("[::ffff:10.0.0.5]:9000", "[::ffff:10.0.0.5]:9100", 2),
+        connection("10.0.0.5:9100", "10.0.0.5:9000", 3),
+    )
+    made = plan(sockets, (), Wishes.parse(addresses=["10.0.0.5=127.0.0.1"]))
+    assert ends(made, 2) == ("[::ffff:127.0.0.1]:9000", "[::ffff:127.0.0.1]:9100")
+    assert ends(made, 3) == ("127.0.0.1:9100", "127.0.0.1:9000")
+
+
 def test_two_listeners_that_meet_on_a_moved_address_are_refused() -> None:
     sockets = (listener("10.0.0.5:9000", 1), listener("127.0.0.1:9000", 2))
     with pytest.raises(PortPlanRefused, match=r"10\.0\.0\.5:9000 cannot become"):
@@ -193,6 +204,14 @@ def test_a_kept_connection_that_is_alive_elsewhere_is_refused() -> None:
 def test_no_port_moves_onto_that_of_a_kept_connection() -> None:
     with pytest.raises(PortPlanRefused, match="cannot become"):
         plan([HTTP, HUB], (), Wishes.parse("8000=45000"), outside="keep")
+
+
+def test_a_living_connection_on_the_port_of_a_dialling_end_is_in_the_way() -> None:
+    sockets = (GLOO, *pair("127.0.0.1:30000", "127.0.0.1:40000"))
+    there = stranger("127.0.0.1:40000", peer=end("127.0.0.1:5432"), state="ESTABLISHED")
+    with pytest.raises(PortTaken, match="port 40000 is taken"):
+        plan(sockets, [there], Wishes.parse("keep"))
+    assert ends(plan(sockets, [there]), 3)[0] == "127.0.0.1:40001"
 
 
 def test_what_a_dead_server_had_accepted_is_left_to_the_kernel() -> None:
