@@ -99,15 +99,17 @@ def choose(
     groups: dict[GroupKey, list[Kin]] = defaultdict(list)
     reserved: dict[tuple[int, Protocol], set[int]] = defaultdict(set)
     for each in kin:
-        ns_id, protocol, port = each.group
-        reserved[ns_id, protocol].add(port)
-        if not each.one_ended:
+        if each.one_ended:
+            reserved[each.group[:2]].add(each.group[2])
+        else:
             groups[each.group].append(each)
+    for key in groups:
+        reserved[key[:2]].add(key[2])
     asked = wishes.for_clone(clone)
     _check_known(asked, groups)
     chosen, homeless = _settle(groups, taken, wishes, asked)
-    for choice_of, choice in chosen.items():
-        reserved[choice_of[0], choice_of[1]].add(choice.new)
+    for key, choice in chosen.items():
+        reserved[key[:2]].add(choice.new)
     for where, ports in reserved.items():
         free = Free(ports | taken.ports(where[1]))
         for key in sorted(key for key in homeless if key[:2] == where):
@@ -211,11 +213,12 @@ def _check_known(asked: Mapping[int, int], groups: Mapping[GroupKey, list[Kin]])
 
 def _check_distinct(chosen: Mapping[GroupKey, Choice]) -> None:
     owners: dict[GroupKey, int] = {}
-    for (ns_id, protocol, old), choice in sorted(chosen.items()):
-        other = owners.setdefault((ns_id, protocol, choice.new), old)
-        if other != old:
+    for (ns_id, protocol, old), choice in chosen.items():
+        first = owners.setdefault((ns_id, protocol, choice.new), old)
+        if first != old:
+            one, other = sorted((first, old))
             raise PortPlanRefused(
-                f"{protocol} ports {other} and {old} cannot both become {choice.new}",
+                f"{protocol} ports {one} and {other} cannot both become {choice.new}",
                 details="two sockets of the checkpoint would stand on one port",
                 remedy="give each its own, or let the rest be chosen: --ports auto",
             )

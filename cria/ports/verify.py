@@ -40,25 +40,33 @@ def _check_standing(moves: Iterable[Move]) -> None:
 
 def _check_connections(moves: Iterable[Move], occupants: Iterable[Occupant]) -> None:
     going = [move for move in moves if move.new_peer is not None and move.protocol == "tcp"]
+    if any(move.old.address != move.new.address for move in going):
+        _check_distinct(going)
     ports = {move.new.port for move in going}
-    outside: dict[_Ends, list[Occupant]] = defaultdict(list)
-    for there in occupants:
-        if there.peer is not None and there.local.port in ports and not there.waits:
-            outside[_ends(there.protocol, there.local, there.peer)].append(there)
-    inside: dict[tuple[int, _Ends], Move] = {}
+    # CRIU restores over a connection that is only remembered.
+    alive = [o for o in occupants if o.local.port in ports and o.connected and not o.waits]
+    if not alive:
+        return
+    by_ends: dict[_Ends, list[Move]] = defaultdict(list)
     for move in going:
-        assert move.new_peer is not None
-        ends = _ends(move.protocol, move.new, move.new_peer)
-        first = inside.setdefault((move.ns_id, ends), move)
-        if first is not move:
-            raise _clash(move, first)
-        for there in outside.get(ends, ()):
+        by_ends[_ends(move.protocol, move.new, move.new_peer)].append(move)
+    for there in alive:
+        for move in by_ends.get(_ends(there.protocol, there.local, there.peer), ()):
             if there.ns_id in (None, move.ns_id):
                 raise PortPlanRefused(
                     f"the connection {move.new} to {move.new_peer} exists already",
                     details=str(there),
                     remedy="let it move: --ports auto; or wait until it has ended",
                 )
+
+
+def _check_distinct(moves: Iterable[Move]) -> None:
+    seen: dict[tuple[int, _Ends], Move] = {}
+    for move in moves:
+        ends = _ends(move.protocol, move.new, move.new_peer)
+        first = seen.setdefault((move.ns_id, ends), move)
+        if first is not move:
+            raise _clash(move, first)
 
 
 def _check_kept(moves: Iterable[Move]) -> None:
@@ -82,5 +90,6 @@ def _clash(move: Move, other: Move) -> PortPlanRefused:
     )
 
 
-def _ends(protocol: Protocol, local: Endpoint, peer: Endpoint) -> _Ends:
-    return protocol, plain(local.address), local.port, plain(peer.address), peer.port
+def _ends(protocol: Protocol, local: Endpoint, peer: Endpoint | None) -> _Ends:
+    far = peer or Endpoint(address="", port=0)
+    return protocol, plain(local.address), local.port, plain(far.address), far.port
