@@ -181,7 +181,8 @@ def ray(socket: Socket, seen: Seen) -> Role | None:
 
 def of_its_listener(socket: Socket, seen: Seen) -> Role | None:
     """A connection is named after the listener of the engine at either of its ends."""
-    for end in (socket.local, socket.peer):
+    # The far end counts only where the engine holds it: another host may have the same port.
+    for end in (socket.local, socket.peer if socket.peer_holders else None):
         listener = _listener_at(end, socket.netns, seen)
         if listener is None or listener.role.name not in CONNECTIONS:
             continue
@@ -206,8 +207,8 @@ LISTENER_RULES: tuple[Rule, ...] = (
     ray,
     gloo_listener,
     zmq_queue,
-    tcp_store,
     http_api,
+    tcp_store,
     nccl_listener,
 )
 CONNECTION_RULES: tuple[Rule, ...] = (ray, zmq_queue, of_its_listener, gloo_pair)
@@ -307,9 +308,10 @@ def _option(seen: Seen, name: str) -> str | None:
 
 
 def _named(socket: Socket, rules: Iterable[Rule], seen: Seen) -> Socket:
-    found = (rule(socket, seen) for rule in rules)
-    role = next((role for role in found if role is not None), UNKNOWN)
-    return msgspec.structs.replace(socket, role=role)
+    """Give the socket its role: the first that is certain, else the first that is likely."""
+    found = [role for rule in rules if (role := rule(socket, seen)) is not None]
+    found.sort(key=lambda role: role.confidence != "certain")
+    return msgspec.structs.replace(socket, role=found[0] if found else UNKNOWN)
 
 
 def _listener_at(end: Endpoint | None, netns: int, seen: Seen) -> Socket | None:

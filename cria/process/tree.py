@@ -75,7 +75,8 @@ def command(pid: int, proc: Path = PROC) -> tuple[str, ...]:
     except (FileNotFoundError, ProcessLookupError):
         return ()
     # A title written over the arguments leaves a tail of empty strings.
-    return tuple(part.decode(errors="replace") for part in raw.rstrip(b"\0 ").split(b"\0"))
+    words = raw.rstrip(b"\0 ")
+    return tuple(part.decode(errors="replace") for part in words.split(b"\0")) if words else ()
 
 
 def environment(pid: int, proc: Path = PROC) -> dict[str, str]:

@@ -1,0 +1,162 @@
+"""An engine is found from any of its processes, and nothing else is taken for one."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from cria.engine.discover import describe, engines, find, find_root, is_engine, serves
+from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
+
+PYTHON = "/usr/bin/python3.11"
+SERVER = (PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", "m")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m vllm.entrypoints.openai.api_server --model m",
+        "/venv/bin/python3.12 -u -X dev -m vllm.entrypoints.openai.api_server",
+        "python -m vllm serve m",
+        "python -m vllm.entrypoints.cli.main serve m",
+        "/venv/bin/vllm serve m",
+        "/venv/bin/python /venv/bin/vllm serve m",
+        "/nix/store/x/bin/python3.12 /nix/store/y/bin/.vllm-wrapped serve m",
+    ],
+)
+def test_a_command_that_serves_is_known(line: str) -> None:
+    assert serves(tuple(line.split()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "nginx",
+        "python",
+        "python -m",
+        "python serve.py vllm serve",
+        "python -m http.server",
+        "python -m vllm bench serve",
+        "python -m vllm.collect_env",
+        "vllm bench serve",
+        "bash -c vllm serve m",
+        "/venv/bin/python /venv/bin/cria run -- python -m vllm.entrypoints.openai.api_server",
+        "cria run -- vllm serve m",
+        "python -m cria run -- vllm serve m",
+        "python -c import_vllm -m vllm.entrypoints.openai.api_server",
+    ],
+)
+def test_any_other_command_is_not(line: str) -> None:
+    assert not serves(tuple(line.split()))
+
+
+class Host:
+    """A /proc of our own making."""
+
+    def __init__(self, place: Path) -> None:
+        self.proc = place
+
+    def add(
+        self, pid: int, parent: int, *words: str, name: str | None = None, program: str = PYTHON
+    ) -> None:
+        place = self.proc / str(pid)
+        (place / "fd").mkdir(parents=True)
+        known = name or Path(words[0]).name[:15]
+        fields = ["S", str(parent), "1", "1", *["0"] * 13, "1", "0", "1"]
+        (place / "stat").write_text(f"{pid} ({known}) {' '.join(fields)}\n")
+        (place / "cmdline").write_bytes(b"\0".join(word.encode() for word in words) + b"\0")
+        (place / "exe").symlink_to(program)
+
+    def engine(self, pid: int, parent: int = 1) -> None:
+        self.add(pid, parent, *SERVER)
+        self.add(pid + 1, pid, "VLLM::EngineCore")
+        self.add(pid + 2, pid + 1, "VLLM::Worker_TP0")
+        self.add(pid + 3, pid, PYTHON, "-c", "from multiprocessing.resource_tracker import main")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    made = Host(tmp_path)
+    made.add(1, 0, "/sbin/init", program="/sbin/init")
+    made.add(20, 1, "nginx", program="/usr/sbin/nginx")
+    return made
+
+
+@pytest.mark.parametrize("pid", [100, 101, 102, 103])
+def test_the_root_is_found_from_every_process_of_the_engine(host: Host, pid: int) -> None:
+    host.engine(100)
+    assert find_root(pid, host.proc) == 100
+    assert is_engine(pid, host.proc) == (pid == 100)
+
+
+def test_what_started_an_engine_is_no_part_of_it(host: Host) -> None:
+    host.add(90, 1, "cria", "run", "--", *SERVER)
+    host.engine(100, parent=90)
+    assert engines(host.proc) == (100,)
+    with pytest.raises(NotAnEngine):
+        find_root(90, host.proc)
+
+
+def test_a_program_that_uses_vllm_as_a_library_is_an_engine(host: Host) -> None:
+    host.add(100, 1, PYTHON, "offline.py")
+    host.add(101, 100, "VLLM::EngineCore")
+    assert engines(host.proc) == (100,)
+
+
+def test_an_engine_whose_root_has_ended_is_still_one_and_init_is_not(host: Host) -> None:
+    host.add(101, 1, "VLLM::EngineCore")
+    host.add(102, 101, "VLLM::Worker_TP0")
+    assert engines(host.proc) == (101,)
+    assert find_root(102, host.proc) == 101
+
+
+def test_several_engines_are_listed_and_none_is_picked(host: Host) -> None:
+    host.engine(100)
+    host.engine(200)
+    assert engines(host.proc) == (100, 200)
+    with pytest.raises(AmbiguousTarget) as raised:
+        find(None, None, host.proc)
+    assert "100 is python3.11 -m vllm.entrypoints.openai.api_server" in str(raised.value.details)
+    assert "200 is" in str(raised.value.details)
+
+
+def test_the_only_engine_needs_no_name(host: Host) -> None:
+    host.engine(100)
+    assert find(None, None, host.proc) == 100
+
+
+def test_without_an_engine_the_remedy_is_to_start_one(host: Host) -> None:
+    with pytest.raises(AmbiguousTarget) as raised:
+        find(None, None, host.proc)
+    assert str(raised.value.remedy).startswith("cria run")
+
+
+def test_another_program_is_named_with_its_owner(host: Host) -> None:
+    with pytest.raises(NotAnEngine, match="process 20 does not belong") as raised:
+        find(20, None, host.proc)
+    assert str(raised.value.details).startswith("20 is nginx, owned by ")
+
+
+def test_a_pid_that_is_not_there_is_said(host: Host) -> None:
+    with pytest.raises(NoSuchProcess):
+        find(4711, None, host.proc)
+
+
+def test_a_description_keeps_secrets(host: Host) -> None:
+    host.add(30, 1, PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--api-key", "hush")
+    assert "hush" not in describe(30, host.proc)
+
+
+def test_a_port_that_belongs_to_another_program_is_said_with_the_program() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(NotAnEngine) as raised:
+        find(None, listener.getsockname()[1])
+    assert str(raised.value.details).startswith(f"{os.getpid()} is ")
+
+
+def test_a_port_where_nobody_listens_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(AmbiguousTarget, match=f"no engine listens on port {port}"):
+        find(None, port)
