@@ -1,0 +1,202 @@
+"""cria inspect and cria ps: tables of 100 columns, documents as their schemas say, no secrets."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+
+from cria.cli import inventory_tables, main
+from cria.cli.documents import (
+    HIDDEN,
+    Inspected,
+    Listing,
+    hide_secrets,
+    inspected,
+    plain,
+    schema_text,
+)
+from cria.cli.texts import age, layout, middle
+from cria.engine.take import Snapshot, interpret
+from cria.inventory import Inventory, Topology
+
+ROOT = Path(__file__).parents[3]
+SNAPSHOTS = sorted((ROOT / "tests" / "data" / "snapshots").glob("*.json"))
+SCHEMAS = ROOT / "docs" / "reference" / "schema"
+
+
+def inventory(path: Path) -> Inventory:
+    return interpret(msgspec.json.decode(path.read_bytes(), type=Snapshot))
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.stem)
+def test_every_table_fits_100_columns(path: Path) -> None:
+    found = inventory(path)
+    for part in (
+        inventory_tables.summary(found, "1"),
+        inventory_tables.processes(found, as_tree=True),
+        inventory_tables.sockets(found),
+        inventory_tables.unix_sockets(found),
+        inventory_tables.groups(found),
+        inventory_tables.files(found),
+        inventory_tables.memory(found),
+    ):
+        assert max(map(len, part.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.stem)
+def test_every_socket_has_a_line_in_its_table(path: Path) -> None:
+    found = inventory(path)
+    assert len(inventory_tables.sockets(found).splitlines()) == len(found.sockets) + 1
+    assert len(inventory_tables.unix_sockets(found).splitlines()) == len(found.unix_sockets) + 1
+
+
+def test_the_evidence_stands_below_each_role() -> None:
+    lines = inventory_tables.sockets(inventory(SNAPSHOTS[0]), evidence=True).splitlines()
+    assert lines[1].endswith("HTTP API")
+    assert lines[2].startswith("     certain: held by")
+
+
+def document(path: Path) -> dict[str, Any]:
+    text = msgspec.json.encode(plain(inspected(inventory(path), target="1", timings=None)))
+    made: dict[str, Any] = json.loads(text)
+    return made
+
+
+@pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.stem)
+def test_the_document_is_as_its_schema_says(path: Path) -> None:
+    schema = json.loads((SCHEMAS / "inspect.json").read_text())
+    Draft202012Validator(schema).validate(document(path))
+
+
+def test_the_schema_refuses_a_document_with_a_field_less() -> None:
+    schema = json.loads((SCHEMAS / "inspect.json").read_text())
+    wrong = document(SNAPSHOTS[0])
+    del wrong["sockets"][0]["role"]
+    assert not Draft202012Validator(schema).is_valid(wrong)
+
+
+def test_a_socket_has_the_fields_that_others_rely_on() -> None:
+    (http,) = [s for s in document(SNAPSHOTS[0])["sockets"] if s["role"] == "HTTP API"]
+    assert http["state"] == "LISTEN"
+    assert http["local"] == {"address": "0.0.0.0", "port": http["local"]["port"]}
+    assert http["peer"] is None
+    assert (http["confidence"], len(http["evidence"]) > 1) == ("certain", True)
+
+
+def test_a_peer_is_an_address_and_a_port() -> None:
+    tp2 = next(path for path in SNAPSHOTS if path.stem == "tp2")
+    pairs = [s for s in document(tp2)["sockets"] if s["role"] == "Gloo pair"]
+    assert all(set(s["peer"]) == {"address", "port"} for s in pairs)
+    assert len(pairs) == 10
+
+
+@pytest.mark.parametrize(("name", "kind"), [("inspect", Inspected), ("ps", Listing)])
+def test_the_committed_schema_is_the_one_of_the_code(name: str, kind: type[msgspec.Struct]) -> None:
+    assert (SCHEMAS / f"{name}.json").read_text() == schema_text(kind), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("serve m --api-key sk-1 --port 1", f"serve m --api-key {HIDDEN} --port 1"),
+        ("serve m --api-key=sk-1", f"serve m --api-key={HIDDEN}"),
+        ("serve m --hf-token t --model k", f"serve m --hf-token {HIDDEN} --model k"),
+        ("serve key --port 1", "serve key --port 1"),
+    ],
+)
+def test_secrets_on_the_command_line_are_hidden(line: str, shown: str) -> None:
+    assert hide_secrets(tuple(line.split())) == tuple(shown.split())
+
+
+def test_inspect_shows_any_tree_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    assert run("inspect", str(os.getpid()), "--any-process", "--json", "--memory") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["pid"], shown["is_engine"]) == (os.getpid(), False)
+    assert shown["zero_bytes"] is not None
+    Draft202012Validator(json.loads((SCHEMAS / "inspect.json").read_text())).validate(shown)
+
+
+def test_inspect_of_what_is_no_engine_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    assert run("inspect", str(os.getpid()), "--json") == 21
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "not-an-engine"
+    assert str(os.getpid()) in error["details"]
+
+
+def test_inspect_of_no_checkpoint_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("inspect", str(tmp_path / "none"), "--json") == 40
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "checkpoint-missing"
+
+
+def test_ps_lists_an_engine_and_what_stands_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = inventory(SNAPSHOTS[0])
+    ring = msgspec.structs.replace(found.descriptors[0], kind="io_uring", fd=99)
+    blocked = msgspec.structs.replace(found, descriptors=(*found.descriptors, ring))
+    monkeypatch.setattr("cria.engine.discover.engines", lambda: (found.root.pid,))
+    monkeypatch.setattr("cria.engine.take.take", lambda _pid: blocked)
+    assert run("ps") == 0
+    out = capsys.readouterr().out
+    head, row, *blockers = out.splitlines()
+    assert head.split() == ["PID", "MODEL", "LAYOUT", "URL", "AGE", "MEMORY", "READY"]
+    assert row.split()[0] == str(found.root.pid)
+    assert row.split()[-1] == "no"
+    assert any("io_uring" in line for line in blockers)
+    assert run("ps", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    Draft202012Validator(json.loads((SCHEMAS / "ps.json").read_text())).validate(shown)
+    assert shown["engines"][0]["ready"] is False
+
+
+def test_ps_without_an_engine_prints_nothing_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cria.engine.discover.engines", lambda: ())
+    assert run("ps") == 0
+    assert capsys.readouterr().out == ""
+    assert run("ps", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "engines": []}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59, "59s"), (61, "1m 1s"), (3720, "1h 2m"), (90061, "1d 1h")],
+)
+def test_an_age_is_told_in_its_two_largest_units(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_long_texts_lose_their_middle_and_keep_the_width() -> None:
+    assert middle("abcdefghij", 10) == "abcdefghij"
+    assert middle("abcdefghijk", 10) == "abcd…ghijk"
+
+
+def test_the_layout_names_only_dimensions_larger_than_one() -> None:
+    assert layout(Topology()) == "TP=1"
+    assert layout(Topology(tensor=2, data=2, api_servers=3)) == "TP=2 DP=2 API=3"
+
+
+def test_the_modules_of_the_verbs_stay_light() -> None:
+    import subprocess
+
+    asked = "import sys, cria.cli.ps, cria.cli.inspect; print([m for m in ('pyroute2','psutil','rich') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
