@@ -157,6 +157,8 @@ def _remarks(each: Descriptor) -> Iterator[str]:
         yield "deleted file"
     elif each.kind == "device" and each.path not in ("/dev/null", "/dev/zero", "/dev/urandom"):
         yield "device"
+    elif each.kind == "socket" and each.path:
+        yield "other socket"
     for lock in each.locks:
         yield f"lock {lock.split()[0]}"
 

@@ -15,7 +15,7 @@ from cria.engine.roles import HTTP_API, Seen, inet_roles, process_roles, shared_
 from cria.engine.topology import topology
 from cria.errors import NotAnEngine, PrivilegeMissing
 from cria.inventory import Descriptor, Inventory, Process, SharedFile, Socket, UnixSocket
-from cria.process.descriptors import descriptors
+from cria.process.descriptors import descriptors, with_protocols
 from cria.process.memory import mappings, shared_files
 from cria.process.sockets import sockets
 from cria.process.tree import PROC, thread_names, tree
@@ -67,11 +67,12 @@ def read(processes: tuple[Process, ...], *, is_engine: bool, proc: Path = PROC) 
     held = tuple(each for process in processes for each in descriptors(process.pid, proc))
     mapped = {process.pid: tuple(mappings(process.pid, proc)) for process in processes}
     found = sockets(processes, held, proc)
+    inodes = {each.inode for each in found.inet} | {each.inode for each in found.unix}
     return Snapshot(
         taken=taken,
         is_engine=is_engine,
         processes=processes,
-        descriptors=held,
+        descriptors=with_protocols(held, inodes, proc),
         sockets=found.inet,
         unix_sockets=found.unix,
         shared_files=shared_files((m for each in mapped.values() for m in each), held, proc),

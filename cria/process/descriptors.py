@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,29 @@ def descriptors(pid: int, proc: Path = PROC) -> tuple[Descriptor, ...]:
         return ()
     found = (_descriptor(pid, number, proc) for number in numbers)
     return tuple(descriptor for descriptor in found if descriptor is not None)
+
+
+def with_protocols(
+    found: Iterable[Descriptor], known: Set[int], proc: Path = PROC
+) -> tuple[Descriptor, ...]:
+    """Return the descriptors; a socket whose inode is not in `known` has its protocol as `path`.
+
+    Netlink, packet and other sockets that are neither inet nor unix are told apart by that.
+    """
+    return tuple(
+        msgspec.structs.replace(each, path=_protocol(each, proc))
+        if each.kind == "socket" and each.inode not in known
+        else each
+        for each in found
+    )
+
+
+def _protocol(each: Descriptor, proc: Path) -> str | None:
+    try:
+        name = os.getxattr(f"{proc}/{each.pid}/fd/{each.fd}", "system.sockprotoname")
+    except OSError:
+        return None
+    return name.rstrip(b"\0").decode()
 
 
 def _descriptor(pid: int, number: int, proc: Path) -> Descriptor | None:

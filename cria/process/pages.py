@@ -32,11 +32,11 @@ def with_zeros(process: Process, proc: Path = PROC, samples: int = SAMPLES) -> P
     """Return the process with an estimate of its zero pages.
 
     Reads one page in /proc/PID/mem for each sample, only where the page map says that it is there:
-    reading elsewhere would make pages. Needs the right to trace the process (PermissionError).
+    reading elsewhere would make pages. Without the right to trace the process nothing is estimated.
     """
     try:
         zeros, looked = _look(process.pid, proc, samples)
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return process
     memory = msgspec.structs.replace(process.memory, zero=zeros, sampled_pages=looked)
     return msgspec.structs.replace(process, memory=memory)

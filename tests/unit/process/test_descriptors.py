@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cria.inventory import Descriptor
-from cria.process.descriptors import descriptors
+from cria.process.descriptors import descriptors, with_protocols
 
 
 def of(fd: int) -> Descriptor:
@@ -98,3 +98,11 @@ def test_a_lock_is_told_with_its_kind(tmp_path: Path) -> None:
 
 def test_a_process_that_has_ended_has_none() -> None:
     assert descriptors(999999999) == ()
+
+
+def test_a_socket_that_is_neither_inet_nor_unix_is_told_by_its_protocol() -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as netlink, socket.socket() as tcp:
+        known = {os.fstat(tcp.fileno()).st_ino}
+        found = {each.fd: each.path for each in with_protocols(descriptors(os.getpid()), known)}
+        assert found[netlink.fileno()] == "NETLINK"
+        assert found[tcp.fileno()] is None
