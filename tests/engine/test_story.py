@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 import cria
@@ -31,6 +32,24 @@ def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
     assert "API server" in roles
     assert sum(role.startswith("Worker") for role in roles) == engine.ranks
     assert [socket.local.port for socket in inventory.published()] == [engine.port]
+
+
+def test_every_listener_is_accounted_for_and_none_is_invented(engine: RunningEngine) -> None:
+    """psutil reads /proc/net/tcp, cria asks sock_diag: two ways to the same sockets."""
+    inventory = take(engine.pid)
+    theirs = {
+        (c.laddr.port, process.pid, c.fd)
+        for process in inventory.processes
+        for c in psutil.Process(process.pid).net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN
+    }
+
+    ours = {(s.local.port, h.pid, h.fd) for s in inventory.listeners() for h in s.holders}
+
+    assert ours == theirs
+    assert len(ours) == 1 + 13 * engine.ranks
+    assert not [s for s in inventory.sockets if s.role.name == "unknown"]
+    assert sum(len(group.members) == 2 for group in inventory.groups) == 5 * (engine.ranks - 1)
 
 
 def test_it_answers_the_same_twice(engine: RunningEngine) -> None:
