@@ -7,16 +7,21 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Literal
 
 from cria.checkpoint import Checkpoint
 from cria.engine.handle import Engine
 from cria.errors import RestoreFailed
-from cria.events import Listener, nobody
+from cria.events import Listener, Warned, nobody
+from cria.images import files
+from cria.namespaces.place import Host, OwnNamespaces
 from cria.operation import Step, Stopwatch, run_steps
 
 if TYPE_CHECKING:
     from cria.ports import PortPlan
+
+Isolate = Literal["auto", "always", "never"]
 
 
 def restore(
@@ -24,14 +29,22 @@ def restore(
     *,
     ports: Any = None,
     wait_seconds: float = 120.0,
+    isolate: Isolate = "auto",
     listener: Listener = nobody,
 ) -> Engine:
     """Restore `checkpoint` and return the running engine once it is healthy.
 
-    `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000". Raises a
-    CriaError; then nothing of the engine runs and the checkpoint is as it was.
+    `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000".
+    The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
+    when a PID or path it needs is taken, `always`, or `never`. Raises a CriaError; then nothing of the engine runs and the checkpoint is as it was.
     """
-    work = Restore(source=checkpoint, wish=ports, wait_seconds=wait_seconds, listener=listener)
+    work = Restore(
+        source=checkpoint,
+        wish=ports,
+        wait_seconds=wait_seconds,
+        isolate=isolate,
+        listener=listener,
+    )
     timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)
     published = work.checkpoint.manifest.published
     return Engine(
@@ -64,6 +77,7 @@ class Restore:
     source: Checkpoint | str | os.PathLike[str]
     wish: Any
     wait_seconds: float
+    isolate: Isolate
     listener: Listener
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -74,8 +88,18 @@ class Restore:
     view: Path | None = None
     placed: bool = False
     conversation: Any = None
+    place: Host | OwnNamespaces = field(default_factory=Host)
+    unix_names: dict[int, bytes] = field(default_factory=dict)
+    inner_root: int = 0
     root: int = 0
     url: str | None = None
+
+    def tag(self) -> str:
+        """What tells this clone's files from those of others: the port its clients know, or its first."""
+        moves = [move for move in self.plan.listeners if move.role == "HTTP API"]
+        return (
+            str((moves or self.plan.listeners)[0].new.port) if self.plan.listeners else token_hex(4)
+        )
 
 
 # The steps ------------------------------------------------------------------------------------
@@ -115,10 +139,34 @@ def let_the_ports_go(work: Restore) -> None:
         work.reservation.release()
 
 
-def check_pids_and_paths(work: Restore) -> None:
+def choose_where_it_lives(work: Restore) -> None:
+    """Among the host's processes where its PIDs and paths are free there, else in namespaces of its own."""
     from cria.doctor import preflight
+    from cria.errors import PathTaken, PidTaken
+    from cria.namespaces.view import make_sure_of, view_for
 
-    preflight.restore(work.checkpoint, work.client.criu)
+    criu = work.client.criu
+    image = files.read(work.checkpoint.images)
+    opened = files.regular_files(image, criu)
+    tag = work.tag()
+    view = view_for(opened, files.unix_sockets(image, criu), tag, shares_network=True)
+    make_sure_of(log for _, log in view.binds)
+    if work.isolate != "always":
+        try:
+            preflight.restore(work.checkpoint, criu)
+        except (PidTaken, PathTaken) as taken:
+            if work.isolate == "never":
+                raise
+            work.listener(Warned(message=f"{taken.message}: the engine gets namespaces of its own"))
+        else:
+            return
+    make_sure_of(own for own, _ in view.binds)
+    work.unix_names = view.abstract
+    work.place = OwnNamespaces(copy_on_write=view.copy_on_write, binds=view.binds)
+
+
+def leave_the_place(work: Restore) -> None:
+    work.place.leave()
 
 
 def make_a_private_view(work: Restore) -> None:
@@ -127,7 +175,7 @@ def make_a_private_view(work: Restore) -> None:
 
     work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
     private_view(work.checkpoint.images, work.view)
-    rewrite(work.view, work.plan, criu_binary=work.client.criu)
+    rewrite(work.view, work.plan, unix=work.unix_names, criu_binary=work.client.criu)
 
 
 def remove_the_view(work: Restore) -> None:
@@ -140,15 +188,14 @@ def put_shared_memory_back(work: Restore) -> int:
     from cria.storage import carry, layout
 
     carried = work.checkpoint.manifest.carried
-    carry.check_free(carried)
     work.placed = True
-    return carry.put_back(carried, work.checkpoint.path / layout.CARRIED)
+    return carry.put_back(carried, work.checkpoint.path / layout.CARRIED, work.place.root)
 
 
 def take_shared_memory_away(work: Restore) -> None:
     from cria.storage import carry
 
-    if work.placed:
+    if work.placed and isinstance(work.place, Host):
         carry.remove(work.checkpoint.manifest.carried)
 
 
@@ -165,8 +212,10 @@ def restore_the_processes(work: Restore) -> int:
     message.log_file = "restore.log"
     work.reservation.open()
     try:
-        work.conversation = work.client.restore(message)
-        work.root = work.conversation.wait_for("post-restore")
+        inside = work.place if isinstance(work.place, OwnNamespaces) else None
+        work.conversation = work.client.restore(message, inside)
+        work.inner_root = work.conversation.wait_for("post-restore")
+        work.root = work.place.host_pid(work.inner_root)
     except CriuRefused as refused:
         kept = log.keep(work.view / "restore.log")
         raise log.explain(kept, str(refused), during=RestoreFailed) from refused
@@ -197,9 +246,10 @@ def check_the_ports_are_ours(work: Restore) -> None:
     from cria.ports import check_owned, seal
     from cria.process.tree import tree
 
+    # Sealed first: what the check sees then remains true when the ports are let go.
+    seal(work.plan)
     check_owned(work.plan, (process.pid for process in tree(work.root)))
     work.reservation.release()
-    seal(work.plan)
 
 
 def let_it_run(work: Restore) -> None:
@@ -208,10 +258,11 @@ def let_it_run(work: Restore) -> None:
 
     assert work.view is not None
     try:
-        work.root = int(work.conversation.finish().restore.pid)
+        work.conversation.finish()
     except CriuRefused as refused:
         kept = log.keep(work.view / "restore.log")
         raise log.explain(kept, str(refused), during=RestoreFailed) from refused
+    work.place.settle(work.inner_root)
     remove_the_view(work)
 
 
@@ -230,7 +281,7 @@ RESTORE_STEPS: tuple[Step[Restore], ...] = (
     Step("find CRIU", find_criu),
     Step("plan the ports", plan_the_ports),
     Step("hold the ports", hold_the_ports, undo=let_the_ports_go),
-    Step("check PIDs and paths", check_pids_and_paths),
+    Step("choose where it lives", choose_where_it_lives, undo=leave_the_place),
     Step("make a private view", make_a_private_view, undo=remove_the_view),
     Step("put shared memory back", put_shared_memory_back, undo=take_shared_memory_away),
     Step("restore the processes", restore_the_processes, undo=end_the_processes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -21,6 +22,12 @@ from cria.cli import output
 @click.option(
     "--wait", "wait_seconds", type=float, default=120.0, help="Seconds to wait until it is healthy."
 )
+@click.option(
+    "--isolate",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Namespaces of its own: when something it needs is taken, always, never.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the port plan, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.json_option
@@ -31,6 +38,7 @@ def command(
     ports: str | None,
     addresses: tuple[str, ...],
     wait_seconds: float,
+    isolate: Literal["auto", "always", "never"],
     dry_run: bool,
     explain: bool,
     as_json: bool,
@@ -55,7 +63,11 @@ def command(
         output.document(plan.to_json()) if as_json else click.echo(str(plan))
         return
     engine = restore(
-        checkpoint, ports=wishes, wait_seconds=wait_seconds, listener=output.listener(progress)
+        checkpoint,
+        ports=wishes,
+        wait_seconds=wait_seconds,
+        isolate=isolate,
+        listener=output.listener(progress),
     )
     if as_json:
         output.document(engine)

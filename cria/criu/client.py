@@ -6,8 +6,9 @@ import importlib.util
 import os
 import socket
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cria.errors import PycriuMissing
 from cria.images.bindings import find_pycriu
@@ -19,6 +20,13 @@ class CriuRefused(Exception):
     def __init__(self, request: str, errno: int, message: str) -> None:
         super().__init__(f"{request}: {message or os.strerror(errno)}")
         self.errno = errno
+
+
+class Runner(Protocol):
+    """Namespaces in which CRIU can be run."""
+
+    def run(self, argv: Sequence[str], descriptors: Iterable[int]) -> None:
+        """Run a program there, which finds `descriptors` under the numbers 3, 4, ..."""
 
 
 class Client:
@@ -47,32 +55,46 @@ class Client:
     def dump(self, options: Any) -> Conversation:
         return self._ask(self._rpc.DUMP, options, notify=True)
 
-    def restore(self, options: Any) -> Conversation:
-        return self._ask(self._rpc.RESTORE, options, notify=True)
+    def restore(self, options: Any, inside: Runner | None = None) -> Conversation:
+        return self._ask(self._rpc.RESTORE, options, notify=True, inside=inside)
 
-    def _ask(self, kind: int, options: Any, *, notify: bool) -> Conversation:
+    def _ask(
+        self, kind: int, options: Any, *, notify: bool, inside: Runner | None = None
+    ) -> Conversation:
         request = self._rpc.criu_req(type=kind, opts=options)
         request.opts.notify_scripts = notify
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # A session of its own: Ctrl-C must not kill CRIU between freezing a tree and undoing that.
-            worker = subprocess.Popen(
-                [self.criu, "swrk", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            worker = None
+            if inside is None:
+                worker = self._start(theirs)
+            else:
+                # CRIU finds descriptors by the PID of its peer, which it cannot see from inside.
+                images = request.opts.images_dir_fd
+                request.opts.images_dir_fd = -1
+                request.opts.ClearField("work_dir_fd")
+                request.opts.images_dir = "/proc/self/fd/4"
+                inside.run([str(self.criu), "swrk", "3"], [theirs.fileno(), images])
         ours.send(request.SerializeToString())
         return Conversation(self._rpc, worker, ours, self._rpc.criu_req_type.Name(kind).lower())
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [self.criu, "swrk", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C must not kill CRIU between freezing a tree and undoing that.
+            start_new_session=True,
+        )
 
 
 class Conversation:
     """One request under way. CRIU waits at each stage it notifies until it is told to go on."""
 
     def __init__(
-        self, rpc: Any, worker: subprocess.Popen[bytes], channel: socket.socket, request: str
+        self, rpc: Any, worker: subprocess.Popen[bytes] | None, channel: socket.socket, request: str
     ) -> None:
         self._rpc = rpc
         self._worker = worker
@@ -136,7 +158,8 @@ class Conversation:
 
     def _hang_up(self) -> None:
         self._channel.close()
-        self._worker.wait()
+        if self._worker is not None:
+            self._worker.wait()
 
 
 def _rpc_messages(criu: Path) -> Any:

@@ -9,6 +9,7 @@ from cria.doctor import engine
 from cria.doctor import restore as restore_checks
 from cria.doctor.row import raise_first
 from cria.inventory import Inventory
+from cria.storage import carry
 
 
 def dump(inventory: Inventory, output: Path) -> None:
@@ -22,3 +23,4 @@ def restore(checkpoint: Checkpoint, criu: Path) -> None:
     """Raises the error of the first check that this host fails."""
     rows = [*restore_checks.privileges(), *restore_checks.pids(checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
+    carry.check_free(checkpoint.manifest.carried)

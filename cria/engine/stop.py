@@ -20,6 +20,8 @@ def stop(root: int, *, seconds: float = 20.0) -> None:
     if not ended.wait(inventory.processes, seconds):
         ended.kill(process.pid for process in inventory.processes)
         ended.wait(inventory.processes)
+    if inventory.root.namespaces["mnt"] != Path("/proc/self/ns/mnt").stat().st_ino:
+        return  # what it leaves ends with its mount namespace, and those paths are not ours
     for shared in inventory.shared_files:
         if shared.path is not None:
             Path(shared.path).unlink(missing_ok=True)

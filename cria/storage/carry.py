@@ -90,14 +90,18 @@ def check_free(carried: Iterable[CarriedFile]) -> None:
             )
 
 
-def put_back(carried: Iterable[CarriedFile], from_: Path) -> int:
-    """Recreate each file where the engine expects it, replacing leftovers. Returns bytes copied."""
-    return sum(_put_back(file, from_ / file.stored_as) for file in carried)
+def put_back(carried: Iterable[CarriedFile], from_: Path, root: Path = Path("/")) -> int:
+    """Recreate each file where the engine expects it below `root`, replacing leftovers.
+
+    Returns bytes copied.
+    """
+    return sum(_put_back(file, from_ / file.stored_as, root) for file in carried)
 
 
-def _put_back(file: CarriedFile, stored: Path) -> int:
+def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
     """Written under a fresh name and renamed: nobody ever opens half a file."""
-    fresh = Path(f"{file.path}.{secrets.token_hex(4)}")
+    path, *others = (root / name.lstrip("/") for name in _names(file))
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         source = os.open(stored, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -110,10 +114,10 @@ def _put_back(file: CarriedFile, stored: Path) -> int:
             os.fchmod(target, file.mode)
         finally:
             os.close(target)
-        for name in file.names:
-            Path(name).unlink(missing_ok=True)
-            os.link(fresh, name)
-        fresh.rename(file.path)
+        for other in others:
+            other.unlink(missing_ok=True)
+            os.link(fresh, other)
+        fresh.rename(path)
     finally:
         fresh.unlink(missing_ok=True)
         os.close(source)

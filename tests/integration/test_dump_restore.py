@@ -23,6 +23,7 @@ from cria.errors import (
     NotAnEngine,
     PathTaken,
     PidTaken,
+    PortPlanRefused,
     PortTaken,
     PortUnknown,
 )
@@ -280,10 +281,10 @@ class TestBadInput:
     def test_pids_that_are_taken(self, little: tuple[Launched, int], tmp_path: Path) -> None:
         launched, port = little
         checkpoint = dumped(little, tmp_path / "checkpoint", leave_running=True)
-        with pytest.raises((PidTaken, PortTaken)):
-            checkpoint.restore()
+        with pytest.raises((PortTaken, PortPlanRefused)):
+            checkpoint.restore(isolate="never")
         with pytest.raises(PidTaken) as caught:
-            checkpoint.restore(ports="fresh")
+            checkpoint.restore(ports="fresh", isolate="never")
         assert str(launched.pid) in caught.value.message
         assert "little_engine" in (caught.value.details or "")
         assert ask(port)["tcp"]
@@ -327,7 +328,7 @@ class TestBadInput:
             mmap.mmap(file.fileno(), 4096),
             pytest.raises(PathTaken) as caught,
         ):
-            checkpoint.restore()
+            checkpoint.restore(isolate="never")
         assert str(os.getpid()) in caught.value.message
         assert segment.read_bytes() == b"x" * 4096
         segment.unlink()

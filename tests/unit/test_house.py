@@ -15,7 +15,7 @@ FLOORS = (
     {"dump", "restore", "kubernetes"},
     {"doctor"},
     {"checkpoint"},
-    {"ports", "engine", "cuda", "criu", "images", "process", "storage"},
+    {"ports", "engine", "cuda", "criu", "images", "process", "storage", "namespaces"},
     {"manifest"},
     {"operation", "inventory"},
     {"errors", "events"},

@@ -1,0 +1,149 @@
+"""Clones live beside their original and beside each other, and share nothing by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cria
+from cria.engine.launch import Launched
+
+from .conftest import ask, end, wait_for
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("shm_is_left_clean")]
+
+
+@pytest.fixture
+def original(
+    start: Callable[..., Launched], free_port: Callable[[], int], tmp_path: Path
+) -> tuple[Launched, int, cria.Checkpoint]:
+    """A little engine that runs on after its dump; three questions were answered before."""
+    port = free_port()
+    launched = start("little_engine.py", port, tmp_path)
+    for _ in range(3):
+        ask(port)
+    checkpoint = cria.dump(
+        launched.pid, tmp_path / "checkpoint", any_process=True, leave_running=True
+    )
+    return launched, port, checkpoint
+
+
+def clone(checkpoint: cria.Checkpoint, old: int, new: int, ended_after: list[int]) -> cria.Engine:
+    engine = checkpoint.restore(ports=[f"{old}={new}", "fresh"])
+    ended_after.append(engine.pid)
+    return engine
+
+
+def test_clones_and_original_each_go_their_own_way(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    _, port, checkpoint = original
+    first, second = free_port(), free_port()
+    clone(checkpoint, port, first, ended_after)
+    clone(checkpoint, port, second, ended_after)
+
+    for _ in range(5):
+        ask(first)
+    answers = {name: ask(name) for name in (port, first, second)}
+
+    assert {name: a["answered"] for name, a in answers.items()} == {port: 4, first: 9, second: 4}
+    assert {name: a["shared"] for name, a in answers.items()} == {port: 4, first: 9, second: 4}
+    assert all(a["tcp"] and a["unix"] and a["pipe"] for a in answers.values())
+
+
+def test_a_clone_has_namespaces_of_its_own(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    launched, port, checkpoint = original
+    engine = clone(checkpoint, port, free_port(), ended_after)
+
+    def namespace(pid: int, kind: str) -> int:
+        return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+
+    assert engine.pid != launched.pid
+    for kind in ("pid", "mnt", "ipc"):
+        assert namespace(engine.pid, kind) != namespace(launched.pid, kind)
+    assert namespace(engine.pid, "net") == namespace(launched.pid, "net")
+    shared = {p.name for p in Path(f"/proc/{engine.pid}/root/dev/shm").iterdir()}
+    assert shared == {Path(f.path).name for f in checkpoint.manifest.carried}
+
+
+def test_the_original_keeps_its_socket_path(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+    tmp_path: Path,
+) -> None:
+    """CRIU unlinks a path and binds it anew: in a clone that happens to a copy."""
+    _, port, checkpoint = original
+    before = (tmp_path / "little.sock").stat().st_ino
+
+    engine = clone(checkpoint, port, free_port(), ended_after)
+
+    assert (tmp_path / "little.sock").stat().st_ino == before
+    inside = Path(f"/proc/{engine.pid}/root{tmp_path}/little.sock")
+    assert inside.is_socket()
+    assert inside.stat().st_ino != before
+
+
+def test_a_clone_writes_its_own_log(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    launched, port, checkpoint = original
+    size = launched.log.stat().st_size
+    new = free_port()
+    engine = clone(checkpoint, port, new, ended_after)
+
+    with Path(f"/proc/{engine.pid}/fd/1").open("ab") as output:
+        output.write(b"from the clone\n")
+
+    assert launched.log.stat().st_size == size
+    assert Path(f"{launched.log}.{new}").read_text() == "from the clone\n"
+
+
+def test_killing_a_clone_or_the_original_leaves_the_others_alone(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    launched, port, checkpoint = original
+    first, second = free_port(), free_port()
+    one = clone(checkpoint, port, first, ended_after)
+    clone(checkpoint, port, second, ended_after)
+
+    end(one.pid)
+    assert ask(port)["tcp"]
+    assert ask(second)["tcp"]
+    end(launched.pid)
+    launched.process.wait(timeout=10)
+
+    assert ask(second)["unix"]
+
+
+def test_a_stopped_clone_leaves_no_process_behind(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    _, port, checkpoint = original
+    engine = clone(checkpoint, port, free_port(), ended_after)
+    init = int(
+        next(
+            line.split()[1]
+            for line in Path(f"/proc/{engine.pid}/status").read_text().splitlines()
+            if line.startswith("PPid")
+        )
+    )
+
+    engine.stop(seconds=5)
+
+    wait_for(lambda: not Path(f"/proc/{init}").exists())
+    assert not Path(f"/proc/{engine.pid}").exists()
