@@ -68,7 +68,10 @@ def sockets(
     inet: list[Socket] = []
     unix: list[UnixSocket] = []
     for netns, pid in namespaces.items():
-        rows = read_namespace(netns, f"{proc}/{pid}/ns/net")
+        try:
+            rows = read_namespace(netns, f"{proc}/{pid}/ns/net")
+        except FileNotFoundError:
+            continue  # the process has ended meanwhile, and its descriptors with it
         inet.extend(inet_sockets(rows.inet, holders, netns))
         unix.extend(unix_sockets(rows.unix, holders, netns))
     return Sockets(inet=tuple(inet), unix=tuple(unix))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -209,3 +210,8 @@ def test_sockets_in_another_network_namespace_are_read_from_here() -> None:
 def test_a_namespace_that_cannot_be_entered_is_an_error_of_the_system() -> None:
     with pytest.raises(OSError):
         sock_diag.in_namespace("/proc/self/ns/uts", list)
+
+
+def test_a_process_that_has_ended_meanwhile_takes_its_namespace_along() -> None:
+    gone = msgspec.structs.replace(tree(os.getpid())[0], pid=999999999, namespaces={"net": 1})
+    assert sockets([gone], []) == Sockets(inet=(), unix=())
