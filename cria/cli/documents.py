@@ -67,6 +67,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     age_seconds: float
     processes: int
     memory_bytes: int
+    started_by_cria: bool
     ready: bool
     blockers: tuple[str, ...]
 

@@ -60,6 +60,7 @@ def listed(root: int) -> Listed:
             age_seconds=time.time() - first.started,
             processes=1 + len(others),
             memory_bytes=sum(p.memory.resident for p in (first, *others)),
+            started_by_cria=False,
             ready=False,
             blockers=(f"{error.message}: {error.details}",),
         )
@@ -69,6 +70,7 @@ def listed(root: int) -> Listed:
 def _known(inventory: Inventory) -> Listed:
     from cria.cli.documents import Listed
     from cria.doctor.engine import ENGINE_CHECKS
+    from cria.engine import discover
 
     rows = [row for check in ENGINE_CHECKS for row in check(inventory) if row.level == "fail"]
     return Listed(
@@ -81,6 +83,7 @@ def _known(inventory: Inventory) -> Listed:
         age_seconds=max(0.0, inventory.taken - inventory.root.started),
         processes=len(inventory.processes),
         memory_bytes=sum(p.memory.resident for p in inventory.processes),
+        started_by_cria=discover.is_marked(inventory.root.pid),
         ready=not rows,
         blockers=tuple(f"{row.subject}: {row.value}" for row in rows),
     )

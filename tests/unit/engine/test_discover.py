@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cria.engine.discover import describe, engines, find, find_root, is_engine, serves
+from cria.engine.discover import describe, engines, find, find_root, is_engine, is_marked, serves
 from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
 
 PYTHON = "/usr/bin/python3.11"
@@ -160,3 +160,10 @@ def test_a_port_where_nobody_listens_is_said() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(AmbiguousTarget, match=f"no engine listens on port {port}"):
         find(None, port)
+
+
+def test_an_engine_that_cria_started_bears_its_mark(host: Host) -> None:
+    host.engine(100)
+    host.engine(200)
+    (host.proc / "200" / "environ").write_bytes(b"A=1\0CRIA_ENGINE=1\0")
+    assert [is_marked(root, host.proc) for root in engines(host.proc)] == [False, True]
