@@ -24,7 +24,8 @@ from cria.inventory import (
 )
 from cria.operation import Timings
 
-_SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
+# At the end of the name: --max-num-batched-tokens and --tokenizer are no secrets.
+_SECRET = re.compile(r"(key|token|secret|password)$", re.IGNORECASE)
 HIDDEN = "***"
 
 
@@ -129,17 +130,16 @@ def schema_text(kind: type[msgspec.Struct]) -> str:
 
 
 def hide_secrets(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the arguments without the values of options that name a key, token or password."""
+    """Return the arguments without the values of options that name a key, a token or a password."""
     shown: list[str] = []
-    for place, word in enumerate(command):
+    hidden = False
+    for word in command:
         name, equals, _ = word.partition("=")
-        before = command[place - 1] if place else ""
-        if word.startswith("-") and equals and _SECRET.search(name):
-            shown.append(f"{name}={HIDDEN}")
-        elif before.startswith("--") and "=" not in before and _SECRET.search(before):
-            shown.append(HIDDEN)
+        if word.startswith("-"):
+            hidden = _SECRET.search(name) is not None
+            shown.append(f"{name}={HIDDEN}" if hidden and equals else word)
         else:
-            shown.append(word)
+            shown.append(HIDDEN if hidden else word)  # --api-key takes several values
     return tuple(shown)
 
 

@@ -1,6 +1,8 @@
 """cria inspect and cria ps: tables of 100 columns, documents as their schemas say, no secrets."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from cria.cli.documents import (
     schema_text,
 )
 from cria.cli.texts import age, layout, middle
-from cria.engine.take import Snapshot, interpret
+from cria.engine.take import Snapshot, interpret, take
 from cria.inventory import Inventory, Topology
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +114,12 @@ def test_the_committed_schema_is_the_one_of_the_code(name: str, kind: type[msgsp
         ("serve m --api-key sk-1 --port 1", f"serve m --api-key {HIDDEN} --port 1"),
         ("serve m --api-key=sk-1", f"serve m --api-key={HIDDEN}"),
         ("serve m --hf-token t --model k", f"serve m --hf-token {HIDDEN} --model k"),
+        ("serve m --api-key a b --port 1", f"serve m --api-key {HIDDEN} {HIDDEN} --port 1"),
         ("serve key --port 1", "serve key --port 1"),
+        (
+            "--max-num-batched-tokens 2048 --tokenizer t",
+            "--max-num-batched-tokens 2048 --tokenizer t",
+        ),
     ],
 )
 def test_secrets_on_the_command_line_are_hidden(line: str, shown: str) -> None:
@@ -120,8 +127,6 @@ def test_secrets_on_the_command_line_are_hidden(line: str, shown: str) -> None:
 
 
 def test_inspect_shows_any_tree_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    import os
-
     assert run("inspect", str(os.getpid()), "--any-process", "--json", "--memory") == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["pid"], shown["is_engine"]) == (os.getpid(), False)
@@ -130,8 +135,6 @@ def test_inspect_shows_any_tree_that_is_asked_for(capsys: pytest.CaptureFixture[
 
 
 def test_inspect_of_what_is_no_engine_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    import os
-
     assert run("inspect", str(os.getpid()), "--json") == 21
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "not-an-engine"
@@ -148,7 +151,7 @@ def test_inspect_of_no_checkpoint_says_so(
 def test_ps_lists_an_engine_and_what_stands_in_the_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = inventory(SNAPSHOTS[0])
+    found = take(os.getpid(), any_process=True)
     ring = msgspec.structs.replace(found.descriptors[0], kind="io_uring", fd=99)
     blocked = msgspec.structs.replace(found, descriptors=(*found.descriptors, ring))
     monkeypatch.setattr("cria.engine.discover.engines", lambda: (found.root.pid,))
@@ -195,8 +198,6 @@ def test_the_layout_names_only_dimensions_larger_than_one() -> None:
 
 
 def test_the_modules_of_the_verbs_stay_light() -> None:
-    import subprocess
-
     asked = "import sys, cria.cli.ps, cria.cli.inspect; print([m for m in ('pyroute2','psutil','rich') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
