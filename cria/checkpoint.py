@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import cria.manifest
 from cria.errors import CheckpointDamaged
@@ -55,11 +55,39 @@ class Checkpoint:
 
         return plan_ports(self, ports, **policies)
 
-    def restore(self, ports: Any = None, *, listener: Listener = nobody, **options: Any) -> Engine:
-        """Bring the engine back; see cria.restore for the options. Raises a CriaError."""
-        from cria.restore import restore
+    @overload
+    def restore(
+        self, ports: Any = None, *, replicas: None = None, listener: Listener = ..., **options: Any
+    ) -> Engine: ...
 
-        return restore(self, ports=ports, listener=listener, **options)
+    @overload
+    def restore(
+        self, ports: Any = None, *, replicas: int, listener: Listener = ..., **options: Any
+    ) -> tuple[Engine, ...]: ...
+
+    def restore(
+        self,
+        ports: Any = None,
+        *,
+        replicas: int | None = None,
+        listener: Listener = nobody,
+        **options: Any,
+    ) -> Engine | tuple[Engine, ...]:
+        """Bring the engine back, or `replicas` clones of it at once.
+
+        The options are those of cria.restore and cria.fleet.restore_fleet. Raises a CriaError.
+        """
+        if replicas is None:
+            from cria.restore import restore
+
+            return restore(self, ports=ports, listener=listener, **options)
+        from cria.fleet import restore_fleet
+
+        return restore_fleet(self, replicas, ports=ports, listener=listener, **options)
+
+    def memory_bytes(self) -> int:
+        """About what one restored engine takes: the memory pages in the images."""
+        return sum(path.stat().st_size for path in self.images.glob("pages-*.img"))
 
     def _incomplete_parts(self) -> Iterator[str]:
         for part in self.manifest.parts:

@@ -16,7 +16,7 @@ from cria.errors import RestoreFailed
 from cria.events import Listener, Warned, nobody
 from cria.images import files
 from cria.namespaces.place import Host, OwnNamespaces
-from cria.operation import Step, Stopwatch, run_steps
+from cria.operation import Step, Stopwatch, Timings, run_steps
 
 if TYPE_CHECKING:
     from cria.ports import PortPlan
@@ -36,7 +36,8 @@ def restore(
 
     `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000".
     The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
-    when a PID or path it needs is taken, `always`, or `never`. Raises a CriaError; then nothing of the engine runs and the checkpoint is as it was.
+    when a PID or path it needs is taken, `always`, or `never`. Raises a CriaError; then nothing of the
+    engine runs and the checkpoint is as it was.
     """
     work = Restore(
         source=checkpoint,
@@ -46,6 +47,11 @@ def restore(
         listener=listener,
     )
     timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)
+    return engine_of(work, timings)
+
+
+def engine_of(work: Restore, timings: Timings) -> Engine:
+    """The engine that a finished restore has brought up."""
     published = work.checkpoint.manifest.published
     return Engine(
         pid=work.root,
@@ -276,11 +282,13 @@ def wait_until_healthy(work: Restore) -> None:
         health.wait_until_healthy(work.url, work.root, seconds=work.wait_seconds)
 
 
-RESTORE_STEPS: tuple[Step[Restore], ...] = (
+PREPARE: tuple[Step[Restore], ...] = (
     Step("open the checkpoint", open_the_checkpoint),
     Step("find CRIU", find_criu),
     Step("plan the ports", plan_the_ports),
     Step("hold the ports", hold_the_ports, undo=let_the_ports_go),
+)
+BRING_UP: tuple[Step[Restore], ...] = (
     Step("choose where it lives", choose_where_it_lives, undo=leave_the_place),
     Step("make a private view", make_a_private_view, undo=remove_the_view),
     Step("put shared memory back", put_shared_memory_back, undo=take_shared_memory_away),
@@ -290,3 +298,4 @@ RESTORE_STEPS: tuple[Step[Restore], ...] = (
     Step("let it run", let_it_run),
     Step("wait until healthy", wait_until_healthy),
 )
+RESTORE_STEPS = (*PREPARE, *BRING_UP)

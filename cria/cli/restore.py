@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+import msgspec
 
 from cria.cli import output
+
+if TYPE_CHECKING:
+    from cria.engine.handle import Engine
+
+DONE_WITH_WARNINGS = 3
 
 
 @click.command
@@ -28,6 +34,8 @@ from cria.cli import output
     default="auto",
     help="Namespaces of its own: when something it needs is taken, always, never.",
 )
+@click.option("--replicas", type=click.IntRange(min=1), help="Restore so many clones at once.")
+@click.option("--all-or-none", is_flag=True, help="If one clone fails, take all down.")
 @click.option("--dry-run", is_flag=True, help="Print the port plan, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.json_option
@@ -39,6 +47,8 @@ def command(
     addresses: tuple[str, ...],
     wait_seconds: float,
     isolate: Literal["auto", "always", "never"],
+    replicas: int | None,
+    all_or_none: bool,
     dry_run: bool,
     explain: bool,
     as_json: bool,
@@ -49,6 +59,7 @@ def command(
     The checkpoint is not changed and can be restored again and again.
     """
     from cria.checkpoint import Checkpoint
+    from cria.fleet import restore_fleet
     from cria.ports import Wishes
     from cria.restore import RESTORE_STEPS, restore
 
@@ -58,20 +69,39 @@ def command(
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
     wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
+    opened = Checkpoint.open(checkpoint)
     if dry_run:
-        plan = Checkpoint.open(checkpoint).plan_ports(wishes)
+        plan = opened.plan_ports(wishes)
         output.document(plan.to_json()) if as_json else click.echo(str(plan))
         return
-    engine = restore(
-        checkpoint,
-        ports=wishes,
-        wait_seconds=wait_seconds,
-        isolate=isolate,
-        listener=output.listener(progress),
-    )
+    tell = output.listener(progress)
+    if replicas is None:
+        engines: tuple[Engine, ...] = (
+            restore(
+                opened, ports=wishes, wait_seconds=wait_seconds, isolate=isolate, listener=tell
+            ),
+        )
+    else:
+        engines = restore_fleet(
+            opened,
+            replicas,
+            ports=wishes,
+            wait_seconds=wait_seconds,
+            all_or_none=all_or_none,
+            listener=tell,
+        )
+    _show(engines, as_json=as_json, timings=progress != "none" and replicas is None)
+    if replicas is not None and len(engines) < replicas:
+        raise SystemExit(DONE_WITH_WARNINGS)
+
+
+def _show(engines: tuple[Engine, ...], *, as_json: bool, timings: bool) -> None:
     if as_json:
-        output.document(engine)
+        # One engine's facts stand at the top too: most restores bring back one.
+        first = msgspec.to_builtins(engines[0]) if len(engines) == 1 else {}
+        output.document({**first, "engines": engines})
         return
-    if progress != "none" and engine.timings is not None:
-        click.echo(f"\n{output.timings_table(engine.timings)}", err=True)
-    click.echo(engine.url or engine.pid)
+    if timings and engines[0].timings is not None:
+        click.echo(f"\n{output.timings_table(engines[0].timings)}", err=True)
+    for engine in engines:
+        click.echo(engine.url or engine.pid)

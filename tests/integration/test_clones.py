@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import cria
+from cria import fleet as fleet_module
 from cria.engine.launch import Launched
+from cria.errors import NoSpace, RestoreFailed
 
 from .conftest import ask, end, wait_for
 
@@ -147,3 +149,57 @@ def test_a_stopped_clone_leaves_no_process_behind(
 
     wait_for(lambda: not Path(f"/proc/{init}").exists())
     assert not Path(f"/proc/{engine.pid}").exists()
+
+
+def test_four_clones_at_once_on_a_range_of_ports(
+    original: tuple[Launched, int, cria.Checkpoint], ended_after: list[int]
+) -> None:
+    _, port, checkpoint = original
+    begin = 21400
+
+    fleet = checkpoint.restore([f"{port}={begin}..{begin + 3}", "fresh"], replicas=4)
+    ended_after.extend(engine.pid for engine in fleet)
+
+    assert [engine.ports_moved for engine in fleet] == [1] * 4
+    assert [ask(begin + number)["answered"] for number in range(4)] == [4] * 4
+    assert ask(port)["answered"] == 4
+
+
+def test_too_little_memory_is_said_before_the_first_clone(
+    original: tuple[Launched, int, cria.Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, port, checkpoint = original
+    monkeypatch.setattr("cria.fleet.available_bytes", lambda: 2 * checkpoint.memory_bytes())
+
+    with pytest.raises(NoSpace, match="3 clones"):
+        checkpoint.restore(replicas=3)
+
+    assert ask(port)["tcp"]
+
+
+def test_a_clone_that_fails_takes_none_with_it_unless_asked(
+    original: tuple[Launched, int, cria.Checkpoint],
+    ended_after: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, port, checkpoint = original
+    real = fleet_module._bring_up
+
+    def second_fails(clone: object) -> cria.Engine:
+        if clone.plan.new_port(port) in (21451, 21461):  # type: ignore[attr-defined]
+            raise RestoreFailed("not this one")
+        return real(clone)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_module, "_bring_up", second_fails)
+    heard: list[object] = []
+    some = checkpoint.restore([f"{port}=21450..21452"], replicas=3, listener=heard.append)
+    ended_after.extend(engine.pid for engine in some)
+
+    assert sorted(engine.ports_moved for engine in some) == [1, 1]
+    assert any("not this one" in getattr(event, "message", "") for event in heard)
+    assert ask(21450)["tcp"] and ask(21452)["tcp"]
+    with pytest.raises(RestoreFailed, match="not this one"):
+        checkpoint.restore([f"{port}=21460..21462"], replicas=3, all_or_none=True)
+    for number in (21460, 21462):
+        with pytest.raises(ConnectionRefusedError):
+            ask(number)

@@ -12,6 +12,7 @@ MODULES = sorted((ROOT / "cria").rglob("*.py"))
 FLOORS = (
     {"cli", "__main__"},
     {"demo", "bench"},
+    {"fleet"},
     {"dump", "restore", "kubernetes"},
     {"doctor"},
     {"checkpoint"},

@@ -1,0 +1,181 @@
+"""Restore several clones of one checkpoint at once: FLEET_STEPS for what they share, then each its own steps."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cria.checkpoint import Checkpoint
+from cria.engine.handle import Engine
+from cria.errors import CriaError, NoSpace
+from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
+from cria.operation import Step, Stopwatch, Timings, run_steps
+from cria.restore import BRING_UP, Restore, engine_of
+
+if TYPE_CHECKING:
+    from cria.ports import PortPlan
+
+
+def restore_fleet(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    replicas: int,
+    *,
+    ports: Any = None,
+    wait_seconds: float = 120.0,
+    all_or_none: bool = False,
+    listener: Listener = nobody,
+) -> tuple[Engine, ...]:
+    """Restore `replicas` clones concurrently, each in namespaces of its own, and return those that stand.
+
+    `ports` are wishes with a range for each port that is named ("8000=8001..8004"), or none: then every
+    port that is taken moves. When a clone fails the others go on, and a Warned event says so; with
+    `all_or_none`, or when none stands, all that was started is taken down and the first error raised.
+    """
+    fleet = Fleet(
+        source=checkpoint,
+        replicas=replicas,
+        wish=ports,
+        wait_seconds=wait_seconds,
+        all_or_none=all_or_none,
+        listener=listener,
+    )
+    run_steps("restore", FLEET_STEPS, fleet, listener=listener)
+    return tuple(fleet.engines)
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """What the clones of one restore share."""
+
+    source: Checkpoint | str | os.PathLike[str]
+    replicas: int
+    wish: Any
+    wait_seconds: float
+    all_or_none: bool
+    listener: Listener
+
+    checkpoint: Checkpoint = field(init=False)
+    client: Any = None
+    plans: tuple[PortPlan, ...] = ()
+    clones: list[Restore] = field(default_factory=list)
+    holding: ExitStack = field(default_factory=ExitStack)
+    engines: list[Engine] = field(default_factory=list)
+
+
+# The steps ------------------------------------------------------------------------------------
+
+
+def open_the_checkpoint(fleet: Fleet) -> None:
+    source = fleet.source
+    fleet.checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+
+
+def find_criu(fleet: Fleet) -> None:
+    from cria.criu import binary
+    from cria.criu.client import Client
+
+    criu = binary.find()
+    binary.require(criu)
+    fleet.client = Client(criu)
+
+
+def see_that_memory_suffices(fleet: Fleet) -> None:
+    """Before the first clone: a host that runs out of memory kills whom it likes."""
+    one = fleet.checkpoint.memory_bytes()
+    available = available_bytes()
+    if one * fleet.replicas > available:
+        raise NoSpace(
+            f"{fleet.replicas} clones need more memory than there is",
+            details=f"{fleet.replicas} x {one >> 20} MiB are needed, {available >> 20} MiB are available",
+            remedy=f"restore {available // max(one, 1)} at most: --replicas N",
+        )
+
+
+def plan_the_ports_of_all(fleet: Fleet) -> None:
+    from cria.ports import Wishes, occupants, plan_clones, sockets_of
+
+    asked = fleet.wish if isinstance(fleet.wish, Wishes) else Wishes.parse(fleet.wish or ("auto",))
+    inventory = fleet.checkpoint.manifest.inventory
+    sockets = sockets_of(fleet.checkpoint.images, fleet.client.criu, inventory=inventory)
+    fleet.plans = plan_clones(sockets, fleet.replicas, occupants(), asked)
+
+
+def hold_the_ports_of_all(fleet: Fleet) -> None:
+    from cria.ports import reserve
+
+    for number, plan in enumerate(fleet.plans):
+        clone = Restore(
+            source=fleet.checkpoint,
+            wish=plan,
+            wait_seconds=fleet.wait_seconds,
+            isolate="always",
+            listener=partial(_tell, fleet.listener, number + 1),
+        )
+        clone.checkpoint, clone.client, clone.plan = fleet.checkpoint, fleet.client, plan
+        clone.reservation = fleet.holding.enter_context(reserve(plan))
+        fleet.clones.append(clone)
+
+
+def let_all_ports_go(fleet: Fleet) -> None:
+    fleet.holding.close()
+
+
+def restore_the_clones(fleet: Fleet) -> None:
+    with ThreadPoolExecutor(max_workers=fleet.replicas) as pool:
+        futures = [pool.submit(_bring_up, clone) for clone in fleet.clones]
+    errors = [e for e in (future.exception() for future in futures) if e is not None]
+    fleet.engines = [future.result() for future in futures if future.exception() is None]
+    fleet.holding.close()
+    if errors and (fleet.all_or_none or not fleet.engines):
+        raise errors[0]
+    for error in errors:
+        what = error.message if isinstance(error, CriaError) else str(error)
+        fleet.listener(Warned(message=f"a clone could not be restored: {what}"))
+
+
+def stop_the_clones(fleet: Fleet) -> None:
+    for engine in fleet.engines:
+        engine.stop(seconds=0)
+    fleet.engines.clear()
+
+
+FLEET_STEPS: tuple[Step[Fleet], ...] = (
+    Step("open the checkpoint", open_the_checkpoint),
+    Step("find CRIU", find_criu),
+    Step("see that memory suffices", see_that_memory_suffices),
+    Step("plan the ports of all", plan_the_ports_of_all),
+    Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),
+    Step("restore the clones", restore_the_clones, undo=stop_the_clones),
+)
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What the kernel thinks can be taken without swapping (proc(5), MemAvailable)."""
+    lines = meminfo.read_text().splitlines()
+    return int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]) * 1024
+
+
+def _bring_up(clone: Restore) -> Engine:
+    clone.stopwatch = Stopwatch()
+    timings: Timings = run_steps(
+        "restore", BRING_UP, clone, listener=clone.listener, stopwatch=clone.stopwatch
+    )
+    return engine_of(clone, timings)
+
+
+def _tell(listener: Listener, number: int, event: Event) -> None:
+    """Of each clone only its end and its troubles are told: the steps of four at once are a tangle."""
+    match event:
+        case StepFinished(step="wait until healthy"):
+            listener(msgspec.structs.replace(event, step=f"clone {number} is healthy"))
+        case StepFailed():
+            listener(msgspec.structs.replace(event, step=f"clone {number}: {event.step}"))
+        case Warned():
+            listener(event)
