@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import fcntl
 import os
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cria.manifest
 from cria.checkpoint import Checkpoint
 from cria.errors import DumpFailed, DumpIncomplete, EngineBusy
-from cria.events import Listener, nobody
-from cria.inventory import Inventory
-from cria.manifest import CarriedFile, DumpOptions, Host, Manifest, Part
 from cria.operation import Step, Stopwatch, run_steps
-from cria.storage import layout
+
+if TYPE_CHECKING:
+    from cria.events import Listener
+    from cria.inventory import Inventory
+    from cria.manifest import CarriedFile, DumpOptions, Manifest, Part
 
 
 def dump(
@@ -28,7 +25,7 @@ def dump(
     leave_running: bool = False,
     any_process: bool = False,
     skip_in_flight: bool = False,
-    listener: Listener = nobody,
+    listener: Listener | None = None,
 ) -> Checkpoint:
     """Dump the engine that `target` (any of its PIDs) belongs to into the new directory `output`.
 
@@ -107,6 +104,8 @@ def find_the_engine(work: Dump) -> None:
 
 def lock_it(work: Dump) -> None:
     """A lock on the engine's own /proc directory: gone with the holder, and no file is left."""
+    import fcntl
+
     work.lock = os.open(f"/proc/{work.root}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(work.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,10 +141,14 @@ def check_it_can_be_dumped(work: Dump) -> None:
 
 
 def stage_the_checkpoint(work: Dump) -> None:
+    from cria.storage import layout
+
     work.staged = layout.stage(work.output)
 
 
 def discard_the_checkpoint(work: Dump) -> None:
+    from cria.storage import layout
+
     if work.staged is not None:
         layout.discard(work.staged)
 
@@ -155,6 +158,7 @@ def freeze_and_write_memory(work: Dump) -> int:
     from cria.criu import log
     from cria.criu.client import CriuRefused
     from cria.criu.options import dump_options
+    from cria.storage import layout
 
     assert work.staged is not None
     work.options, message = dump_options(
@@ -185,7 +189,7 @@ def let_it_run_on(work: Dump) -> None:
 
 def carry_its_shared_memory(work: Dump) -> int:
     from cria.images import facts, files
-    from cria.storage import carry
+    from cria.storage import carry, layout
 
     assert work.staged is not None
     images, criu = work.staged / layout.IMAGES, work.client.criu
@@ -212,15 +216,25 @@ def check_the_images(work: Dump) -> None:
 
 
 def describe_it(work: Dump) -> None:
+    import datetime
+    import platform
+
+    from cria.manifest import Host, Manifest, cria_version, write
+    from cria.process.cpu import model_and_features
+    from cria.storage import layout
+
     assert work.staged is not None
+    cpu, features = model_and_features()
     work.manifest = Manifest(
-        cria_version=cria.manifest.cria_version(),
+        cria_version=cria_version(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         host=Host(
             name=platform.node(),
             kernel=platform.release(),
             machine=platform.machine(),
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            cpu=cpu,
+            cpu_features=features,
         ),
         criu_version=work.criu_version,
         options=work.options,
@@ -230,10 +244,12 @@ def describe_it(work: Dump) -> None:
         parts=_parts(work.staged),
         timings=work.stopwatch.read(),
     )
-    cria.manifest.write(work.manifest, work.staged / layout.MANIFEST)
+    write(work.manifest, work.staged / layout.MANIFEST)
 
 
 def publish_it(work: Dump) -> None:
+    from cria.storage import layout
+
     assert work.staged is not None
     layout.publish(work.staged, work.output)
     work.published = True
@@ -248,6 +264,7 @@ def end_or_resume_the_engine(work: Dump) -> None:
     """The engine's last moment, or its next one: CRIU was told to do either when it was called."""
     from cria.criu import log
     from cria.criu.client import CriuRefused
+    from cria.storage import layout
 
     try:
         work.conversation.finish()
@@ -257,15 +274,12 @@ def end_or_resume_the_engine(work: Dump) -> None:
 
 
 def clear_what_it_left(work: Dump) -> None:
+    from cria.engine import leftovers
     from cria.process import ended
-    from cria.storage import carry
 
     if not work.leave_running:
         ended.wait(work.inventory.processes)
-        carry.remove(work.carried)
-        for socket in work.inventory.unix_sockets:
-            if socket.state == "LISTEN" and socket.path and socket.path.startswith("/"):
-                Path(socket.path).unlink(missing_ok=True)
+        leftovers.clear(work.inventory, [name for file in work.carried for name in file.every_name])
     unlock_it(work)
 
 
@@ -289,6 +303,9 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
 
 def _parts(staged: Path) -> tuple[Part, ...]:
     """Every file of the checkpoint but those that are still being written."""
+    from cria.manifest import Part
+    from cria.storage import layout
+
     return tuple(
         Part(path=str(path.relative_to(staged)), size_bytes=path.lstat().st_size)
         for path in sorted(staged.rglob("*"))

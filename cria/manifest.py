@@ -10,18 +10,20 @@ import msgspec
 
 from cria.errors import CheckpointDamaged, CheckpointMissing, CheckpointNewer
 from cria.inventory import Endpoint, Inventory
-from cria.operation import Timings
+from cria.timings import Timings
 
 SCHEMA_VERSION: Final = 1
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the dump was made."""
+    """Where the dump was made. `cpu_features` are those of /proc/cpuinfo; empty in old checkpoints."""
 
     name: str
     kernel: str
     machine: str
     boot_id: str
+    cpu: str = ""
+    cpu_features: tuple[str, ...] = ()
 
 
 class DumpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,10 @@ class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     names: tuple[str, ...] = ()
+
+    @property
+    def every_name(self) -> tuple[str, ...]:
+        return (self.path, *self.names)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,7 @@
-"""Checks of a living engine: what it holds that CRIU cannot dump, each with its cure."""
+"""What a living engine holds that a dump cannot take, or a restore cannot give back.
+
+What CRIU does with each of these was tried; docs/reference/blockers.md has the table.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cria.doctor.row import Row, fail, ok, warn
+from cria.doctor import descriptors, processes, sockets
+from cria.doctor.row import Row, fail, ok
 from cria.errors import CheckpointExists, NoSpace, NotWritable, PrivilegeMissing
-from cria.inventory import Inventory, Socket
+from cria.inventory import Inventory
 
 # Source: include/uapi/linux/capability.h.
 CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_NET_ADMIN": 12}
+CAP_SYS_RESOURCE = {"CAP_SYS_RESOURCE": 24}
 
 Check = Callable[[Inventory], Iterator[Row]]
 
@@ -34,55 +39,50 @@ def privileges(inventory: Inventory) -> Iterator[Row]:
             PrivilegeMissing.default_remedy,
             PrivilegeMissing,
         )
+    elif owner != os.geteuid() and missing_capabilities(CAP_SYS_RESOURCE):
+        # Seen: "Can't get rlimit 0: Operation not permitted".
+        yield fail(
+            "CAP_SYS_RESOURCE is missing",
+            f"process {inventory.root.pid} runs as uid {owner}; CRIU cannot read its limits",
+            "run cria with that capability, or as the user of the engine",
+            PrivilegeMissing,
+        )
     else:
         yield ok("privileges", "CRIU has the capabilities it needs")
 
 
-def missing_capabilities() -> list[str]:
-    """The capabilities CRIU needs for a dump with connections that this process does not have."""
+def missing_capabilities(wanted: dict[str, int] = CAPABILITIES) -> list[str]:
+    """The capabilities, of those CRIU needs for a dump with connections, that this process lacks."""
     status = Path("/proc/self/status").read_text()
     effective = int(next(x for x in status.splitlines() if x.startswith("CapEff")).split()[1], 16)
-    return [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    return [name for name, bit in wanted.items() if not effective >> bit & 1]
 
 
-def io_uring(inventory: Inventory) -> Iterator[Row]:
-    roles = {process.pid: process.role.name for process in inventory.processes}
-    for descriptor in inventory.descriptors:
-        if descriptor.kind == "io_uring":
-            yield fail(
-                f"process {descriptor.pid} ({roles[descriptor.pid]}) holds an io_uring ring",
-                f"fd {descriptor.fd}; CRIU cannot dump io_uring",
-                "start the engine with: cria run -- CMD...",
-            )
-
-
-def connections(inventory: Inventory) -> Iterator[Row]:
-    """Connections with one end inside: clients of the HTTP API may hang up, others may not."""
-    published = {s.local.port for s in inventory.published()}
-    for socket in inventory.sockets:
-        if socket.protocol != "tcp" or socket.peer is None or socket.peer_holders:
-            continue
-        if socket.local.port in published:
-            yield warn("an HTTP client is connected", f"{socket.peer}; it is cut off by a restore")
-        elif inventory.is_engine or socket.state == "ESTABLISHED":
-            yield fail(
-                "a connection has only one end inside the engine",
-                f"{_owner(socket)}: {socket.local} -> {socket.peer} ({socket.state})",
-                "end what uses it, or start the engine without it",
-            )
-
-
-def accept_queues(inventory: Inventory) -> Iterator[Row]:
-    for socket in inventory.listeners():
-        if socket.receive_queue:
-            yield warn(
-                "connections wait to be accepted",
-                f"{socket.receive_queue} at {socket.local}",
-                "try again, or drop them: --skip-in-flight",
-            )
-
-
-ENGINE_CHECKS: tuple[Check, ...] = (privileges, io_uring, connections, accept_queues)
+# Cheap, and each failed row stops a dump: they run before every one.
+ENGINE_CHECKS: tuple[Check, ...] = (
+    privileges,
+    processes.traced,
+    processes.dead_leaders,
+    processes.namespaces,
+    processes.system_v_memory,
+    descriptors.unsupported,
+    descriptors.devices,
+    descriptors.terminals,
+    descriptors.foreign_mounts,
+    descriptors.large_deleted_files,
+    sockets.connections,
+    sockets.unix_halves,
+    sockets.other_protocols,
+    sockets.unread_netlink,
+    sockets.corked,
+)
+# Slower, passing, or no reason to refuse: only the doctor tells of them.
+ENGINE_ADVICE: tuple[Check, ...] = (
+    processes.traced_threads,
+    sockets.accept_queues,
+    sockets.unread_datagrams,
+    descriptors.checked_files,
+)
 
 
 def output(inventory: Inventory, place: Path) -> Iterator[Row]:
@@ -104,6 +104,11 @@ def output(inventory: Inventory, place: Path) -> Iterator[Row]:
             NotWritable,
         )
         return
+    yield from room(inventory, parent)
+
+
+def room(inventory: Inventory, parent: Path) -> Iterator[Row]:
+    """Whether the file system of `parent` has room for what the engine holds."""
     needed, free = resident_bytes(inventory), shutil.disk_usage(parent).free
     if free < needed:
         yield fail(
@@ -116,22 +121,9 @@ def output(inventory: Inventory, place: Path) -> Iterator[Row]:
 
 def resident_bytes(inventory: Inventory) -> int:
     """An upper bound of the memory CRIU will write: resident anonymous and shared pages."""
-    return sum(_resident(p.pid) for p in inventory.processes)
-
-
-def _resident(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(
-        int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem"))
-    )
+    held = (p.memory for p in inventory.processes)
+    return sum(memory.anonymous + memory.shared + memory.swapped for memory in held)
 
 
 def _read_only(directory: Path) -> bool:
     return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
-
-
-def _owner(socket: Socket) -> str:
-    return ", ".join(f"process {h.pid} fd {h.fd}" for h in socket.holders) or "no process"

@@ -5,22 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from cria.checkpoint import Checkpoint
-from cria.doctor import engine
+from cria.doctor import engine, files
 from cria.doctor import restore as restore_checks
-from cria.doctor.row import raise_first
+from cria.doctor.row import raise_first, rows_of
 from cria.inventory import Inventory
 from cria.storage import carry
 
 
 def dump(inventory: Inventory, output: Path) -> None:
     """Raises the error of the first check that this engine fails."""
-    rows = [row for check in engine.ENGINE_CHECKS for row in check(inventory)]
+    rows = [row for check in engine.ENGINE_CHECKS for row in rows_of(check, inventory)]
     rows += engine.output(inventory, output)
     raise_first(rows, f"engine {inventory.root.pid} cannot be dumped")
 
 
 def restore(checkpoint: Checkpoint, criu: Path) -> None:
-    """Raises the error of the first check that this host fails."""
-    rows = [*restore_checks.privileges(), *restore_checks.pids(checkpoint, criu)]
+    """Raises the error of the first check that this host fails.
+
+    PidTaken and PathTaken come last: where they are the only hindrance, namespaces are the way out.
+    """
+    checks = (
+        restore_checks.privileges,
+        files.opened,
+        restore_checks.pids,
+        restore_checks.unix_names,
+    )
+    rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
     carry.check_free(checkpoint.manifest.carried)

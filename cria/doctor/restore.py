@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cria.checkpoint import Checkpoint
-from cria.doctor.row import Row, fail
-from cria.errors import PidTaken, PrivilegeMissing
+from cria.doctor.row import Row, fail, ok
+from cria.doctor.secrets import hide_in_words
+from cria.errors import CheckpointMismatch, PathTaken, PidTaken, PrivilegeMissing
 
 ZOMBIE_SECONDS = 5.0
 
+Check = Callable[[Checkpoint, Path], Iterator[Row]]
 
-def privileges() -> Iterator[Row]:
+
+def privileges(*_: object) -> Iterator[Row]:
     from cria.doctor.engine import missing_capabilities
 
     missing = missing_capabilities()
@@ -26,13 +29,66 @@ def privileges() -> Iterator[Row]:
         )
 
 
-def pids(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def pids(
+    checkpoint: Checkpoint, criu: Path, *, wait_seconds: float = ZOMBIE_SECONDS
+) -> Iterator[Row]:
     """A restore takes the PIDs and TIDs of the dump; a zombie holds its PID until it is reaped."""
     from cria.images.facts import processes
 
     needed = {tid for p in processes(checkpoint.images, criu) for tid in (p.pid, *p.threads)}
-    for pid in sorted(wait_for_zombies(needed)):
-        yield fail(f"PID {pid} is taken", describe(pid), _remedy(pid), PidTaken)
+    highest = int(Path("/proc/sys/kernel/pid_max").read_text())
+    if max(needed) >= highest:
+        yield fail(
+            "PIDs end too early here",
+            f"kernel.pid_max is {highest}",
+            f"sysctl -w kernel.pid_max={max(needed) + 1}",
+            CheckpointMismatch,
+            recorded=f"PID {max(needed)}",
+        )
+    for pid in sorted(wait_for_zombies(needed, wait_seconds)):
+        yield fail(f"PID {pid} is taken", describe(pid), _remedy(pid), PidTaken, pid=pid)
+
+
+def pids_now(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+    """The same without waiting, and with a word when all is well."""
+    taken = list(pids(checkpoint, criu, wait_seconds=0))
+    yield from taken or [ok("PIDs", "all free")]
+
+
+def unix_names(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+    """Names that living sockets have: CRIU takes a path over without a word, and a server with it."""
+    from cria.images import files
+    from cria.process.sock_diag import unix_rows
+
+    stored = files.unix_sockets(files.read(checkpoint.images), criu)
+    bound = {_shown(s.name): s for s in stored if s.name and not s.deleted and _binds(s)}
+    if not bound:
+        return
+    for row in unix_rows():
+        if row.path in bound and row.peer_inode is None:
+            yield fail(
+                f"the unix socket {row.path} is in use",
+                f"by {_holder(row.inode)}; a restore would take it over",
+                "end that process, or the engine it belongs to",
+                PathTaken,
+            )
+
+
+def _binds(socket: object) -> bool:
+    """CRIU binds listeners and datagram sockets again; a connection keeps its name in memory only."""
+    return getattr(socket, "state", "") == "LISTEN" or getattr(socket, "kind", "") == "dgram"
+
+
+def _shown(name: bytes) -> str:
+    if name.startswith(b"\0"):
+        return "@" + name[1:].decode(errors="backslashreplace")
+    return name.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def _holder(inode: int) -> str:
+    from cria.doctor.who import owner_of
+
+    return owner_of(inode, "a process that cannot be seen")
 
 
 def wait_for_zombies(needed: set[int], seconds: float = ZOMBIE_SECONDS) -> set[int]:
@@ -46,25 +102,29 @@ def wait_for_zombies(needed: set[int], seconds: float = ZOMBIE_SECONDS) -> set[i
 
 
 def describe(pid: int) -> str:
-    """Who holds a PID, in words."""
+    """Who holds a PID, in words; values that look like secrets are left out."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        command = (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        )
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return "its process has just ended"
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    name = command.strip() or facts.get("Name", "?")
+    words = raw.rstrip(b"\0 ").decode(errors="replace").split("\0")
+    name = " ".join(hide_in_words(words)).strip() or facts.get("Name", "?")
     if _state(pid) in "ZX":
         return f"a zombie ({name}) that its parent {facts.get('PPid')} has not reaped"
     if facts.get("Tgid") != str(pid):
-        return f"a thread of process {facts.get('Tgid')} ({name})"
+        return f"a thread of process {facts.get('Tgid')} ({name[:120]})"
     return name[:120]
 
 
 def _remedy(pid: int) -> str:
-    return f"end that process: kill {pid}"
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "try again"
+    owner = next(line.split()[1] for line in status.splitlines() if line.startswith("Tgid"))
+    return f"end that process: kill {owner}"
 
 
 def _state(pid: int) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,27 +13,91 @@ Level = Literal["ok", "warn", "fail", "skip"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding. A check returns rows and never raises; `kind` is the error a failed row becomes."""
+    """A finding. A check returns rows and never raises; `kind` is the error a failed row becomes.
+
+    `pid` and `fd` say who holds the thing, where somebody does. `recorded` is what a checkpoint knows
+    of it; `value` then is what is here.
+    """
 
     subject: str
     value: str
     level: Level
     remedy: str | None = None
     kind: type[CriaError] = EngineBlocked
+    group: str = ""
+    pid: int | None = None
+    fd: int | None = None
+    recorded: str | None = None
+
+    def told(self) -> str:
+        """What was found, with what was recorded where it is a comparison."""
+        return f"{self.value} (recorded: {self.recorded})" if self.recorded else self.value
 
 
 def ok(subject: str, value: str) -> Row:
     return Row(subject=subject, value=value, level="ok")
 
 
-def warn(subject: str, value: str, remedy: str | None = None) -> Row:
-    return Row(subject=subject, value=value, level="warn", remedy=remedy)
+def skip(subject: str, value: str) -> Row:
+    return Row(subject=subject, value=value, level="skip")
+
+
+def warn(
+    subject: str,
+    value: str,
+    remedy: str | None = None,
+    *,
+    pid: int | None = None,
+    fd: int | None = None,
+    recorded: str | None = None,
+) -> Row:
+    return Row(
+        subject=subject,
+        value=value,
+        level="warn",
+        remedy=remedy,
+        pid=pid,
+        fd=fd,
+        recorded=recorded,
+    )
 
 
 def fail(
-    subject: str, value: str, remedy: str | None = None, kind: type[CriaError] = EngineBlocked
+    subject: str,
+    value: str,
+    remedy: str | None = None,
+    kind: type[CriaError] = EngineBlocked,
+    *,
+    pid: int | None = None,
+    fd: int | None = None,
+    recorded: str | None = None,
 ) -> Row:
-    return Row(subject=subject, value=value, level="fail", remedy=remedy, kind=kind)
+    return Row(
+        subject=subject,
+        value=value,
+        level="fail",
+        remedy=remedy,
+        kind=kind,
+        pid=pid,
+        fd=fd,
+        recorded=recorded,
+    )
+
+
+def of_error(error: CriaError) -> Row:
+    """The row that says what an error says."""
+    value = "; ".join((error.details or error.message).splitlines())
+    return fail(error.message, value, error.remedy, type(error))
+
+
+def rows_of(check: Callable[..., Iterable[Row]], *facts: Any) -> Iterator[Row]:
+    """The rows of one check; what it could not look at becomes a row too."""
+    try:
+        yield from check(*facts)
+    except CriaError as error:
+        yield of_error(error)
+    except (OSError, ValueError) as error:
+        yield skip(check.__name__.replace("_", " "), f"could not be looked at: {error}")
 
 
 def raise_first(rows: Iterable[Row], what: str) -> None:
@@ -43,6 +107,6 @@ def raise_first(rows: Iterable[Row], what: str) -> None:
         first = failed[0]
         raise first.kind(
             f"{what}: {first.subject}",
-            details="\n".join(f"{row.subject}: {row.value}" for row in failed),
+            details="\n".join(f"{row.subject}: {row.told()}" for row in failed),
             remedy=first.remedy,
         )

@@ -72,6 +72,7 @@ class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
     mode: int
     size_bytes: int
     mount_id: int
+    build_id: bytes = b""
 
 
 class InetEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -197,6 +198,7 @@ def _regular(reg: Any) -> RegularFile:
         mode=reg.mode,
         size_bytes=reg.size,
         mount_id=reg.mnt_id,
+        build_id=pack(f"={len(reg.build_id)}I", *reg.build_id),
     )
 
 
