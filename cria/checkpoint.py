@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import cria.manifest
 from cria.errors import CheckpointDamaged
-from cria.events import Listener, nobody
-from cria.manifest import Manifest
-from cria.operation import Timings
-from cria.storage import layout
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
+    from cria.events import Listener
+    from cria.manifest import Manifest
     from cria.ports import PortPlan
+    from cria.timings import Timings
+
+MANIFEST, IMAGES = "manifest.json", "images"
 
 
 class Checkpoint:
@@ -33,8 +33,10 @@ class Checkpoint:
 
         Raises CheckpointMissing, CheckpointDamaged or CheckpointNewer.
         """
+        from cria import manifest
+
         place = Path(path).absolute()
-        checkpoint = cls(place, cria.manifest.read(place / layout.MANIFEST))
+        checkpoint = cls(place, manifest.read(place / MANIFEST))
         problems = list(checkpoint._incomplete_parts())
         if problems:
             raise CheckpointDamaged(f"{place} is not whole", details="\n".join(problems[:8]))
@@ -42,11 +44,13 @@ class Checkpoint:
 
     @property
     def images(self) -> Path:
-        return self.path / layout.IMAGES
+        return self.path / IMAGES
 
     @property
     def size_bytes(self) -> int:
         """What the checkpoint takes on disk."""
+        from cria.storage import layout
+
         return layout.size_bytes(self.path)
 
     def plan_ports(self, ports: Any = None, **policies: Any) -> PortPlan:
@@ -57,12 +61,17 @@ class Checkpoint:
 
     @overload
     def restore(
-        self, ports: Any = None, *, replicas: None = None, listener: Listener = ..., **options: Any
+        self,
+        ports: Any = None,
+        *,
+        replicas: None = None,
+        listener: Listener | None = ...,
+        **options: Any,
     ) -> Engine: ...
 
     @overload
     def restore(
-        self, ports: Any = None, *, replicas: int, listener: Listener = ..., **options: Any
+        self, ports: Any = None, *, replicas: int, listener: Listener | None = ..., **options: Any
     ) -> tuple[Engine, ...]: ...
 
     def restore(
@@ -70,7 +79,7 @@ class Checkpoint:
         ports: Any = None,
         *,
         replicas: int | None = None,
-        listener: Listener = nobody,
+        listener: Listener | None = None,
         **options: Any,
     ) -> Engine | tuple[Engine, ...]:
         """Bring the engine back, or `replicas` clones of it at once.

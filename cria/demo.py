@@ -17,10 +17,10 @@ from cria.dump import dump
 from cria.engine.generate import Generation, generate
 from cria.engine.handle import Engine
 from cria.errors import EngineFailed, Unhealthy
-from cria.events import Listener, nobody
-from cria.operation import Timings
+from cria.events import Listener
 from cria.process import ended
 from cria.restore import restore
+from cria.timings import Timings
 
 Say = Callable[[str], None]
 
@@ -61,7 +61,7 @@ def demo(
     tensor_parallel: int = 1,
     keep: bool = False,
     say: Say = lambda _line: None,
-    listener: Listener = nobody,
+    listener: Listener | None = None,
 ) -> DemoFacts:
     """Play the story in `directory` (a temporary one by default) and return what was measured.
 
@@ -112,7 +112,9 @@ def engine_python() -> str:
     return os.environ.get("CRIA_DEMO_PYTHON", sys.executable)
 
 
-def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Listener) -> DemoFacts:
+def _play(
+    place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Listener | None
+) -> DemoFacts:
     from cria.ports import reserve_any
 
     ended.adopt_orphans()
@@ -139,7 +141,7 @@ def _play(place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Lis
 
 
 def _start_and_dump(
-    command: list[str], place: Path, say: Say, listener: Listener
+    command: list[str], place: Path, say: Say, listener: Listener | None
 ) -> tuple[_Before, Checkpoint]:
     from cria.engine.launch import launch, wait_until_serving
 

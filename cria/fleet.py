@@ -16,7 +16,7 @@ from cria.checkpoint import Checkpoint
 from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
-from cria.operation import Step, Stopwatch, Timings, run_steps
+from cria.operation import Step, Stopwatch, run_steps
 from cria.restore import BRING_UP, Restore, engine_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def restore_fleet(
     ports: Any = None,
     wait_seconds: float = 120.0,
     all_or_none: bool = False,
-    listener: Listener = nobody,
+    listener: Listener | None = None,
 ) -> tuple[Engine, ...]:
     """Restore `replicas` clones concurrently, each in namespaces of its own, and return those that stand.
 
@@ -44,7 +44,7 @@ def restore_fleet(
         wish=ports,
         wait_seconds=wait_seconds,
         all_or_none=all_or_none,
-        listener=listener,
+        listener=listener or nobody,
     )
     run_steps("restore", FLEET_STEPS, fleet, listener=listener)
     return tuple(fleet.engines)
@@ -164,7 +164,7 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
 
 def _bring_up(clone: Restore) -> Engine:
     clone.stopwatch = Stopwatch()
-    timings: Timings = run_steps(
+    timings = run_steps(
         "restore", BRING_UP, clone, listener=clone.listener, stopwatch=clone.stopwatch
     )
     return engine_of(clone, timings)

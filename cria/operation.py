@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import msgspec
-
-from cria.events import Listener, StepFailed, StepFinished, StepStarted, StepUndone, nobody
+if TYPE_CHECKING:
+    from cria.events import Listener
+    from cria.timings import StepTiming, Timings
 
 Context = TypeVar("Context")
 
@@ -32,23 +32,6 @@ class Step(Generic[Context]):
         self.undo = undo
 
 
-class StepTiming(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    seconds: float
-    bytes: int | None = None
-
-
-class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds per step; `unaccounted_seconds` is what is left of the wall time."""
-
-    wall_seconds: float
-    unaccounted_seconds: float
-    steps: tuple[StepTiming, ...]
-
-    def seconds(self, name: str) -> float:
-        return sum(step.seconds for step in self.steps if step.name == name)
-
-
 class Stopwatch:
     """Collects step timings against one wall clock."""
 
@@ -57,9 +40,13 @@ class Stopwatch:
         self._steps: list[StepTiming] = []
 
     def add(self, name: str, seconds: float, moved: int | None = None) -> None:
+        from cria.timings import StepTiming
+
         self._steps.append(StepTiming(name=name, seconds=seconds, bytes=moved))
 
     def read(self) -> Timings:
+        from cria.timings import Timings
+
         wall = time.monotonic() - self._begin
         accounted = sum(step.seconds for step in self._steps)
         return Timings(
@@ -72,7 +59,7 @@ def run_steps(
     steps: Sequence[Step[Context]],
     context: Context,
     *,
-    listener: Listener = nobody,
+    listener: Listener | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Timings:
     """Run `steps` in order on `context`.
@@ -80,6 +67,9 @@ def run_steps(
     When a step raises, every step that has begun is undone in reverse order and the exception goes on
     to the caller. KeyboardInterrupt counts as a failure: an interrupted operation is undone too.
     """
+    from cria.events import StepFailed, StepFinished, StepStarted, nobody
+
+    listener = listener or nobody
     stopwatch = stopwatch or Stopwatch()
     with ExitStack() as undo:
         for step in steps:
@@ -109,6 +99,8 @@ def run_steps(
 
 
 def _undo(operation: str, step: Step[Context], context: Context, listener: Listener) -> None:
+    from cria.events import StepUndone
+
     assert step.undo is not None
     step.undo(context)
     listener(StepUndone(operation=operation, step=step.name))

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal
 
 from cria.checkpoint import Checkpoint
-from cria.engine.handle import Engine
 from cria.errors import RestoreFailed
-from cria.events import Listener, Warned, nobody
-from cria.images import files
-from cria.namespaces.place import Host, OwnNamespaces
-from cria.operation import Step, Stopwatch, Timings, run_steps
+from cria.operation import Step, Stopwatch, run_steps
 
 if TYPE_CHECKING:
+    from cria.engine.handle import Engine
+    from cria.events import Listener
+    from cria.namespaces.place import Host, OwnNamespaces
     from cria.ports import PortPlan
+    from cria.timings import Timings
 
 Isolate = Literal["auto", "always", "never"]
 
@@ -30,7 +27,7 @@ def restore(
     ports: Any = None,
     wait_seconds: float = 120.0,
     isolate: Isolate = "auto",
-    listener: Listener = nobody,
+    listener: Listener | None = None,
 ) -> Engine:
     """Restore `checkpoint` and return the running engine once it is healthy.
 
@@ -52,6 +49,8 @@ def restore(
 
 def engine_of(work: Restore, timings: Timings) -> Engine:
     """The engine that a finished restore has brought up."""
+    from cria.engine.handle import Engine
+
     published = work.checkpoint.manifest.published
     return Engine(
         pid=work.root,
@@ -84,7 +83,7 @@ class Restore:
     wish: Any
     wait_seconds: float
     isolate: Isolate
-    listener: Listener
+    listener: Listener | None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     checkpoint: Checkpoint = field(init=False)
@@ -94,7 +93,7 @@ class Restore:
     view: Path | None = None
     placed: bool = False
     conversation: Any = None
-    place: Host | OwnNamespaces = field(default_factory=Host)
+    place: Host | OwnNamespaces | None = None
     unix_names: dict[int, bytes] = field(default_factory=dict)
     inner_root: int = 0
     root: int = 0
@@ -102,10 +101,9 @@ class Restore:
 
     def tag(self) -> str:
         """What tells this clone's files from those of others: the port its clients know, or its first."""
-        moves = [move for move in self.plan.listeners if move.role == "HTTP API"]
-        return (
-            str((moves or self.plan.listeners)[0].new.port) if self.plan.listeners else token_hex(4)
-        )
+        published = [move for move in self.plan.listeners if move.role == "HTTP API"]
+        named = published or self.plan.listeners
+        return str(named[0].new.port) if named else f"{os.getpid()}-{id(self):x}"
 
 
 # The steps ------------------------------------------------------------------------------------
@@ -149,8 +147,12 @@ def choose_where_it_lives(work: Restore) -> None:
     """Among the host's processes where its PIDs and paths are free there, else in namespaces of its own."""
     from cria.doctor import preflight
     from cria.errors import PathTaken, PidTaken
+    from cria.events import Warned
+    from cria.images import files
+    from cria.namespaces.place import Host, OwnNamespaces
     from cria.namespaces.view import make_sure_of, view_for
 
+    work.place = Host()
     criu = work.client.criu
     image = files.read(work.checkpoint.images)
     opened = files.regular_files(image, criu)
@@ -163,7 +165,9 @@ def choose_where_it_lives(work: Restore) -> None:
         except (PidTaken, PathTaken) as taken:
             if work.isolate == "never":
                 raise
-            work.listener(Warned(message=f"{taken.message}: the engine gets namespaces of its own"))
+            if work.listener is not None:
+                words = f"{taken.message}: the engine gets namespaces of its own"
+                work.listener(Warned(message=words))
         else:
             return
     make_sure_of(own for own, _ in view.binds)
@@ -172,11 +176,14 @@ def choose_where_it_lives(work: Restore) -> None:
 
 
 def leave_the_place(work: Restore) -> None:
-    work.place.leave()
+    if work.place is not None:
+        work.place.leave()
 
 
 def make_a_private_view(work: Restore) -> None:
     """A directory of links to the images, with a files.img of its own for the new ports."""
+    import tempfile
+
     from cria.ports import private_view, rewrite
 
     work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
@@ -185,6 +192,8 @@ def make_a_private_view(work: Restore) -> None:
 
 
 def remove_the_view(work: Restore) -> None:
+    import shutil
+
     if work.view is not None:
         shutil.rmtree(work.view, ignore_errors=True)
         work.view = None
@@ -193,12 +202,14 @@ def remove_the_view(work: Restore) -> None:
 def put_shared_memory_back(work: Restore) -> int:
     from cria.storage import carry, layout
 
+    assert work.place is not None
     carried = work.checkpoint.manifest.carried
     work.placed = True
     return carry.put_back(carried, work.checkpoint.path / layout.CARRIED, work.place.root)
 
 
 def take_shared_memory_away(work: Restore) -> None:
+    from cria.namespaces.place import Host
     from cria.storage import carry
 
     if work.placed and isinstance(work.place, Host):
@@ -210,8 +221,9 @@ def restore_the_processes(work: Restore) -> int:
     from cria.criu import log
     from cria.criu.client import CriuRefused
     from cria.criu.options import restore_options
+    from cria.namespaces.place import OwnNamespaces
 
-    assert work.view is not None
+    assert work.view is not None and work.place is not None and work.reservation is not None
     message = restore_options(work.client, work.checkpoint.manifest.options)
     images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = message.work_dir_fd = images
@@ -262,7 +274,7 @@ def let_it_run(work: Restore) -> None:
     from cria.criu import log
     from cria.criu.client import CriuRefused
 
-    assert work.view is not None
+    assert work.view is not None and work.place is not None
     try:
         work.conversation.finish()
     except CriuRefused as refused:

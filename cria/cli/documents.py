@@ -22,7 +22,7 @@ from cria.inventory import (
     Topology,
     UnixSocket,
 )
-from cria.operation import Timings
+from cria.timings import Timings
 
 # At the end of the name: --max-num-batched-tokens and --tokenizer are no secrets.
 _SECRET = re.compile(r"(key|token|secret|password)$", re.IGNORECASE)

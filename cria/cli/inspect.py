@@ -11,7 +11,7 @@ from cria.cli import output
 
 if TYPE_CHECKING:
     from cria.inventory import Inventory
-    from cria.operation import Timings
+    from cria.timings import Timings
 
 
 @click.command

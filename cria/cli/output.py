@@ -20,7 +20,7 @@ from cria.events import (
     StepUndone,
     Warned,
 )
-from cria.operation import Timings
+from cria.timings import Timings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cria.operation import Timings
+from cria.timings import Timings
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):

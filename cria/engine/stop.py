@@ -1,11 +1,11 @@
-"""End an engine and clear away what an engine that was killed leaves behind."""
+"""End an engine."""
 
 from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
+from cria.engine import leftovers
 from cria.engine.take import take
 from cria.process import ended
 
@@ -20,11 +20,4 @@ def stop(root: int, *, seconds: float = 20.0) -> None:
     if not ended.wait(inventory.processes, seconds):
         ended.kill(process.pid for process in inventory.processes)
         ended.wait(inventory.processes)
-    if inventory.root.namespaces["mnt"] != Path("/proc/self/ns/mnt").stat().st_ino:
-        return  # what it leaves ends with its mount namespace, and those paths are not ours
-    for shared in inventory.shared_files:
-        if shared.path is not None:
-            Path(shared.path).unlink(missing_ok=True)
-    for socket in inventory.unix_sockets:
-        if socket.state == "LISTEN" and socket.path and socket.path.startswith("/"):
-            Path(socket.path).unlink(missing_ok=True)
+    leftovers.clear(inventory)

@@ -12,10 +12,7 @@ from cria.inventory import Endpoint
 from cria.ports.model import Target, plain
 from cria.ports.moves import Move, PortPlan
 from cria.ports.occupancy import inodes_of, occupants, owners_of, within
-from cria.ports.reserve import standing_on, taken
-
-# Source: linux/tcp.h.
-_TCP_REPAIR = 19
+from cria.ports.reserve import TCP_REPAIR, standing_on, taken
 
 
 def check_owned(plan: PortPlan, pids: Iterable[int], netns: Path | None = None) -> None:
@@ -55,7 +52,7 @@ def _forget(targets: Iterable[Target]) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not target.dual_stack)
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
             sock.bind((target.local.address, target.local.port))
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +25,8 @@ from cria.ports.occupancy import occupants, owners_of, within
 from cria.ports.verify import verify
 
 _FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+# Source: linux/tcp.h. Needs CAP_NET_ADMIN.
+TCP_REPAIR = 19
 _NO_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -121,12 +123,29 @@ def _bound(target: Target) -> socket.socket:
             # Only for the moment of binding: it passes over what an earlier server has accepted and
             # left in TIME_WAIT, as CRIU's own bind does.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((target.local.address, target.local.port))
+        _bind(sock, target)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _bind(sock: socket.socket, target: Target) -> None:
+    where = (target.local.address, target.local.port)
+    try:
+        sock.bind(where)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not target.dialled:
+            raise
+        # What a client has left in TIME_WAIT stops this bind for a minute, but not CRIU's: it binds
+        # connections in repair mode. Whoever really stands there is found afterwards.
+        with suppress(PermissionError):
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+            sock.bind(where)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+            return
+        raise
 
 
 def _check_alone(plans: Iterable[PortPlan], held: Reservation, netns: Path | None) -> None:

@@ -78,7 +78,7 @@ def _other_names(path: Path, status: os.stat_result) -> tuple[str, ...]:
 
 def check_free(carried: Iterable[CarriedFile]) -> None:
     """Raises PathTaken when a living process uses one of the paths that would be replaced."""
-    present = {name for file in carried for name in _names(file) if os.path.lexists(name)}
+    present = {name for file in carried for name in file.every_name if os.path.lexists(name)}
     if not present:
         return
     for pid, path in _mapped_paths():
@@ -100,7 +100,7 @@ def put_back(carried: Iterable[CarriedFile], from_: Path, root: Path = Path("/")
 
 def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
     """Written under a fresh name and renamed: nobody ever opens half a file."""
-    path, *others = (root / name.lstrip("/") for name in _names(file))
+    path, *others = (root / name.lstrip("/") for name in file.every_name)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         source = os.open(stored, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -127,12 +127,8 @@ def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
 def remove(carried: Iterable[CarriedFile]) -> None:
     """Take away what an ended engine left behind of these files."""
     for file in carried:
-        for name in _names(file):
+        for name in file.every_name:
             Path(name).unlink(missing_ok=True)
-
-
-def _names(file: CarriedFile) -> tuple[str, ...]:
-    return (file.path, *file.names)
 
 
 def _mapped_paths() -> Iterable[tuple[int, str]]:

@@ -192,6 +192,7 @@ def test_a_listener_with_so_reuseport_is_found_before_the_restore(
 ) -> None:
     images = dumped("pair", 28106)
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 28256))
         other.listen()

@@ -151,6 +151,32 @@ def test_what_an_earlier_server_left_in_time_wait_does_not_hinder() -> None:
         assert gets_in("127.0.0.1", port) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="TCP_REPAIR needs CAP_NET_ADMIN; run as root")
+def test_what_a_client_left_in_time_wait_does_not_hinder_its_like() -> None:
+    with closing(bound("127.0.0.1", 0, 1)) as server:
+        server.listen()
+        client = socket.create_connection(server.getsockname())
+        (near, far), accepted = (client.getsockname(), client.getpeername()), server.accept()[0]
+        client.close()
+        accepted.close()
+    with pytest.raises(OSError, match="in use"):
+        bound("127.0.0.1", near[1], 1, 1)
+    made = of(*pair(f"127.0.0.1:{near[1]}", f"127.0.0.1:{far[1]}"))
+    with reserve(made):
+        assert gets_in("127.0.0.1", near[1]) == []
+    # A listener on that port is bound without repair mode, and CRIU would fail as this does.
+    with pytest.raises(PortTaken, match=str(near[1])):
+        reserve(at(near[1]))
+
+
+def test_a_stranger_who_listens_on_the_port_of_a_dialling_end_is_found() -> None:
+    with closing(bound("127.0.0.1", 0, 1)) as stranger:
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {port} is taken"):
+            reserve(of(*pair(f"127.0.0.1:{port}", "127.0.0.1:42112")))
+
+
 def test_a_live_connection_with_the_same_four_numbers_is_found() -> None:
     with closing(bound("127.0.0.1", 0, 1)) as server:
         server.listen()
