@@ -82,6 +82,7 @@ class Dump:
     options: DumpOptions = field(init=False)
     staged: Path | None = None
     conversation: Any = None
+    its_root: Path = Path("/")
     published: bool = False
     files: Any = None
     carried: tuple[CarriedFile, ...] = ()
@@ -158,27 +159,28 @@ def freeze_and_write_memory(work: Dump) -> int:
     from cria.criu import log
     from cria.criu.client import CriuRefused
     from cria.criu.options import dump_options
+    from cria.namespaces.place import NamespacesOf, is_elsewhere
     from cria.storage import layout
 
     assert work.staged is not None
     work.options, message = dump_options(
         work.client, work.inventory, work.staged, leave_running=work.leave_running
     )
+    inside = NamespacesOf(work.root) if is_elsewhere(work.root) else None
+    message.pid = inside.inner_pid if inside else work.root
+    work.its_root = inside.root if inside else Path("/")
     message.tcp_skip_in_flight = work.skip_in_flight
     images = os.open(work.staged / layout.IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    place = os.open(work.staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    message.images_dir_fd, message.work_dir_fd = images, place
+    message.images_dir_fd = images
     message.log_file = layout.DUMP_LOG
     try:
-        work.conversation = work.client.dump(message)
+        work.conversation = work.client.dump(message, inside)
         work.conversation.wait_for("post-dump")
     except CriuRefused as refused:
-        raise log.explain(
-            log.keep(work.staged / layout.DUMP_LOG), str(refused), during=DumpFailed
-        ) from refused
+        kept = log.keep(work.staged / layout.IMAGES / layout.DUMP_LOG)
+        raise log.explain(kept, str(refused), during=DumpFailed) from refused
     finally:
         os.close(images)
-        os.close(place)
     return layout.size_bytes(work.staged / layout.IMAGES)
 
 
@@ -197,7 +199,7 @@ def carry_its_shared_memory(work: Dump) -> int:
     remapped = {remap.file_id for remap in facts.remaps(images, criu)}
     opened = files.regular_files(work.files, criu)
     paths = carry.wanted(file.path for file in opened if file.file_id not in remapped)
-    work.carried = carry.store(paths, work.staged / layout.CARRIED)
+    work.carried = carry.store(paths, work.staged / layout.CARRIED, work.its_root)
     return sum(file.stored_bytes for file in work.carried)
 
 
@@ -269,7 +271,7 @@ def end_or_resume_the_engine(work: Dump) -> None:
     try:
         work.conversation.finish()
     except CriuRefused as refused:
-        kept = log.keep(work.output / layout.DUMP_LOG)
+        kept = log.keep(work.output / layout.IMAGES / layout.DUMP_LOG)
         raise log.explain(kept, str(refused), during=DumpFailed) from refused
 
 

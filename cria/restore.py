@@ -226,7 +226,7 @@ def restore_the_processes(work: Restore) -> int:
     assert work.view is not None and work.place is not None and work.reservation is not None
     message = restore_options(work.client, work.checkpoint.manifest.options)
     images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    message.images_dir_fd = message.work_dir_fd = images
+    message.images_dir_fd = images
     message.log_file = "restore.log"
     work.reservation.open()
     try:

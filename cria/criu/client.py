@@ -6,7 +6,7 @@ import importlib.util
 import os
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +25,11 @@ class CriuRefused(Exception):
 class Runner(Protocol):
     """Namespaces in which CRIU can be run."""
 
-    def run(self, argv: Sequence[str], descriptors: Iterable[int]) -> None:
-        """Run a program there, which finds `descriptors` under the numbers 3, 4, ..."""
+    def numbered(self, descriptors: Sequence[int]) -> Sequence[int]:
+        """The numbers under which a program there will find `descriptors`."""
+
+    def run(self, argv: Sequence[str], descriptors: Sequence[int]) -> None:
+        """Run a program there that finds `descriptors` so."""
 
 
 class Client:
@@ -52,8 +55,8 @@ class Client:
         """Ask CRIU whether this kernel has what it needs. Raises CriuRefused."""
         self._ask(self._rpc.CHECK, self.options(), notify=False).finish()
 
-    def dump(self, options: Any) -> Conversation:
-        return self._ask(self._rpc.DUMP, options, notify=True)
+    def dump(self, options: Any, inside: Runner | None = None) -> Conversation:
+        return self._ask(self._rpc.DUMP, options, notify=True, inside=inside)
 
     def restore(self, options: Any, inside: Runner | None = None) -> Conversation:
         return self._ask(self._rpc.RESTORE, options, notify=True, inside=inside)
@@ -72,9 +75,9 @@ class Client:
                 # CRIU finds descriptors by the PID of its peer, which it cannot see from inside.
                 images = request.opts.images_dir_fd
                 request.opts.images_dir_fd = -1
-                request.opts.ClearField("work_dir_fd")
-                request.opts.images_dir = "/proc/self/fd/4"
-                inside.run([str(self.criu), "swrk", "3"], [theirs.fileno(), images])
+                channel, directory = inside.numbered([theirs.fileno(), images])
+                request.opts.images_dir = f"/proc/self/fd/{directory}"
+                inside.run([str(self.criu), "swrk", str(channel)], [theirs.fileno(), images])
         ours.send(request.SerializeToString())
         return Conversation(self._rpc, worker, ours, self._rpc.criu_req_type.Name(kind).lower())
 

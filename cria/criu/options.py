@@ -11,18 +11,17 @@ from cria.inventory import Inventory
 from cria.manifest import DumpOptions
 from cria.storage import direct
 
-LOG_LEVEL = (
-    4  # warnings and errors explain failures; 4 adds the debug lines CRIU's developers ask for
-)
-GHOST_LIMIT = (
-    512 * 1024 * 1024
-)  # deleted files larger than CRIU's 1 MiB are common: POSIX shared memory
+LOG_LEVEL = 4  # the debug lines that CRIU's developers ask for
+GHOST_LIMIT = 512 << 20  # deleted files larger than CRIU's own limit of 1 MiB are common
 
 
 def dump_options(
     client: Client, inventory: Inventory, place: Path, *, leave_running: bool
 ) -> tuple[DumpOptions, Any]:
-    """The options for images in the directory `place`: as the manifest keeps them, and as CRIU's message."""
+    """The options for images in the directory `place`: as the manifest keeps them, and as CRIU's message.
+
+    The message still lacks the PID, which depends on from where CRIU looks.
+    """
     chosen = DumpOptions(
         leave_running=leave_running,
         network_lock=_network_lock(inventory, leave_running),
@@ -30,7 +29,6 @@ def dump_options(
         shell_job=inventory.root.session not in {p.pid for p in inventory.processes},
     )
     message = _common(client, chosen)
-    message.pid = inventory.root.pid
     message.leave_running = leave_running
     message.ghost_limit = GHOST_LIMIT
     message.network_lock = client.constant(chosen.network_lock)

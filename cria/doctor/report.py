@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -97,16 +97,6 @@ def verdict(diagnosis: Diagnosis) -> str:
     }[diagnosis.about]
     number = counts(diagnosis)
     return f"{said}: {number.ok} ok, {number.warn} warn, {number.fail} fail, {number.skip} skipped"
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the document."""
-    made = msgspec.json.schema(Document)
-    for definition in made["$defs"].values():
-        for field in definition["properties"].values():
-            field.pop("default", None)
-        definition["required"] = list(definition["properties"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
 def bug_report(diagnosis: Diagnosis) -> str:

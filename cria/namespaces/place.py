@@ -30,6 +30,34 @@ class Host:
         """Nothing to do: nothing was made."""
 
 
+class NamespacesOf:
+    """The namespaces in which a living process is: those of a clone, when it is dumped again."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.root = Path(f"/proc/{pid}/root")
+        self.inner_pid = _namespace_pids(pid)[-1]
+
+    def numbered(self, descriptors: Sequence[int]) -> Sequence[int]:
+        return descriptors
+
+    def run(self, argv: Sequence[str], descriptors: Sequence[int]) -> None:
+        """Run a program inside that inherits `descriptors`."""
+        subprocess.Popen(
+            ["nsenter", f"--target={self.pid}", "--mount", "--ipc", "--net", "--pid", *argv],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def is_elsewhere(pid: int) -> bool:
+    """Whether a process lives in another pid namespace than cria."""
+    return _namespace(pid) != (PROC / "self" / "ns" / "pid").stat().st_ino
+
+
 class OwnNamespaces:
     """New pid, mount and ipc namespaces (and network, if wanted) with a small init.
 
@@ -77,7 +105,10 @@ class OwnNamespaces:
             self.init = answer.get("init", self.init)
             ready = ready or "ready" in answer
 
-    def run(self, argv: Sequence[str], descriptors: Iterable[int]) -> None:
+    def numbered(self, descriptors: Sequence[int]) -> Sequence[int]:
+        return range(3, 3 + len(descriptors))
+
+    def run(self, argv: Sequence[str], descriptors: Sequence[int]) -> None:
         """Run a program inside, which finds `descriptors` under the numbers 3, 4, ..."""
         self._send({"argv": list(argv)}, descriptors)
 

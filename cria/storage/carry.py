@@ -31,23 +31,24 @@ def wanted(paths: Iterable[str]) -> list[Path]:
     )
 
 
-def store(paths: Iterable[Path], into: Path) -> tuple[CarriedFile, ...]:
-    """Copy each file into the directory `into`; call this while nothing can write to them.
+def store(paths: Iterable[Path], into: Path, root: Path = Path("/")) -> tuple[CarriedFile, ...]:
+    """Copy each file below `root` into the directory `into`, while nothing can write to them.
 
     A file with several names is stored once: glibc's semaphores are linked under a second name, and
     what CRIU remaps is often a name of something else here.
     """
     stored: dict[tuple[int, int], CarriedFile] = {}
     for path in paths:
-        status = path.lstat()
+        there = root / path.relative_to("/")
+        status = there.lstat()
         if (status.st_dev, status.st_ino) not in stored:
-            kept = _store(path, into / f"{len(stored):04}")
+            kept = _store(there, str(path), into / f"{len(stored):04}")
             stored[status.st_dev, status.st_ino] = kept
     return tuple(stored.values())
 
 
-def _store(path: Path, stored: Path) -> CarriedFile:
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _store(there: Path, path: str, stored: Path) -> CarriedFile:
+    source = os.open(there, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(source)
         target = os.open(stored, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -58,22 +59,21 @@ def _store(path: Path, stored: Path) -> CarriedFile:
     finally:
         os.close(source)
     return CarriedFile(
-        path=str(path),
+        path=path,
         stored_as=stored.name,
         size_bytes=status.st_size,
         stored_bytes=copied,
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
-        names=_other_names(path, status) if status.st_nlink > 1 else (),
+        names=_other_names(there, Path(path), status) if status.st_nlink > 1 else (),
     )
 
 
-def _other_names(path: Path, status: os.stat_result) -> tuple[str, ...]:
-    with os.scandir(path.parent) as entries:
-        return tuple(
-            sorted(e.path for e in entries if e.inode() == status.st_ino and e.path != str(path))
-        )
+def _other_names(there: Path, path: Path, status: os.stat_result) -> tuple[str, ...]:
+    with os.scandir(there.parent) as entries:
+        same = sorted(e.name for e in entries if e.inode() == status.st_ino)
+    return tuple(str(path.with_name(name)) for name in same if name != path.name)
 
 
 def check_free(carried: Iterable[CarriedFile]) -> None:

@@ -12,7 +12,7 @@ from cria.errors import CheckpointExists, NotWritable
 MANIFEST = "manifest.json"
 IMAGES = "images"
 CARRIED = "carried"
-DUMP_LOG = "dump.log"
+DUMP_LOG = "dump.log"  # beside the images, where CRIU also writes its statistics
 
 PRIVATE = 0o700  # a checkpoint holds the engine's memory, so whatever secrets it knew
 

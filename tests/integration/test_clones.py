@@ -203,3 +203,30 @@ def test_a_clone_that_fails_takes_none_with_it_unless_asked(
     for number in (21460, 21462):
         with pytest.raises(ConnectionRefusedError):
             ask(number)
+
+
+def test_a_clone_is_dumped_and_restored_again_three_generations_deep(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+    tmp_path: Path,
+) -> None:
+    _, port, checkpoint = original
+    answered = 3
+    for generation in range(1, 4):
+        new = free_port()
+        engine = clone(checkpoint, port, new, ended_after)
+        assert ask(new)["answered"] == answered + 1
+        answered += 1
+
+        checkpoint = cria.dump(engine.pid, tmp_path / f"generation-{generation}", any_process=True)
+        with pytest.raises(ConnectionRefusedError):
+            ask(new)
+        assert [file.path for file in checkpoint.manifest.carried if "psm_" in file.path]
+        port = new
+
+    last = free_port()
+    clone(checkpoint, port, last, ended_after)
+    answer = ask(last)
+    assert answer["answered"] == answer["shared"] == answered + 1
+    assert answer["tcp"] and answer["unix"] and answer["pipe"]

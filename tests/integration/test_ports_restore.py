@@ -22,6 +22,7 @@ from cria.ports import (
     PortPlan,
     Wishes,
     check_owned,
+    locks,
     occupants,
     plan,
     reserve,
@@ -29,6 +30,7 @@ from cria.ports import (
     seal,
     sockets_of,
 )
+from cria.ports.nft import Netfilter
 from cria.process import ended
 from cria.process.tree import tree
 
@@ -46,14 +48,18 @@ class Images:
         self.sockets = sockets_of(directory, self.criu)
         self.pids = [process.pid for process in facts.processes(directory, self.criu)]
 
-    def restore(self, made: PortPlan, view: Path) -> subprocess.CompletedProcess[bytes]:
+    def restore(
+        self, made: PortPlan, view: Path, *, lock: bool = True
+    ) -> subprocess.CompletedProcess[bytes]:
         """Hold, rewrite, restore, seal, check; raises PortTaken when it is not ours alone."""
         shutil.rmtree(view, ignore_errors=True)
         with reserve(made) as held:
             rewrite(self.directory, made, view, criu_binary=self.criu)
             held.open()
+            new = locks.needed(self.directory, made, self.criu) if lock else ()
             command = [self.criu, "restore", "-D", view, "-d", "--tcp-established", "-v1"]
-            done = subprocess.run([*command, "-o", "restore.log"], check=False, timeout=60)
+            with locks.locked(new):
+                done = subprocess.run([*command, "-o", "restore.log"], check=False, timeout=60)
             if done.returncode == 0:
                 seal(made)
                 check_owned(made, self.pids)
@@ -99,6 +105,12 @@ def dumped(programs: Path, tmp_path: Path) -> Iterator[Callable[..., Images]]:
     yield dump
     for images in made:
         images.end()
+        locks.remove_leftovers(images.directory, criu_binary=images.criu)
+
+
+def tables() -> list[str]:
+    with Netfilter() as netfilter:
+        return netfilter.tables()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -202,6 +214,28 @@ def test_a_listener_with_so_reuseport_is_found_before_the_restore(
         assert f"PID {os.getpid()}" in str(caught.value.details)
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28256) == "alive"
+
+
+def test_full_queues_move_too_and_no_lock_is_left(
+    dumped: Callable[..., Images], tmp_path: Path
+) -> None:
+    images = dumped("queued", 28107)
+    assert locks.leftovers(images.directory), "CRIU has locked nothing: this test shows nothing"
+    made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
+    assert locks.needed(images.directory, made, images.criu)
+    before = set(tables())
+    assert images.restore(made, tmp_path / "view").returncode == 0
+    assert ask(28257) == "alive"
+    assert set(tables()) - before == set()
+    assert not locks.leftovers(images.directory), "CRIU removes its table with the first restore"
+
+
+def test_an_empty_established_pair_needs_no_lock(dumped: Callable[..., Images]) -> None:
+    images = dumped("pair", 28108)
+    made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
+    assert locks.needed(images.directory, made, images.criu) == ()
+    assert locks.remove_leftovers(images.directory, made) == 1
+    assert locks.remove_leftovers(images.directory, made) == 0
 
 
 @pytest.mark.many

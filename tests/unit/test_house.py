@@ -19,7 +19,7 @@ FLOORS = (
     {"ports", "engine", "cuda", "criu", "images", "process", "storage", "namespaces"},
     {"manifest"},
     {"operation", "inventory"},
-    {"errors", "events"},
+    {"errors", "events", "timings"},
 )
 OWNERS = {
     "click": {"cli"},
