@@ -48,15 +48,13 @@ class Images:
         self.sockets = sockets_of(directory, self.criu)
         self.pids = [process.pid for process in facts.processes(directory, self.criu)]
 
-    def restore(
-        self, made: PortPlan, view: Path, *, lock: bool = True
-    ) -> subprocess.CompletedProcess[bytes]:
+    def restore(self, made: PortPlan, view: Path) -> subprocess.CompletedProcess[bytes]:
         """Hold, rewrite, restore, seal, check; raises PortTaken when it is not ours alone."""
         shutil.rmtree(view, ignore_errors=True)
         with reserve(made) as held:
             rewrite(self.directory, made, view, criu_binary=self.criu)
             held.open()
-            new = locks.needed(self.directory, made, self.criu) if lock else ()
+            new = locks.needed(self.directory, made, self.criu)
             command = [self.criu, "restore", "-D", view, "-d", "--tcp-established", "-v1"]
             with locks.locked(new):
                 done = subprocess.run([*command, "-o", "restore.log"], check=False, timeout=60)

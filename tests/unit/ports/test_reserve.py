@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 from builders import connection, listener, pair
@@ -227,6 +227,48 @@ time.sleep(60)
         other.send_signal(signal.SIGKILL)
     assert gets_in("127.0.0.1", port) == EVERY_WAY
     reserve(at(port)).release()
+
+
+def test_of_many_that_reserve_one_port_at_once_exactly_one_gets_it(port: int) -> None:
+    program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from test_reserve import PortTaken, at, reserve
+made = at({port})
+print("up", flush=True)
+sys.stdin.readline()
+try:
+    held = reserve(made)
+    print("won", flush=True)
+except PortTaken:
+    print("lost", flush=True)
+sys.stdin.readline()
+"""
+    with ExitStack() as ending:
+        racers = [ending.enter_context(talking_to(program)) for _ in range(4)]
+        assert [hear(racer) for racer in racers] == ["up"] * 4
+        for racer in racers:
+            say(racer)
+        assert sorted(hear(racer) for racer in racers) == ["lost", "lost", "lost", "won"]
+        for racer in racers:
+            say(racer)
+    assert gets_in("127.0.0.1", port) == EVERY_WAY
+
+
+def talking_to(program: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True)
+
+
+def hear(racer: subprocess.Popen[str]) -> str:
+    assert racer.stdout is not None
+    return racer.stdout.readline().strip()
+
+
+def say(racer: subprocess.Popen[str]) -> None:
+    assert racer.stdin is not None
+    racer.stdin.write("\n")
+    racer.stdin.flush()
 
 
 # After the restore ------------------------------------------------------------------------------
