@@ -103,12 +103,15 @@ def terminals(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
 def foreign_mounts(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
     """Files on a mount that the process cannot see: inherited from, or sent by, another namespace."""
     mounts: dict[int, frozenset[int]] = {}
+    common = inventory.root.namespaces.get("mnt")
     for process in inventory.processes:
+        if process.namespaces.get("mnt") != common:
+            continue  # that is a finding of its own
         mounts[process.pid] = _mounts(process.pid, proc)
         if _exe_mount(process.pid, proc) not in {None, *mounts[process.pid]}:
             yield _foreign(inventory, process.pid, None, "its program")
     for each in inventory.descriptors:
-        if each.kind in _ON_MOUNTS:
+        if each.kind in _ON_MOUNTS and each.pid in mounts:
             mount = _mount_of(proc / str(each.pid) / "fdinfo" / str(each.fd))
             if mount not in {None, *mounts[each.pid]}:
                 yield _foreign(inventory, each.pid, each.fd, each.target)
@@ -170,7 +173,10 @@ def may_grow(flags: int) -> bool:
 
 
 def _mounts(pid: int, proc: Path) -> frozenset[int]:
-    lines = (proc / str(pid) / "mountinfo").read_text(errors="replace").splitlines()
+    try:
+        lines = (proc / str(pid) / "mountinfo").read_text(errors="replace").splitlines()
+    except OSError:  # a process whose first thread has ended has none (EINVAL)
+        return frozenset()
     return frozenset(int(line.split(maxsplit=1)[0]) for line in lines)
 
 

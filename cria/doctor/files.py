@@ -14,7 +14,7 @@ from cria.errors import CheckpointMismatch
 from cria.images.files import RegularFile
 
 _FLAGS = os.O_ACCMODE | os.O_APPEND
-_NOT_FILES = ("/proc/", "/dev/shm/")
+_NOT_FILES = ("/proc/", "/dev/shm/", "/dev/pts/")  # made with the processes, or carried
 _PUT_BACK = "put the file back as it was at the dump"
 
 

@@ -10,8 +10,11 @@ from cria.checkpoint import Checkpoint
 from cria.doctor.row import Row, fail, ok
 from cria.doctor.secrets import hide_in_words
 from cria.errors import CheckpointMismatch, PathTaken, PidTaken, PrivilegeMissing
+from cria.images.files import UnixSocket
 
 ZOMBIE_SECONDS = 5.0
+# Source: include/linux/threads.h. For a zombie CRIU writes a thread whose number is chance.
+PID_MAX_LIMIT = 4 << 20
 
 Check = Callable[[Checkpoint, Path], Iterator[Row]]
 
@@ -35,7 +38,8 @@ def pids(
     """A restore takes the PIDs and TIDs of the dump; a zombie holds its PID until it is reaped."""
     from cria.images.facts import processes
 
-    needed = {tid for p in processes(checkpoint.images, criu) for tid in (p.pid, *p.threads)}
+    stored = processes(checkpoint.images, criu)
+    needed = {tid for p in stored for tid in (p.pid, *p.threads) if tid <= PID_MAX_LIMIT}
     highest = int(Path("/proc/sys/kernel/pid_max").read_text())
     if max(needed) >= highest:
         yield fail(
@@ -61,7 +65,7 @@ def unix_names(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
     from cria.process.sock_diag import unix_rows
 
     stored = files.unix_sockets(files.read(checkpoint.images), criu)
-    bound = {_shown(s.name): s for s in stored if s.name and not s.deleted and _binds(s)}
+    bound = {_shown(s.name): s for s in stored if _binds(s)}
     if not bound:
         return
     for row in unix_rows():
@@ -74,9 +78,10 @@ def unix_names(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
             )
 
 
-def _binds(socket: object) -> bool:
+def _binds(socket: UnixSocket) -> bool:
     """CRIU binds listeners and datagram sockets again; a connection keeps its name in memory only."""
-    return getattr(socket, "state", "") == "LISTEN" or getattr(socket, "kind", "") == "dgram"
+    ours = bool(socket.name) and not socket.deleted and not socket.external
+    return ours and (socket.state == "LISTEN" or socket.kind == "dgram")
 
 
 def _shown(name: bytes) -> str:

@@ -58,7 +58,11 @@ def unix_halves(inventory: Inventory) -> Iterator[Row]:
 
 def other_protocols(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
     """Sockets of a family or protocol that CRIU does not know: MPTCP, VSOCK, SCTP, RDMA and others."""
-    for each in _unlisted(inventory):
+    unix = {s.inode for s in inventory.unix_sockets}
+    for each in inventory.descriptors:
+        # Those listed as TCP too: the kernel shows an MPTCP socket by its first TCP flow.
+        if each.kind != "socket" or each.inode in unix:
+            continue
         protocol = _protocol(each, proc)
         if protocol and not protocol.startswith(_KNOWN):
             yield fail(

@@ -32,6 +32,9 @@ _CLOSE = STATES.index("CLOSE")
 # Source: enum sk_shutdown in criu/images/sk-opts.proto.
 _SHUTDOWN_BOTH = 3
 
+# Source: USK_EXTERN in criu/include/sockets.h: the far end of a socket that leads out of the tree.
+_EXTERNAL = 1
+
 
 class InetSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An inet socket of an image; `file_id` is unique in the image, `ns_id` CRIU's number of its netns."""
@@ -61,6 +64,7 @@ class UnixSocket(msgspec.Struct, frozen=True, kw_only=True):
     name: bytes
     directory: str
     deleted: bool
+    external: bool = False
 
 
 class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +191,7 @@ def _unix(usk: Any) -> UnixSocket:
         name=usk.name,
         directory=usk.name_dir,
         deleted=usk.deleted,
+        external=bool(usk.uflags & _EXTERNAL),
     )
 
 

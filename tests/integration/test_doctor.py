@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -51,13 +52,17 @@ def what_criu_does(pid: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> st
     monkeypatch.setattr(preflight, "dump", lambda *_: None)
     try:
         checkpoint = cria.dump(pid, place, any_process=True)
-    except CriaError:
+    except CriaError as error:
+        print(error, error.details)
         return "refuses"
     finally:
         monkeypatch.undo()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
     try:
-        engine = checkpoint.restore()
-    except CriaError:
+        engine = checkpoint.restore(isolate="never")
+    except CriaError as error:
+        print(error, error.details)
         return "cannot restore"
     engine.stop(seconds=1)
     return "works"
