@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -17,7 +16,14 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.restore import BRING_UP, Restore, engine_of
+from cria.restore import (
+    BRING_UP,
+    Restore,
+    engine_of,
+    hold_the_ports,
+    let_the_ports_go,
+    plan_the_ports,
+)
 
 if TYPE_CHECKING:
     from cria.ports import PortPlan
@@ -29,6 +35,7 @@ def restore_fleet(
     *,
     ports: Any = None,
     wait_seconds: float = 120.0,
+    isolate: Literal["always", "net"] = "always",
     all_or_none: bool = False,
     listener: Listener | None = None,
 ) -> tuple[Engine, ...]:
@@ -43,6 +50,7 @@ def restore_fleet(
         replicas=replicas,
         wish=ports,
         wait_seconds=wait_seconds,
+        isolate=isolate,
         all_or_none=all_or_none,
         listener=listener or nobody,
     )
@@ -58,14 +66,13 @@ class Fleet:
     replicas: int
     wish: Any
     wait_seconds: float
+    isolate: Literal["always", "net"]
     all_or_none: bool
     listener: Listener
 
     checkpoint: Checkpoint = field(init=False)
     client: Any = None
-    plans: tuple[PortPlan, ...] = ()
     clones: list[Restore] = field(default_factory=list)
-    holding: ExitStack = field(default_factory=ExitStack)
     engines: list[Engine] = field(default_factory=list)
 
 
@@ -99,32 +106,43 @@ def see_that_memory_suffices(fleet: Fleet) -> None:
 
 
 def plan_the_ports_of_all(fleet: Fleet) -> None:
+    """With networks of their own no clone is in another's way, and each plans for itself."""
+    for number in range(fleet.replicas):
+        clone = Restore(
+            source=fleet.checkpoint,
+            wish=fleet.wish,
+            wait_seconds=fleet.wait_seconds,
+            isolate=fleet.isolate,
+            clone=number,
+            listener=partial(_tell, fleet.listener, number + 1),
+        )
+        clone.checkpoint, clone.client = fleet.checkpoint, fleet.client
+        fleet.clones.append(clone)
+    if fleet.isolate == "net":
+        for clone in fleet.clones:
+            plan_the_ports(clone)
+        return
+    for clone, plan in zip(fleet.clones, _shared_network_plans(fleet), strict=True):
+        clone.plan = plan
+
+
+def _shared_network_plans(fleet: Fleet) -> tuple[PortPlan, ...]:
     from cria.ports import Wishes, occupants, plan_clones, sockets_of
 
     asked = fleet.wish if isinstance(fleet.wish, Wishes) else Wishes.parse(fleet.wish or ("auto",))
     inventory = fleet.checkpoint.manifest.inventory
     sockets = sockets_of(fleet.checkpoint.images, fleet.client.criu, inventory=inventory)
-    fleet.plans = plan_clones(sockets, fleet.replicas, occupants(), asked)
+    return plan_clones(sockets, fleet.replicas, occupants(), asked)
 
 
 def hold_the_ports_of_all(fleet: Fleet) -> None:
-    from cria.ports import reserve
-
-    for number, plan in enumerate(fleet.plans):
-        clone = Restore(
-            source=fleet.checkpoint,
-            wish=plan,
-            wait_seconds=fleet.wait_seconds,
-            isolate="always",
-            listener=partial(_tell, fleet.listener, number + 1),
-        )
-        clone.checkpoint, clone.client, clone.plan = fleet.checkpoint, fleet.client, plan
-        clone.reservation = fleet.holding.enter_context(reserve(plan))
-        fleet.clones.append(clone)
+    for clone in fleet.clones:
+        hold_the_ports(clone)
 
 
 def let_all_ports_go(fleet: Fleet) -> None:
-    fleet.holding.close()
+    for clone in fleet.clones:
+        let_the_ports_go(clone)
 
 
 def restore_the_clones(fleet: Fleet) -> None:
@@ -132,7 +150,7 @@ def restore_the_clones(fleet: Fleet) -> None:
         futures = [pool.submit(_bring_up, clone) for clone in fleet.clones]
     errors = [e for e in (future.exception() for future in futures) if e is not None]
     fleet.engines = [future.result() for future in futures if future.exception() is None]
-    fleet.holding.close()
+    let_all_ports_go(fleet)
     if errors and (fleet.all_or_none or not fleet.engines):
         raise errors[0]
     for error in errors:
@@ -150,7 +168,7 @@ FLEET_STEPS: tuple[Step[Fleet], ...] = (
     Step("open the checkpoint", open_the_checkpoint),
     Step("find CRIU", find_criu),
     Step("see that memory suffices", see_that_memory_suffices),
-    Step("plan the ports of all", plan_the_ports_of_all),
+    Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
     Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),
     Step("restore the clones", restore_the_clones, undo=stop_the_clones),
 )

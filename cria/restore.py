@@ -14,11 +14,13 @@ from cria.operation import Step, Stopwatch, run_steps
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
     from cria.events import Listener
+    from cria.inventory import Endpoint
     from cria.namespaces.place import Host, OwnNamespaces
+    from cria.namespaces.published import Forward
     from cria.ports import PortPlan
     from cria.timings import Timings
 
-Isolate = Literal["auto", "always", "never"]
+Isolate = Literal["auto", "always", "never", "net"]
 
 
 def restore(
@@ -33,8 +35,9 @@ def restore(
 
     `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000".
     The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
-    when a PID or path it needs is taken, `always`, or `never`. Raises a CriaError; then nothing of the
-    engine runs and the checkpoint is as it was.
+    when a PID or path it needs is taken, `always`, or `never`. `net` gives it a network namespace too: no
+    port is rewritten, and connections to its published ports are carried inside. Raises a CriaError;
+    then nothing of the engine runs and the checkpoint is as it was.
     """
     work = Restore(
         source=checkpoint,
@@ -55,7 +58,7 @@ def engine_of(work: Restore, timings: Timings) -> Engine:
     return Engine(
         pid=work.root,
         url=work.url,
-        ports={old.port: work.plan.new_port(old.port) for old in published},
+        ports={old.port: work.reached_at(old).port for old in published},
         ports_moved=len(work.plan.moved_ports),
         timings=timings,
     )
@@ -84,6 +87,7 @@ class Restore:
     wait_seconds: float
     isolate: Isolate
     listener: Listener | None
+    clone: int = 0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     checkpoint: Checkpoint = field(init=False)
@@ -95,12 +99,28 @@ class Restore:
     conversation: Any = None
     place: Host | OwnNamespaces | None = None
     unix_names: dict[int, bytes] = field(default_factory=dict)
+    forwards: list[Forward] = field(default_factory=list)
     inner_root: int = 0
     root: int = 0
     url: str | None = None
 
+    def reached_at(self, old: Endpoint) -> Endpoint:
+        """Where on this host a listener of the checkpoint is reached now."""
+        for forward in self.forwards:
+            if forward.inner == old:
+                return forward.outer
+        return next(move.new for move in self.plan.listeners if move.old == old)
+
+    def netns(self) -> Path | None:
+        """The engine's network namespace, None where it shares cria's."""
+        if self.isolate != "net" or self.place is None:
+            return None
+        return self.place.netns
+
     def tag(self) -> str:
         """What tells this clone's files from those of others: the port its clients know, or its first."""
+        if self.forwards:
+            return str(self.forwards[0].outer.port)
         published = [move for move in self.plan.listeners if move.role == "HTTP API"]
         named = published or self.plan.listeners
         return str(named[0].new.port) if named else f"{os.getpid()}-{id(self):x}"
@@ -128,19 +148,36 @@ def plan_the_ports(work: Restore) -> None:
 
     if isinstance(work.wish, PortPlan):
         work.plan = work.wish
+    elif work.isolate == "net":
+        work.plan = plan_for_own_network(work)
     else:
         work.plan = plan_ports(work.checkpoint, work.wish)
+
+
+def plan_for_own_network(work: Restore) -> PortPlan:
+    """Nobody else is there: every port stays. Those that are published are listened on here instead."""
+    from cria.namespaces.published import forwards
+    from cria.ports import Wishes, plan, sockets_of
+
+    asked = work.wish if isinstance(work.wish, Wishes) else Wishes.parse(work.wish or ())
+    inventory = work.checkpoint.manifest.inventory
+    any_port = asked.mode in ("auto", "fresh")
+    work.forwards = forwards(inventory.published(), asked.for_clone(work.clone), any_port=any_port)
+    return plan(sockets_of(work.checkpoint.images, work.client.criu, inventory=inventory))
 
 
 def hold_the_ports(work: Restore) -> None:
     from cria.ports import reserve
 
-    work.reservation = reserve(work.plan)
+    if work.isolate != "net":
+        work.reservation = reserve(work.plan)
 
 
 def let_the_ports_go(work: Restore) -> None:
     if work.reservation is not None:
         work.reservation.release()
+    for forward in work.forwards:
+        forward.close()
 
 
 def choose_where_it_lives(work: Restore) -> None:
@@ -157,9 +194,11 @@ def choose_where_it_lives(work: Restore) -> None:
     image = files.read(work.checkpoint.images)
     opened = files.regular_files(image, criu)
     tag = work.tag()
-    view = view_for(opened, files.unix_sockets(image, criu), tag, shares_network=True)
+    view = view_for(
+        opened, files.unix_sockets(image, criu), tag, shares_network=work.isolate != "net"
+    )
     make_sure_of(log for _, log in view.binds)
-    if work.isolate != "always":
+    if work.isolate in ("auto", "never"):
         try:
             preflight.restore(work.checkpoint, criu)
         except (PidTaken, PathTaken) as taken:
@@ -172,7 +211,9 @@ def choose_where_it_lives(work: Restore) -> None:
             return
     make_sure_of(own for own, _ in view.binds)
     work.unix_names = view.abstract
-    work.place = OwnNamespaces(copy_on_write=view.copy_on_write, binds=view.binds)
+    work.place = OwnNamespaces(
+        copy_on_write=view.copy_on_write, binds=view.binds, network=work.isolate == "net"
+    )
 
 
 def leave_the_place(work: Restore) -> None:
@@ -223,12 +264,13 @@ def restore_the_processes(work: Restore) -> int:
     from cria.criu.options import restore_options
     from cria.namespaces.place import OwnNamespaces
 
-    assert work.view is not None and work.place is not None and work.reservation is not None
+    assert work.view is not None and work.place is not None
     message = restore_options(work.client, work.checkpoint.manifest.options)
     images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images
     message.log_file = "restore.log"
-    work.reservation.open()
+    if work.reservation is not None:
+        work.reservation.open()
     try:
         inside = work.place if isinstance(work.place, OwnNamespaces) else None
         work.conversation = work.client.restore(message, inside)
@@ -265,14 +307,17 @@ def check_the_ports_are_ours(work: Restore) -> None:
     from cria.process.tree import tree
 
     # Sealed first: what the check sees then remains true when the ports are let go.
-    seal(work.plan)
-    check_owned(work.plan, (process.pid for process in tree(work.root)))
-    work.reservation.release()
+    seal(work.plan, work.netns())
+    check_owned(work.plan, (process.pid for process in tree(work.root)), work.netns())
+    if work.reservation is not None:
+        work.reservation.release()
 
 
 def let_it_run(work: Restore) -> None:
     from cria.criu import log
     from cria.criu.client import CriuRefused
+    from cria.namespaces import published
+    from cria.namespaces.place import OwnNamespaces
 
     assert work.view is not None and work.place is not None
     try:
@@ -280,6 +325,8 @@ def let_it_run(work: Restore) -> None:
     except CriuRefused as refused:
         kept = log.keep(work.view / "restore.log")
         raise log.explain(kept, str(refused), during=RestoreFailed) from refused
+    if isinstance(work.place, OwnNamespaces):
+        published.carry(work.forwards, work.place)
     work.place.settle(work.inner_root)
     remove_the_view(work)
 
@@ -287,17 +334,16 @@ def let_it_run(work: Restore) -> None:
 def wait_until_healthy(work: Restore) -> None:
     from cria.engine import health
 
-    published = {socket.inode for socket in work.checkpoint.manifest.inventory.published()}
-    endpoints = [move.new for move in work.plan.listeners if move.inode in published]
-    if endpoints:
-        work.url = health.url(endpoints[0])
+    published = work.checkpoint.manifest.published
+    if published:
+        work.url = health.url(work.reached_at(published[0]))
         health.wait_until_healthy(work.url, work.root, seconds=work.wait_seconds)
 
 
 PREPARE: tuple[Step[Restore], ...] = (
     Step("open the checkpoint", open_the_checkpoint),
     Step("find CRIU", find_criu),
-    Step("plan the ports", plan_the_ports),
+    Step("plan the ports", plan_the_ports, undo=let_the_ports_go),
     Step("hold the ports", hold_the_ports, undo=let_the_ports_go),
 )
 BRING_UP: tuple[Step[Restore], ...] = (

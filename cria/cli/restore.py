@@ -30,9 +30,9 @@ DONE_WITH_WARNINGS = 3
 )
 @click.option(
     "--isolate",
-    type=click.Choice(["auto", "always", "never"]),
+    type=click.Choice(["auto", "always", "never", "net"]),
     default="auto",
-    help="Namespaces of its own: when something it needs is taken, always, never.",
+    help="Namespaces of its own: when something it needs is taken, always, never; net: its network too.",
 )
 @click.option("--replicas", type=click.IntRange(min=1), help="Restore so many clones at once.")
 @click.option("--all-or-none", is_flag=True, help="If one clone fails, take all down.")
@@ -46,7 +46,7 @@ def command(
     ports: str | None,
     addresses: tuple[str, ...],
     wait_seconds: float,
-    isolate: Literal["auto", "always", "never"],
+    isolate: Literal["auto", "always", "never", "net"],
     replicas: int | None,
     all_or_none: bool,
     dry_run: bool,
@@ -87,6 +87,7 @@ def command(
             replicas,
             ports=wishes,
             wait_seconds=wait_seconds,
+            isolate="net" if isolate == "net" else "always",
             all_or_none=all_or_none,
             listener=tell,
         )

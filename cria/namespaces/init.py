@@ -14,11 +14,13 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from types import FrameType
 from typing import Any
 
 NEWNS, NEWIPC, NEWPID, NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -59,6 +61,13 @@ def private_view(settings: dict[str, Any]) -> None:
     for source, (_, target) in zip(sources, settings["binds"], strict=True):
         mount(f"/proc/self/fd/{source}", target, None, MS_BIND)
         os.close(source)
+
+
+def raise_loopback() -> None:
+    """A new network namespace has its loopback down, and CRIU does not start without it."""
+    with socket.socket() as any_socket:
+        request = struct.pack("16sH14x", b"lo", IFF_UP)
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
 
 
 def receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -132,6 +141,8 @@ def main() -> None:
     os.setsid()
     try:
         private_view(settings)
+        if settings["network"]:
+            raise_loopback()
     except OSError as error:
         control.send(json.dumps({"error": str(error)}).encode())
         os._exit(1)

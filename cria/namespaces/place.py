@@ -19,6 +19,7 @@ class Host:
     """The host's own namespaces: paths and PIDs are what they are."""
 
     root = Path("/")
+    netns: Path | None = None
 
     def host_pid(self, pid: int) -> int:
         return pid
@@ -96,6 +97,7 @@ class OwnNamespaces:
         self._wait_until_ready()
         self._outer.wait()
         self.root = Path(f"/proc/{self.init}/root")
+        self.netns = Path(f"/proc/{self.init}/ns/net")
 
     def _wait_until_ready(self) -> None:
         """The outer half names the init's PID, the inner half says when its view is made."""

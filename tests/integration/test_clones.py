@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import cria
 from cria import fleet as fleet_module
 from cria.engine.launch import Launched
-from cria.errors import NoSpace, RestoreFailed
+from cria.errors import NoSpace, PortTaken, PortUnknown, RestoreFailed
+from cria.inventory import Role
 
 from .conftest import ask, end, wait_for
 
@@ -30,6 +33,27 @@ def original(
         launched.pid, tmp_path / "checkpoint", any_process=True, leave_running=True
     )
     return launched, port, checkpoint
+
+
+@pytest.fixture
+def published(
+    original: tuple[Launched, int, cria.Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pass the little engine's listener off as an HTTP API, which nobody asks for its health."""
+    _, port, checkpoint = original
+    inventory = checkpoint.manifest.inventory
+    api = Role(name="HTTP API", confidence="certain")
+    sockets = tuple(
+        replace(s, role=api) if s.state == "LISTEN" and s.local.port == port else s
+        for s in inventory.sockets
+    )
+    inventory = replace(inventory, sockets=sockets)
+    checkpoint.manifest = replace(
+        checkpoint.manifest,
+        inventory=inventory,
+        published=tuple(s.local for s in inventory.published()),
+    )
+    monkeypatch.setattr("cria.engine.health.wait_until_healthy", lambda *_a, **_k: None)
 
 
 def clone(checkpoint: cria.Checkpoint, old: int, new: int, ended_after: list[int]) -> cria.Engine:
@@ -230,3 +254,78 @@ def test_a_clone_is_dumped_and_restored_again_three_generations_deep(
     answer = ask(last)
     assert answer["answered"] == answer["shared"] == answered + 1
     assert answer["tcp"] and answer["unix"] and answer["pipe"]
+
+
+def published_at(engine: cria.Engine) -> int:
+    (port,) = engine.ports.values()
+    return port
+
+
+def test_clones_with_a_network_of_their_own_keep_every_port_and_are_reached_by_theirs(
+    original: tuple[Launched, int, cria.Checkpoint],
+    published: None,
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    launched, port, checkpoint = original
+    first, second = free_port(), free_port()
+    engines = [
+        checkpoint.restore(ports={port: new}, isolate="net", wait_seconds=0)
+        for new in (first, second)
+    ]
+    ended_after.extend(engine.pid for engine in engines)
+
+    answers = [ask(first), ask(second), ask(first)]
+
+    assert [answer["answered"] for answer in answers] == [4, 4, 5]
+    assert {answer["ends"][0] for answer in answers} == {port}
+    assert [engine.ports for engine in engines] == [{port: first}, {port: second}]
+    nets = {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in [launched.pid, *ended_after]}
+    assert len(nets) == 3
+    assert ask(port)["answered"] == 4
+
+
+def test_the_forwarder_ends_with_its_clone(
+    original: tuple[Launched, int, cria.Checkpoint],
+    published: None,
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    _, port, checkpoint = original
+    new = free_port()
+    engine = checkpoint.restore(ports={port: new}, isolate="net", wait_seconds=0)
+    ended_after.append(engine.pid)
+    assert ask(new)["tcp"]
+
+    end(engine.pid)
+
+    def refused() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", new)) != 0
+
+    wait_for(refused)
+
+
+def test_a_taken_port_is_said_before_a_clone_with_its_own_network_is_made(
+    original: tuple[Launched, int, cria.Checkpoint], published: None
+) -> None:
+    _, port, checkpoint = original
+
+    with pytest.raises(PortTaken, match=str(port)):
+        checkpoint.restore(isolate="net", wait_seconds=0)
+    with pytest.raises(PortUnknown, match="9"):
+        checkpoint.restore(ports={9: 21480}, isolate="net", wait_seconds=0)
+
+    assert ask(port)["tcp"]
+
+
+def test_a_fleet_may_have_networks_of_its_own(
+    original: tuple[Launched, int, cria.Checkpoint], published: None, ended_after: list[int]
+) -> None:
+    _, port, checkpoint = original
+
+    fleet = checkpoint.restore([f"{port}=21490..21491"], replicas=2, isolate="net", wait_seconds=0)
+    ended_after.extend(engine.pid for engine in fleet)
+
+    assert [ask(published_at(engine))["answered"] for engine in fleet] == [4, 4]
+    assert [published_at(engine) for engine in fleet] == [21490, 21491]
