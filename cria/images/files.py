@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, inet_ntop, inet_pton
 from struct import pack, unpack
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -15,7 +15,8 @@ from cria.errors import CheckpointMismatch
 from cria.images import framing
 from cria.images.bindings import load
 from cria.images.framing import Image
-from cria.inventory import Endpoint, Family, Protocol
+from cria.inventory import Endpoint, Family
+from cria.inventory import Protocol as Transport
 
 NAME = "files.img"
 
@@ -43,7 +44,7 @@ class InetSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     inode: int
     ns_id: int
     family: Family
-    protocol: Protocol
+    protocol: Transport
     state: str
     local: Endpoint
     peer: Endpoint | None
@@ -79,18 +80,19 @@ class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
     build_id: bytes = b""
 
 
-class InetEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What changes in an inet socket: parts of its ends, or all when `close` lets it read as hung up.
+class InetChange(Protocol):
+    """What becomes of an inet socket: its ends before and after, or `closes`: it reads as hung up."""
 
-    `ports`, where given, are the local and the peer's port that the entry must hold before.
-    """
-
-    ports: tuple[int, int] | None = None
-    local_port: int | None = None
-    local_address: str | None = None
-    peer_port: int | None = None
-    peer_address: str | None = None
-    close: bool = False
+    @property
+    def old(self) -> Endpoint: ...
+    @property
+    def new(self) -> Endpoint: ...
+    @property
+    def old_peer(self) -> Endpoint | None: ...
+    @property
+    def new_peer(self) -> Endpoint | None: ...
+    @property
+    def closes(self) -> bool: ...
 
 
 def read(images_dir: Path) -> Image:
@@ -116,7 +118,7 @@ def regular_files(image: Image, criu_binary: Path | None = None) -> tuple[Regula
 def edited(
     image: Image,
     *,
-    inet: Mapping[int, InetEdit],
+    inet: Mapping[int, InetChange],
     unix: Mapping[int, bytes] | None = None,
     criu_binary: Path | None = None,
 ) -> Image:
@@ -128,10 +130,8 @@ def edited(
     entries = list(image.entries)
     left = dict(inet)
     for index, entry in _of_type(image, _INET, criu_binary) if inet else ():
-        if (edit := left.pop(entry.id, None)) is not None:
-            if edit.ports not in (None, (entry.isk.src_port, entry.isk.dst_port)):
-                raise _foreign(entry.id, f"it has ports {entry.isk.src_port}, {entry.isk.dst_port}")
-            _apply(entry.isk, edit)
+        if (change := left.pop(entry.id, None)) is not None:
+            _apply(entry.isk, change)
             entries[index] = entry.SerializeToString()
     for missing in left:
         raise _foreign(missing, "there is none")
@@ -207,22 +207,24 @@ def _regular(reg: Any) -> RegularFile:
     )
 
 
-def _apply(isk: Any, edit: InetEdit) -> None:
-    if edit.close:
+def _apply(isk: Any, change: InetChange) -> None:
+    old, new, old_peer, new_peer = change.old, change.new, change.old_peer, change.new_peer
+    if isk.src_port != old.port or isk.dst_port != (old_peer.port if old_peer else 0):
+        raise _foreign(isk.id, f"it has ports {isk.src_port} and {isk.dst_port}")
+    if change.closes:
         # State CLOSE alone restores as "not connected"; shut down both ways it reads as end of file.
         isk.state, isk.shutdown = _CLOSE, _SHUTDOWN_BOTH
         isk.src_port = isk.dst_port = 0
         isk.src_addr[:] = [0] * len(isk.src_addr)
         isk.dst_addr[:] = [0] * len(isk.dst_addr)
         return
-    if edit.local_port is not None:
-        isk.src_port = edit.local_port
-    if edit.peer_port is not None:
-        isk.dst_port = edit.peer_port
-    if edit.local_address is not None:
-        isk.src_addr[:] = _words(edit.local_address, isk.family)
-    if edit.peer_address is not None:
-        isk.dst_addr[:] = _words(edit.peer_address, isk.family)
+    isk.src_port = new.port
+    if new.address != old.address:
+        isk.src_addr[:] = _words(new.address, isk.family)
+    if old_peer is not None and new_peer is not None:
+        isk.dst_port = new_peer.port
+        if new_peer.address != old_peer.address:
+            isk.dst_addr[:] = _words(new_peer.address, isk.family)
 
 
 @lru_cache(maxsize=4096)

@@ -68,6 +68,8 @@ def plan_clones(
 
 
 def _check_addresses(kin: Iterable[Kin], addresses: Mapping[str, str]) -> None:
+    if not addresses:
+        return
     present = {plain(each.socket.local.address) for each in kin if not each.one_ended}
     unknown = sorted(set(addresses) - present)
     if unknown:
@@ -115,10 +117,11 @@ def _move(
     socket = each.socket
     new, new_peer, closes = socket.local, socket.peer, False
     if not each.one_ended:
-        new = _new_end(socket.local, socket, choices, addresses)
-        why = _why(each, choices[each.group])
-        if each.partner is not None and socket.peer is not None:
-            new_peer = _new_end(socket.peer, socket, choices, addresses)
+        choice = choices[each.group]
+        new, why = _new_end(new, choice.new, addresses), _why(each, choice)
+        if new_peer is not None and each.partner is not None:
+            far = choices[socket.ns_id, socket.protocol, new_peer.port]
+            new_peer = _new_end(new_peer, far.new, addresses)
     elif socket.id in kept:
         why = "stays: its other end is outside the checkpoint and it is asked to go on"
     else:
@@ -145,13 +148,7 @@ def _move(
     )
 
 
-def _new_end(
-    end: Endpoint,
-    socket: PortSocket,
-    choices: Mapping[GroupKey, Choice],
-    addresses: Mapping[str, str],
-) -> Endpoint:
-    port = choices[socket.ns_id, socket.protocol, end.port].new
+def _new_end(end: Endpoint, port: int, addresses: Mapping[str, str]) -> Endpoint:
     address = addresses.get(plain(end.address)) if addresses else None
     if address is None:
         return end if port == end.port else Endpoint(address=end.address, port=port)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from cria.errors import NotWritable
 from cria.images import files, framing
-from cria.images.files import InetEdit
-from cria.ports.moves import Move, PortPlan
+from cria.ports.moves import PortPlan
 
 
 def rewrite(
@@ -26,8 +25,8 @@ def rewrite(
     Raises CheckpointMissing, CheckpointDamaged, or CheckpointMismatch for the plan of another image.
     """
     image = files.read(images_dir)
-    edits = {move.id: _edit(move) for move in plan.changes}
-    changed = files.edited(image, inet=edits, unix=unix, criu_binary=criu_binary)
+    moves = {move.id: move for move in plan.moves if move.changes}
+    changed = files.edited(image, inet=moves, unix=unix, criu_binary=criu_binary)
     if out is not None and not (out / files.NAME).exists():
         private_view(images_dir, out)
     target = (out or images_dir) / files.NAME
@@ -52,20 +51,3 @@ def private_view(images_dir: Path, at: Path) -> Path:
     except OSError as error:
         raise NotWritable(f"{at} cannot hold a view of {images_dir}", details=str(error)) from error
     return at
-
-
-def _edit(move: Move) -> InetEdit:
-    old, new, old_peer, new_peer = move.old, move.new, move.old_peer, move.new_peer
-    ports = (old.port, old_peer.port if old_peer else 0)
-    if move.closes:
-        return InetEdit(ports=ports, close=True)
-    peer_moves = (
-        new_peer is not None and old_peer is not None and new_peer.address != old_peer.address
-    )
-    return InetEdit(
-        ports=ports,
-        local_port=new.port,
-        local_address=new.address if new.address != old.address else None,
-        peer_port=new_peer.port if new_peer else None,
-        peer_address=new_peer.address if new_peer and peer_moves else None,
-    )

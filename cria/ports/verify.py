@@ -72,7 +72,7 @@ def _check_distinct(moves: Iterable[Move]) -> None:
 def _check_kept(moves: Iterable[Move]) -> None:
     going = list(moves)
     kept = {(m.ns_id, m.protocol, m.new.port): m for m in going if m.one_ended}
-    for move in going:
+    for move in going if kept else ():
         stays = kept.get((move.ns_id, move.protocol, move.new.port))
         if stays and not move.one_ended and move.new.port != move.old.port:
             raise _clash(move, stays)

@@ -6,17 +6,34 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 
-from cria.errors import PycriuMissing
+from cria.errors import CheckpointMismatch, PycriuMissing
 from cria.images import files
 from cria.images.bindings import find_pycriu
-from cria.images.files import InetEdit
+from cria.images.files import InetSocket
 from cria.images.framing import Image
 from cria.inventory import Endpoint
 
 LOOPBACK = 0x0100007F
 UNKNOWN_FIELD = b"\xfa\x3f\x03abc"  # field 1023, three bytes: what a newer CRIU might add
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What becomes of a socket, as a move of a port plan would say it."""
+
+    old: Endpoint
+    new: Endpoint
+    old_peer: Endpoint | None
+    new_peer: Endpoint | None
+    closes: bool = False
+
+
+def change(
+    socket: InetSocket, new: Endpoint | None = None, new_peer: Endpoint | None = None, **how: bool
+) -> Change:
+    return Change(socket.local, new or socket.local, socket.peer, new_peer or socket.peer, **how)
 
 
 def complete(message: Any) -> Any:
@@ -70,16 +87,18 @@ def test_a_v4_mapped_address_keeps_its_form_when_its_end_moves(fdinfo: ModuleTyp
     old = image(entry(fdinfo, 1, family=10, src_addr=mapped, dst_addr=mapped))
     (socket,) = files.inet_sockets(old)
     assert socket.local.address == "::ffff:127.0.0.1"
-    edit = InetEdit(local_port=9, local_address="127.0.0.1")
+    edit = change(socket, Endpoint(address="127.0.0.2", port=9))
     (entry_after,) = files.edited(old, inet={1: edit}).entries
     after = fdinfo.file_entry.FromString(entry_after)
-    assert (after.isk.src_port, list(after.isk.src_addr)) == (9, mapped)
+    moved = [*mapped[:3], 0x0200007F]
+    assert (after.isk.src_port, list(after.isk.src_addr)) == (9, moved)
 
 
 def test_an_edit_changes_the_named_socket_only_and_keeps_unknown_fields(fdinfo: ModuleType) -> None:
     old = image(entry(fdinfo, 1), entry(fdinfo, 2), fdinfo.file_entry(type=1, id=3))
     old = Image(header=old.header, entries=(old.entries[0] + UNKNOWN_FIELD, *old.entries[1:]))
-    new = files.edited(old, inet={1: InetEdit(peer_port=5, peer_address="127.0.0.2")})
+    edit = change(files.inet_sockets(old)[0], None, Endpoint(address="127.0.0.2", port=5))
+    new = files.edited(old, inet={1: edit})
     assert new.entries[1:] == old.entries[1:]
     assert new.entries[0].endswith(UNKNOWN_FIELD)
     (first, _) = files.inet_sockets(new)
@@ -87,10 +106,22 @@ def test_an_edit_changes_the_named_socket_only_and_keeps_unknown_fields(fdinfo: 
 
 
 def test_a_closed_socket_keeps_its_inode_and_reads_as_hung_up(fdinfo: ModuleType) -> None:
-    new = files.edited(image(entry(fdinfo, 1)), inet={1: InetEdit(close=True)})
+    old = image(entry(fdinfo, 1))
+    edit = change(files.inet_sockets(old)[0], closes=True)
+    new = files.edited(old, inet={1: edit})
     isk = fdinfo.file_entry.FromString(new.entries[0]).isk
     assert (isk.state, isk.shutdown, isk.ino) == (7, 3, 101)
     assert (isk.src_port, isk.dst_port, list(isk.src_addr), list(isk.dst_addr)) == (0, 0, [0], [0])
+
+
+def test_a_change_for_another_image_is_refused(fdinfo: ModuleType) -> None:
+    old = image(entry(fdinfo, 1))
+    (socket,) = files.inet_sockets(old)
+    edit = change(socket, Endpoint(address="127.0.0.1", port=9))
+    with pytest.raises(CheckpointMismatch, match="socket 1 "):
+        files.edited(image(entry(fdinfo, 1, src_port=8001)), inet={1: edit})
+    with pytest.raises(CheckpointMismatch, match="socket 2 "):
+        files.edited(old, inet={2: edit})
 
 
 def test_entries_whose_fields_stand_in_another_order_are_read_too(fdinfo: ModuleType) -> None:
