@@ -95,12 +95,12 @@ def remove_leftovers(
             netfilter.delete(table)
     by_iptables = facts.inventory(images_dir, criu_binary).network_lock == "iptables"
     moves = plan.changes if plan is not None and by_iptables else ()
-    rules = [rule for move in moves for rule in _rules(move)]
-    return len(tables) + within(netns, lambda: sum(map(_delete, rules)))
+    rules = [rule for move in moves for rule in iptables_rules(move)]
+    return len(tables) + within(netns, lambda: sum(map(delete_rule, rules)))
 
 
-def _rules(move: Move) -> list[list[str]]:
-    """CRIU's two rules for one socket, as words for iptables. Source: criu/netfilter.c."""
+def iptables_rules(move: Move) -> list[list[str]]:
+    """The commands that delete CRIU's two rules for one socket's old ends. Source: criu/netfilter.c."""
     if move.old_peer is None or move.protocol != "tcp":
         return []
     return [
@@ -120,7 +120,8 @@ def _rule(chain: str, source: Endpoint, destination: Endpoint) -> list[str]:
     ]
 
 
-def _delete(rule: list[str]) -> bool:
+def delete_rule(rule: list[str]) -> bool:
+    """Run one such command; False where there was no such rule, or there is no iptables."""
     if shutil.which(rule[0]) is None:
         return False
     return subprocess.run(rule, check=False, capture_output=True).returncode == 0

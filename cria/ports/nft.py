@@ -175,10 +175,12 @@ def _between(source: Endpoint, destination: Endpoint) -> list[bytes]:
     """The matches for a TCP packet from `source` to `destination`."""
     near, far = ip_address(plain(source.address)), ip_address(plain(destination.address))
     family, offset = (socket.AF_INET, 12) if near.version == 4 else (socket.AF_INET6, 8)
-    addresses, ports = near.packed + far.packed, pack("!HH", source.port, destination.port)
+    ports, size = pack("!HH", source.port, destination.port), len(near.packed)
     return [
         *(_meta(15), _equals(bytes([family]))),
         *(_meta(16), _equals(bytes([socket.IPPROTO_TCP]))),
-        *(_payload(1, offset, len(addresses)), _equals(addresses)),
+        # One after the other: a comparison takes at most 16 bytes.
+        *(_payload(1, offset, size), _equals(near.packed)),
+        *(_payload(1, offset + size, size), _equals(far.packed)),
         *(_payload(2, 0, 4), _equals(ports)),
     ]
