@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from cria.cli import cli, documents
+from cria.doctor import report
 from cria.errors import CriaError, all_kinds
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
@@ -24,6 +25,7 @@ def main() -> None:
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "schema" / "inspect.json": documents.schema_text(documents.Inspected),
         REFERENCE / "schema" / "ps.json": documents.schema_text(documents.Listing),
+        REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
     if "--check" in sys.argv[1:]:
         different = [path for path, text in pages.items() if differs(path, text)]

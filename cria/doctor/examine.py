@@ -135,7 +135,7 @@ def _group(name: str, checks: Checks, *facts: Any) -> Iterator[Row]:
                 row,
                 group=name,
                 subject=hide_in_text(row.subject),
-                value=hide_in_text(row.value),
+                value=hide_in_text(row.value).strip(),
             )
 
 

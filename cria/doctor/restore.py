@@ -49,8 +49,18 @@ def pids(
             CheckpointMismatch,
             recorded=f"PID {max(needed)}",
         )
+    taken: dict[int, list[int]] = {}
     for pid in sorted(wait_for_zombies(needed, wait_seconds)):
-        yield fail(f"PID {pid} is taken", describe(pid), _remedy(pid), PidTaken, pid=pid)
+        taken.setdefault(_process_of(pid), []).append(pid)
+    for owner, held in taken.items():
+        more = f", and {len(held) - 1} more that it holds" if len(held) > 1 else ""
+        yield fail(
+            f"PID {held[0]} is taken",
+            f"{describe(held[0])}{more}",
+            f"end that process: kill {owner}",
+            PidTaken,
+            pid=owner,
+        )
 
 
 def pids_now(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
@@ -62,20 +72,23 @@ def pids_now(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
 def unix_names(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
     """Names that living sockets have: CRIU takes a path over without a word, and a server with it."""
     from cria.images import files
+    from cria.ports.occupancy import owners_of
     from cria.process.sock_diag import unix_rows
 
     stored = files.unix_sockets(files.read(checkpoint.images), criu)
     bound = {_shown(s.name): s for s in stored if _binds(s)}
     if not bound:
         return
-    for row in unix_rows():
-        if row.path in bound and row.peer_inode is None:
-            yield fail(
-                f"the unix socket {row.path} is in use",
-                f"by {_holder(row.inode)}; a restore would take it over",
-                "end that process, or the engine it belongs to",
-                PathTaken,
-            )
+    living = [row for row in unix_rows() if row.path in bound and row.peer_inode is None]
+    owners = owners_of({row.inode for row in living})
+    for row in living:
+        yield fail(
+            f"the unix socket {row.path} is in use",
+            f"by {owners.get(row.inode, 'a process that cannot be seen')};"
+            " a restore would take it over",
+            "end that process, or the engine it belongs to",
+            PathTaken,
+        )
 
 
 def _binds(socket: UnixSocket) -> bool:
@@ -88,12 +101,6 @@ def _shown(name: bytes) -> str:
     if name.startswith(b"\0"):
         return "@" + name[1:].decode(errors="backslashreplace")
     return name.rstrip(b"\0").decode(errors="surrogateescape")
-
-
-def _holder(inode: int) -> str:
-    from cria.doctor.who import owner_of
-
-    return owner_of(inode, "a process that cannot be seen")
 
 
 def wait_for_zombies(needed: set[int], seconds: float = ZOMBIE_SECONDS) -> set[int]:
@@ -123,13 +130,12 @@ def describe(pid: int) -> str:
     return name[:120]
 
 
-def _remedy(pid: int) -> str:
+def _process_of(tid: int) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return "try again"
-    owner = next(line.split()[1] for line in status.splitlines() if line.startswith("Tgid"))
-    return f"end that process: kill {owner}"
+        lines = Path(f"/proc/{tid}/status").read_text().splitlines()
+    except OSError:  # it has just ended
+        return tid
+    return next((int(line.split()[1]) for line in lines if line.startswith("Tgid")), tid)
 
 
 def _state(pid: int) -> str:

@@ -120,8 +120,10 @@ def deleted(path: str, size: str, allocated: str) -> None:
     HELD.append(file)
 
 
-def opened(path: str, flags: str) -> None:
-    HELD.append(os.open(path, int(flags)))
+def opened(*words: str) -> None:
+    """Open files: each a path and the flags of open(2)."""
+    for path, flags in zip(words[::2], words[1::2], strict=True):
+        HELD.append(os.open(path, int(flags)))
 
 
 def inotify(path: str) -> None:
