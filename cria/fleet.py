@@ -19,9 +19,12 @@ from cria.operation import Step, Stopwatch, run_steps
 from cria.restore import (
     BRING_UP,
     Restore,
+    Source,
     engine_of,
+    find_criu,
     hold_the_ports,
     let_the_ports_go,
+    open_the_checkpoint,
     plan_the_ports,
 )
 
@@ -59,10 +62,9 @@ def restore_fleet(
 
 
 @dataclass(kw_only=True)
-class Fleet:
+class Fleet(Source):
     """What the clones of one restore share."""
 
-    source: Checkpoint | str | os.PathLike[str]
     replicas: int
     wish: Any
     wait_seconds: float
@@ -70,27 +72,11 @@ class Fleet:
     all_or_none: bool
     listener: Listener
 
-    checkpoint: Checkpoint = field(init=False)
-    client: Any = None
     clones: list[Restore] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
 
 
 # The steps ------------------------------------------------------------------------------------
-
-
-def open_the_checkpoint(fleet: Fleet) -> None:
-    source = fleet.source
-    fleet.checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
-
-
-def find_criu(fleet: Fleet) -> None:
-    from cria.criu import binary
-    from cria.criu.client import Client
-
-    criu = binary.find()
-    binary.require(criu)
-    fleet.client = Client(criu)
 
 
 def see_that_memory_suffices(fleet: Fleet) -> None:

@@ -79,10 +79,18 @@ def plan_ports(checkpoint: Checkpoint, ports: Any = None, **policies: Any) -> Po
 
 
 @dataclass(kw_only=True)
-class Restore:
-    """What the steps of one restore know and hand on."""
+class Source:
+    """What every restore begins with."""
 
     source: Checkpoint | str | os.PathLike[str]
+    checkpoint: Checkpoint = field(init=False)
+    client: Any = None
+
+
+@dataclass(kw_only=True)
+class Restore(Source):
+    """What the steps of one restore know and hand on."""
+
     wish: Any
     wait_seconds: float
     isolate: Isolate
@@ -90,8 +98,6 @@ class Restore:
     clone: int = 0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    checkpoint: Checkpoint = field(init=False)
-    client: Any = None
     plan: PortPlan = field(init=False)
     reservation: Any = None
     view: Path | None = None
@@ -129,12 +135,12 @@ class Restore:
 # The steps ------------------------------------------------------------------------------------
 
 
-def open_the_checkpoint(work: Restore) -> None:
+def open_the_checkpoint(work: Source) -> None:
     source = work.source
     work.checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
 
 
-def find_criu(work: Restore) -> None:
+def find_criu(work: Source) -> None:
     from cria.criu import binary
     from cria.criu.client import Client
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,17 @@ TOKENS: dict[int, tuple[int, ...]] = {}
 def listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ports_of(pid: int) -> set[int]:
+    return {socket.local.port for socket in take(pid).listeners()}
+
+
+def pss_bytes(root: int) -> int:
+    """What an engine takes, shared pages counted by share (proc(5), smaps_rollup)."""
+    rollups = (Path(f"/proc/{p.pid}/smaps_rollup").read_text() for p in take(root).processes)
+    lines = (line for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
 def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
@@ -76,6 +88,49 @@ def test_leave_running_keeps_it_serving(engine: RunningEngine) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(engine.place / "running")
     assert generate(engine.url).tokens == TOKENS[engine.ranks]
+
+
+def test_a_clone_lives_beside_the_original(engine: RunningEngine) -> None:
+    with reserve_any(1) as (port,):
+        pass
+    clone = answer("restore", engine.place / "running", "-p", f"{engine.port}={port}")
+    try:
+        assert clone["pid"] != engine.pid
+        assert generate(clone["url"]).tokens == TOKENS[engine.ranks]
+        assert generate(engine.url).tokens == TOKENS[engine.ranks]
+        ours, theirs = ports_of(engine.pid), ports_of(clone["pid"])
+        assert len(ours) == len(theirs) == 1 + 13 * engine.ranks
+        assert not ours & theirs
+    finally:
+        answer("stop", clone["url"])
+    assert generate(engine.url).tokens == TOKENS[engine.ranks]
+
+
+def test_four_clones_answer_under_load_beside_the_original(engine: RunningEngine) -> None:
+    if engine.ranks > 1:
+        return  # one engine's worth of memory and processors is enough to see it
+    words = ["--replicas", 4, "--ports", "auto", "--all-or-none"]
+    fleet = answer("restore", engine.place / "running", *words)["engines"]
+    try:
+        urls = [engine.url, *(clone["url"] for clone in fleet)]
+        assert len(set(urls)) == 5
+        with ThreadPoolExecutor(max_workers=10) as pool:
+            generations = list(pool.map(generate, urls * 2))
+        assert [g.tokens for g in generations] == [TOKENS[1]] * 10
+        pss = [pss_bytes(clone["pid"]) for clone in fleet]
+        print(f"Pss of each of four clones: {', '.join(f'{p >> 20} MiB' for p in pss)}")
+        assert all(p > 0 for p in pss)
+
+        again = answer("dump", fleet[0]["pid"], "-o", engine.place / "second generation")
+        answer("stop", fleet[1]["url"])
+        assert generate(fleet[2]["url"]).tokens == TOKENS[1]
+        revived = answer("restore", again["checkpoint"], "--ports", "auto")
+        fleet.append(revived)
+        assert generate(revived["url"]).tokens == TOKENS[1]
+    finally:
+        for clone in fleet:
+            command("stop", clone["url"])
+    assert generate(engine.url).tokens == TOKENS[1]
 
 
 def test_bad_output_leaves_it_serving(engine: RunningEngine) -> None:
