@@ -14,7 +14,9 @@ from cria.operation import Step, Stopwatch, run_steps
 if TYPE_CHECKING:
     from cria.events import Listener
     from cria.inventory import Inventory
-    from cria.manifest import CarriedFile, DumpOptions, Manifest, Part
+    from cria.manifest import Canary, CarriedFile, DumpOptions, Manifest, Part
+
+CANARY_SECONDS = 30.0  # behind a queue of requests it has to wait its turn
 
 
 def dump(
@@ -25,13 +27,15 @@ def dump(
     leave_running: bool = False,
     any_process: bool = False,
     skip_in_flight: bool = False,
+    canary: bool = True,
     listener: Listener | None = None,
 ) -> Checkpoint:
     """Dump the engine that `target` (any of its PIDs) belongs to into the new directory `output`.
 
     Without a target the engine is found by its HTTP `port`, or is the only one on this host. The
     engine ends, unless `leave_running`. `any_process` also takes a process tree that is no vLLM
-    engine. Raises a CriaError; the engine then runs on and `output` does not exist.
+    engine. With `canary` it generates a few tokens before, for every restore to compare with. Raises a
+    CriaError; the engine then runs on and `output` does not exist.
     """
     work = Dump(
         target=target,
@@ -40,6 +44,7 @@ def dump(
         leave_running=leave_running,
         any_process=any_process,
         skip_in_flight=skip_in_flight,
+        wants_canary=canary,
     )
     timings = run_steps("dump", DUMP_STEPS, work, listener=listener, stopwatch=work.stopwatch)
     return Checkpoint(work.output, work.manifest, timings)
@@ -72,6 +77,7 @@ class Dump:
     leave_running: bool = False
     any_process: bool = False
     skip_in_flight: bool = False
+    wants_canary: bool = True
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     root: int = 0
@@ -79,6 +85,8 @@ class Dump:
     inventory: Inventory = field(init=False)
     client: Any = None
     criu_version: str = ""
+    canary: Canary | None = None
+    no_canary: str | None = None
     options: DumpOptions = field(init=False)
     staged: Path | None = None
     conversation: Any = None
@@ -139,6 +147,19 @@ def check_it_can_be_dumped(work: Dump) -> None:
     from cria.doctor import preflight
 
     preflight.dump(work.inventory, work.output)
+
+
+def record_the_canary(work: Dump) -> None:
+    from cria.engine import canary, health
+
+    published = work.inventory.published() if work.inventory.is_engine else ()
+    if not work.wants_canary:
+        work.no_canary = "not wanted: --no-canary"
+    elif not published:
+        work.no_canary = "no HTTP API"
+    else:
+        work.canary = canary.record(health.url(published[0].local), seconds=CANARY_SECONDS)
+        work.no_canary = None if work.canary else "the engine does not generate text"
 
 
 def stage_the_checkpoint(work: Dump) -> None:
@@ -245,6 +266,8 @@ def describe_it(work: Dump) -> None:
         carried=work.carried,
         parts=_parts(work.staged),
         timings=work.stopwatch.read(),
+        canary=work.canary,
+        no_canary=work.no_canary,
     )
     write(work.manifest, work.staged / layout.MANIFEST)
 
@@ -291,6 +314,7 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("find CRIU", find_criu),
     Step("take its inventory", take_its_inventory),
     Step("check it can be dumped", check_it_can_be_dumped),
+    Step("record the canary", record_the_canary),
     Step("stage the checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
     Step("freeze and write memory", freeze_and_write_memory, undo=let_it_run_on),
     # From here to the last but one step the engine stands still, and can still be let go.

@@ -270,6 +270,14 @@ class Unhealthy(CriaError):
     exit_status = 56
 
 
+class CanaryMismatch(CriaError):
+    """The restored engine does not generate what it generated before its dump; it was taken down."""
+
+    code = "canary-mismatch"
+    exit_status = 57
+    default_remedy = "take a new checkpoint; to look at this one: cria restore --no-canary"
+
+
 def all_kinds() -> list[type[CriaError]]:
     """Every kind of error, by exit status: the table in the documentation is made from it."""
     return sorted(CriaError.__subclasses__(), key=lambda kind: kind.exit_status)

@@ -40,6 +40,7 @@ def restore_fleet(
     wait_seconds: float = 120.0,
     isolate: Literal["always", "net"] = "always",
     all_or_none: bool = False,
+    canary: bool = True,
     listener: Listener | None = None,
 ) -> tuple[Engine, ...]:
     """Restore `replicas` clones concurrently, each in namespaces of its own, and return those that stand.
@@ -55,6 +56,7 @@ def restore_fleet(
         wait_seconds=wait_seconds,
         isolate=isolate,
         all_or_none=all_or_none,
+        wants_canary=canary,
         listener=listener or nobody,
     )
     run_steps("restore", FLEET_STEPS, fleet, listener=listener)
@@ -71,6 +73,7 @@ class Fleet(Source):
     isolate: Literal["always", "net"]
     all_or_none: bool
     listener: Listener
+    wants_canary: bool = True
 
     clones: list[Restore] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
@@ -100,6 +103,7 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
             wait_seconds=fleet.wait_seconds,
             isolate=fleet.isolate,
             clone=number,
+            wants_canary=fleet.wants_canary,
             listener=partial(_tell, fleet.listener, number + 1),
         )
         clone.checkpoint, clone.client = fleet.checkpoint, fleet.client

@@ -55,15 +55,36 @@ class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
         return (self.path, *self.names)
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the checkpoint, by its path inside it."""
+class RecordedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file the engine needs and can find again: `digest` is the one of cria.storage.digests.sampled."""
 
     path: str
     size_bytes: int
+    digest: str
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the checkpoint, by its path inside it; `digest` is BLAKE3, empty in old checkpoints."""
+
+    path: str
+    size_bytes: int
+    digest: str = ""
+
+
+class Canary(msgspec.Struct, frozen=True, kw_only=True):
+    """A greedy generation of the engine just before its dump, with the log-probability of each token.
+
+    `seconds` is what it took, from the request to the whole answer.
+    """
+
+    prompt: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    seconds: float
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The description of one checkpoint. `created` is RFC 3339 in UTC."""
+    """The description of one checkpoint. `created` is RFC 3339 in UTC; `no_canary` says why there is none."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     cria_version: str
@@ -75,7 +96,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     published: tuple[Endpoint, ...]
     carried: tuple[CarriedFile, ...]
     parts: tuple[Part, ...]
+    recorded: tuple[RecordedFile, ...] = ()
     timings: Timings
+    canary: Canary | None = None
+    no_canary: str | None = None
 
 
 def cria_version() -> str:

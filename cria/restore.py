@@ -29,6 +29,7 @@ def restore(
     ports: Any = None,
     wait_seconds: float = 120.0,
     isolate: Isolate = "auto",
+    canary: bool = True,
     listener: Listener | None = None,
 ) -> Engine:
     """Restore `checkpoint` and return the running engine once it is healthy.
@@ -44,6 +45,7 @@ def restore(
         wish=ports,
         wait_seconds=wait_seconds,
         isolate=isolate,
+        wants_canary=canary,
         listener=listener,
     )
     timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)
@@ -95,6 +97,7 @@ class Restore(Source):
     wait_seconds: float
     isolate: Isolate
     listener: Listener | None
+    wants_canary: bool = True
     clone: int = 0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -346,6 +349,15 @@ def wait_until_healthy(work: Restore) -> None:
         health.wait_until_healthy(work.url, work.root, seconds=work.wait_seconds)
 
 
+def compare_the_canary(work: Restore) -> None:
+    """Before anyone is told the url: the engine computes what it computed before its dump."""
+    from cria.engine import canary
+
+    recorded = work.checkpoint.manifest.canary
+    if recorded is not None and work.url is not None and work.wants_canary:
+        canary.compare(work.url, recorded, seconds=work.wait_seconds)
+
+
 PREPARE: tuple[Step[Restore], ...] = (
     Step("open the checkpoint", open_the_checkpoint),
     Step("find CRIU", find_criu),
@@ -361,5 +373,6 @@ BRING_UP: tuple[Step[Restore], ...] = (
     Step("check the ports are ours", check_the_ports_are_ours),
     Step("let it run", let_it_run),
     Step("wait until healthy", wait_until_healthy),
+    Step("compare the canary", compare_the_canary),
 )
 RESTORE_STEPS = (*PREPARE, *BRING_UP)

@@ -20,6 +20,9 @@ from cria.cli import output
     "--skip-in-flight", is_flag=True, help="Drop connections that no process has accepted yet."
 )
 @click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
+@click.option(
+    "--no-canary", is_flag=True, help="Record no generation for restores to compare with."
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.json_option
@@ -31,6 +34,7 @@ def command(
     leave_running: bool,
     skip_in_flight: bool,
     any_process: bool,
+    no_canary: bool,
     dry_run: bool,
     explain: bool,
     as_json: bool,
@@ -63,6 +67,7 @@ def command(
         leave_running=leave_running,
         any_process=any_process,
         skip_in_flight=skip_in_flight,
+        canary=not no_canary,
         listener=output.listener(progress),
     )
     if as_json:

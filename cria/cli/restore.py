@@ -36,6 +36,7 @@ DONE_WITH_WARNINGS = 3
 )
 @click.option("--replicas", type=click.IntRange(min=1), help="Restore so many clones at once.")
 @click.option("--all-or-none", is_flag=True, help="If one clone fails, take all down.")
+@click.option("--no-canary", is_flag=True, help="Do not compare what it generates with before.")
 @click.option("--dry-run", is_flag=True, help="Print the port plan, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.json_option
@@ -49,6 +50,7 @@ def command(
     isolate: Literal["auto", "always", "never", "net"],
     replicas: int | None,
     all_or_none: bool,
+    no_canary: bool,
     dry_run: bool,
     explain: bool,
     as_json: bool,
@@ -78,7 +80,12 @@ def command(
     if replicas is None:
         engines: tuple[Engine, ...] = (
             restore(
-                opened, ports=wishes, wait_seconds=wait_seconds, isolate=isolate, listener=tell
+                opened,
+                ports=wishes,
+                wait_seconds=wait_seconds,
+                isolate=isolate,
+                canary=not no_canary,
+                listener=tell,
             ),
         )
     else:
@@ -89,6 +96,7 @@ def command(
             wait_seconds=wait_seconds,
             isolate="net" if isolate == "net" else "always",
             all_or_none=all_or_none,
+            canary=not no_canary,
             listener=tell,
         )
     _show(engines, as_json=as_json, timings=progress != "none" and replicas is None)

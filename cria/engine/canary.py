@@ -1,0 +1,80 @@
+"""Prove that a restored engine computes what it computed before: a short greedy generation, compared."""
+
+from __future__ import annotations
+
+from cria.engine.generate import PROMPT, Generation, NotOffered, generate
+from cria.errors import CanaryMismatch, EngineFailed, Unhealthy
+from cria.manifest import Canary
+
+TOKENS = 8
+# Batched with other requests the same engine computes log-probabilities that differ by rounding, in
+# 16 bits by about a hundredth; memory that is wrong moves them by whole units.
+TOLERANCE = 0.05
+_WITHOUT = "do without it: --no-canary"
+
+
+def record(url: str, *, seconds: float) -> Canary | None:
+    """Generate with whatever model the engine serves; None where it does not generate text.
+
+    Raises EngineFailed when there is no whole answer within `seconds`.
+    """
+    try:
+        generation = _generate(url, seconds)
+    except NotOffered:
+        return None
+    except Unhealthy as error:
+        raise EngineFailed(
+            f"the engine at {url} did not answer the canary before the dump",
+            details=f"{error.message}\n{error.details or ''}".strip(),
+            remedy=_WITHOUT,
+        ) from error
+    if not generation.tokens:
+        raise EngineFailed(
+            f"the engine at {url} answered the canary without token ids",
+            details="vLLM gives them on return_token_ids since 0.10",
+            remedy=_WITHOUT,
+        )
+    return Canary(
+        prompt=PROMPT,
+        tokens=generation.tokens,
+        logprobs=generation.logprobs,
+        seconds=generation.seconds,
+    )
+
+
+def compare(url: str, recorded: Canary, *, seconds: float) -> None:
+    """Generate again and compare. Raises CanaryMismatch, or Unhealthy when there is no whole answer."""
+    try:
+        now = _generate(url, seconds, prompt=recorded.prompt, tokens=len(recorded.tokens))
+    except Unhealthy as error:
+        error.remedy = _WITHOUT
+        raise
+    different = differences(recorded, now)
+    if different:
+        raise CanaryMismatch(
+            f"the engine restored at {url} does not compute what it computed before its dump",
+            details="\n".join(different),
+        )
+
+
+def differences(recorded: Canary, now: Generation) -> list[str]:
+    """What differs between two generations, in words; nothing when they are the same."""
+    if recorded.tokens != now.tokens:
+        return [f"tokens before: {_row(recorded.tokens)}", f"tokens after:  {_row(now.tokens)}"]
+    if len(recorded.logprobs) != len(now.logprobs):
+        return [f"{len(recorded.logprobs)} log-probabilities before, {len(now.logprobs)} after"]
+    return [
+        f"log-probability of token {place}: {before:.4f} before, {after:.4f} after"
+        for place, (before, after) in enumerate(zip(recorded.logprobs, now.logprobs, strict=True))
+        if not abs(before - after) <= TOLERANCE  # a NaN is a difference too
+    ]
+
+
+def _generate(
+    url: str, seconds: float, *, prompt: str = PROMPT, tokens: int = TOKENS
+) -> Generation:
+    return generate(url, tokens=tokens, prompt=prompt, timeout=seconds, logprobs=True)
+
+
+def _row(tokens: tuple[int, ...]) -> str:
+    return " ".join(map(str, tokens)) or "none"
