@@ -72,6 +72,7 @@ ENGINE_CHECKS: tuple[Check, ...] = (
     descriptors.large_deleted_files,
     sockets.connections,
     sockets.unix_halves,
+    sockets.unix_waiting,
     sockets.other_protocols,
     sockets.unread_netlink,
     sockets.corked,

@@ -10,6 +10,7 @@ from pathlib import Path
 from cria.doctor.row import Row, fail, warn
 from cria.doctor.who import holders, named, owner_of
 from cria.inventory import Descriptor, Inventory, Socket
+from cria.process.sockets import Rows, read_namespace
 from cria.process.tree import PROC
 
 # What the kernel calls the protocols that CRIU dumps (criu/sockets.c).
@@ -40,8 +41,7 @@ def connections(inventory: Inventory) -> Iterator[Row]:
 
 
 def unix_halves(inventory: Inventory) -> Iterator[Row]:
-    """Stream connections with one end inside. CRIU lets one pass that nobody has accepted, and fails
-    to restore it."""
+    """Stream connections with one end inside."""
     for socket in inventory.unix_sockets:
         if socket.kind == "dgram" or not socket.peer_inode or socket.peer_holders:
             continue
@@ -54,6 +54,29 @@ def unix_halves(inventory: Inventory) -> Iterator[Row]:
             pid=socket.holders[0].pid if socket.holders else None,
             fd=socket.holders[0].fd if socket.holders else None,
         )
+
+
+def unix_waiting(inventory: Inventory) -> Iterator[Row]:
+    """Connections that nobody outside has accepted: CRIU dumps them, and cannot restore them."""
+    waiting = [
+        socket
+        for socket in inventory.unix_sockets
+        if socket.kind != "dgram" and socket.state == "ESTABLISHED" and not socket.peer_inode
+    ]
+    # One that waits at a listener of the engine itself is restored with it.
+    inside = (s for s in inventory.unix_sockets if s.state == "LISTEN")
+    if not waiting or any(listener.receive_queue for listener in inside):
+        return
+    hung_up = {row.inode for row in _rows(inventory.root.pid, waiting[0].netns).unix if row.hung_up}
+    for socket in waiting:
+        if socket.inode not in hung_up:
+            yield fail(
+                "a unix stream connection waits to be accepted outside the engine",
+                f"{holders(inventory, socket.holders)}; a restore could not connect it again",
+                "try again; if it stays, end what connects to that server",
+                pid=socket.holders[0].pid if socket.holders else None,
+                fd=socket.holders[0].fd if socket.holders else None,
+            )
 
 
 def other_protocols(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
@@ -142,17 +165,19 @@ def _unlisted(inventory: Inventory) -> list[Descriptor]:
 
 def _waits(socket: Socket) -> int:
     """How many connections still wait at a listener after a quarter of a second."""
-    from cria.process.sockets import read_namespace
-
     pid = socket.holders[0].pid if socket.holders else os.getpid()
     waiting = socket.receive_queue
     for _ in range(_LOOKS):
         time.sleep(_BETWEEN_LOOKS)
-        rows = read_namespace(socket.netns, f"{PROC}/{pid}/ns/net").inet
+        rows = _rows(pid, socket.netns).inet
         waiting = next((r.receive_queue for r in rows if r.inode == socket.inode), 0)
         if not waiting:
             break
     return waiting
+
+
+def _rows(pid: int, netns: int) -> Rows:
+    return read_namespace(netns, f"{PROC}/{pid}/ns/net")
 
 
 def _ends(socket: Socket) -> str:

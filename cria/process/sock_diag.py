@@ -22,7 +22,7 @@ SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 INET_DIAG_SKV6ONLY = 11
-UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN = 0, 2, 4
+UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN = 0, 2, 4, 6
 UDIAG_SHOW_NAME, UDIAG_SHOW_PEER, UDIAG_SHOW_RQLEN = 0x1, 0x4, 0x10
 CLONE_NEWNET = 0x40000000
 
@@ -59,7 +59,7 @@ class InetRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnixRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One unix_diag_msg; an abstract name begins with '@'."""
+    """One unix_diag_msg; an abstract name begins with '@', `hung_up` when the other end was closed."""
 
     kind: int
     state: int
@@ -68,6 +68,7 @@ class UnixRow(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None
     receive_queue: int
     send_queue: int
+    hung_up: bool = False
 
 
 def inet_rows(family: int, protocol: int, states: int = STATES) -> list[InetRow]:
@@ -182,6 +183,7 @@ def _unix_row(message: memoryview) -> UnixRow:
         path=_name(attributes.get(UNIX_DIAG_NAME, b"")),
         receive_queue=received,
         send_queue=sent,
+        hung_up=attributes.get(UNIX_DIAG_SHUTDOWN, b"\0") == b"\3",
     )
 
 

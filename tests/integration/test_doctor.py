@@ -224,6 +224,31 @@ def test_half_of_a_unix_connection_is_named_with_who_holds_the_other(
         assert what_criu_does(launched.pid, tmp_path / "closed", monkeypatch) == "works"
 
 
+def test_a_unix_connection_that_nobody_outside_has_accepted_is_named(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "server"))
+        server.listen()
+        launched = start("blocker.py", "unix_stream", tmp_path / "server")
+
+        (row,) = failed(launched.pid)
+        blocked(launched.pid, tmp_path / "checkpoint")
+        criu = what_criu_does(launched.pid, tmp_path / "anyway", monkeypatch)
+
+    assert f"process {launched.pid}" in row.value and f"fd {row.fd}" in row.value
+    assert criu == "cannot restore"
+
+
+def test_one_that_waits_at_the_engines_own_listener_is_no_blocker(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = start("blocker.py", "unix_to_itself", tmp_path / "server")
+
+    assert failed(launched.pid) == []
+    assert what_criu_does(launched.pid, tmp_path / "checkpoint", monkeypatch) == "works"
+
+
 def test_a_datagram_socket_may_lead_outside(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,12 @@ def unix_listen(path: str) -> None:
     HELD[-1].listen()
 
 
+def unix_to_itself(path: str) -> None:
+    """A connection that waits at a listener of the same process."""
+    unix_listen(path)
+    unix_stream(path)
+
+
 def listen(port: str) -> None:
     HELD.append(socket.create_server(("127.0.0.1", int(port))))
 
