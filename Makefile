@@ -20,7 +20,8 @@ demo: setup ## start vLLM on the CPU, dump it, restore it on another port, compa
 	$(SUDO) .venv/bin/cria demo
 
 test: setup ## all tests: unit, integration (real CRIU), engine (real vLLM)
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -m 'not many'
+	$(PYTEST) tests/unit -m many
 	$(PYTEST) tests/integration
 	$(PYTEST) tests/engine
 
