@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +107,7 @@ class Restore(Source):
     view: Path | None = None
     placed: bool = False
     conversation: Any = None
+    locks: ExitStack = field(default_factory=ExitStack)
     place: Host | OwnNamespaces | None = None
     unix_names: dict[int, bytes] = field(default_factory=dict)
     forwards: list[Forward] = field(default_factory=list)
@@ -272,12 +274,15 @@ def restore_the_processes(work: Restore) -> int:
     from cria.criu.client import CriuRefused
     from cria.criu.options import restore_options
     from cria.namespaces.place import OwnNamespaces
+    from cria.ports import locks
 
     assert work.view is not None and work.place is not None
     message = restore_options(work.client, work.checkpoint.manifest.options)
     images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images
     message.log_file = "restore.log"
+    connections = locks.needed(work.checkpoint.images, work.plan, work.client.criu)
+    work.locks.enter_context(locks.locked(connections, work.netns()))
     if work.reservation is not None:
         work.reservation.open()
     try:
@@ -299,6 +304,7 @@ def end_the_processes(work: Restore) -> None:
 
     if work.conversation is not None:
         work.conversation.abort()
+    work.locks.close()
     if work.root:
         from cria.errors import NoSuchProcess
 
@@ -327,6 +333,7 @@ def let_it_run(work: Restore) -> None:
     from cria.criu.client import CriuRefused
     from cria.namespaces import published
     from cria.namespaces.place import OwnNamespaces
+    from cria.ports.locks import remove_leftovers
 
     assert work.view is not None and work.place is not None
     try:
@@ -334,6 +341,11 @@ def let_it_run(work: Restore) -> None:
     except CriuRefused as refused:
         kept = log.keep(work.view / "restore.log")
         raise log.explain(kept, str(refused), during=RestoreFailed) from refused
+    work.locks.close()
+    if work.checkpoint.manifest.options.network_lock != "SKIP":
+        remove_leftovers(
+            work.checkpoint.images, work.plan, work.netns(), criu_binary=work.client.criu
+        )
     if isinstance(work.place, OwnNamespaces):
         published.carry(work.forwards, work.place)
     work.place.settle(work.inner_root)
