@@ -7,10 +7,13 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from cria.criu.client import CriuRefused
 from cria.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
@@ -95,6 +98,12 @@ MEANINGS = (
         "put the file back as it was; cria run opens logs so that they may grow",
     ),
     Meaning(
+        r"File (\S+) has bad (mode|build-ID)",
+        CheckpointMismatch,
+        "{0} is not the file that the engine knew: another {1}",
+        "put the file back as it was; cria doctor CHECKPOINT names every such file",
+    ),
+    Meaning(
         r"Can't open file (.+) on restore: No such file or directory",
         CheckpointMismatch,
         "{0} is missing; the engine had it open",
@@ -129,6 +138,15 @@ MEANINGS = (
 )
 
 _ERROR_LINE = re.compile(r"^\([ 0-9.]+\)\s+(?:\d+: )?Error \([^)]*\):\s*(.*)$")
+
+
+@contextmanager
+def explained(written: Path, during: type[CriaError]) -> Iterator[None]:
+    """Whatever CRIU refuses in here becomes the error that its log at `written` tells of."""
+    try:
+        yield
+    except CriuRefused as refused:
+        raise explain(keep(written), str(refused), during=during) from refused
 
 
 def keep(log: Path) -> Path:

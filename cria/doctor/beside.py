@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cria.doctor.row import Row, ok, skip, warn
+from cria.process.tree import PROC
 
 # NVIDIA's checkpoint API is in the driver since 570 (cuCheckpointProcessLock and its sisters).
 _CHECKPOINT_API_DRIVER = 570
+OPTIONS = Path("/etc/criu")
 
 
 def gpu(_place: Path) -> Iterator[Row]:
@@ -28,10 +30,10 @@ def gpu(_place: Path) -> Iterator[Row]:
     yield ok("cuda-checkpoint", tool) if tool else skip("cuda-checkpoint", "not on PATH")
 
 
-def driver() -> str | None:
+def driver(proc: Path = PROC) -> str | None:
     """The version of the NVIDIA kernel driver, such as 570.86.10."""
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        text = (proc / "driver/nvidia/version").read_text()
     except OSError:
         return None
     found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", text)
@@ -45,7 +47,7 @@ def runtime(_place: Path) -> Iterator[Row]:
         yield skip("container runtime", "neither runc nor crun on PATH")
     for name in names:
         # crun reads runc's file where it has none of its own.
-        files = [Path(f"/etc/criu/{n}.conf") for n in dict.fromkeys((name, "runc"))]
+        files = [OPTIONS / f"{n}.conf" for n in dict.fromkeys((name, "runc"))]
         text = next((file.read_text() for file in files if file.exists()), "")
         if "tcp-established" in text:
             yield ok(name, f"{files[0].parent} lets it checkpoint containers with connections")

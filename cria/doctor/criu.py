@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cria.criu import binary
+from cria.doctor.engine import missing_capabilities
 from cria.doctor.host import kernel_version
 from cria.doctor.row import Row, fail, ok, skip, warn
 from cria.errors import CriuUnsuitable
@@ -53,6 +54,9 @@ def needed_for(kernel: tuple[int, int]) -> tuple[tuple[int, ...], str]:
 def kernel_features(_place: Path) -> Iterator[Row]:
     """What `criu check` finds: what it needs, and what it would like to have."""
     criu = binary.find()
+    if missing_capabilities():
+        yield skip("criu check", "needs root")
+        return
     status, lines = _run(criu, "check")
     if status:
         value = "; ".join(lines[:3]) or f"criu check ended with status {status}"
@@ -103,8 +107,9 @@ def network_lock(_place: Path) -> Iterator[Row]:
 
 def userfaultfd(_place: Path) -> Iterator[Row]:
     """Pages on demand after a restore (criu lazy-pages)."""
-    status, _ = _run(binary.find(), "check", "--feature", "uffd-noncoop")
-    if status:
+    if missing_capabilities():
+        yield skip("userfaultfd", "needs root")
+    elif _run(binary.find(), "check", "--feature", "uffd-noncoop")[0]:
         yield skip("userfaultfd", "this kernel has none that CRIU could use")
     else:
         yield ok("userfaultfd", "usable for lazy pages")

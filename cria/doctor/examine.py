@@ -20,7 +20,7 @@ from cria.doctor import host as host_checks
 from cria.doctor.expected import size_and_time
 from cria.doctor.row import Level, Row, rows_of
 from cria.doctor.secrets import hide_in_text
-from cria.errors import PathTaken, PidTaken
+from cria.errors import PathTaken, PidTaken, PrivilegeMissing
 from cria.inventory import Inventory
 from cria.process.pages import with_zeros
 from cria.storage import layout
@@ -109,11 +109,14 @@ def engine(
 def checkpoint(path: str | os.PathLike[str]) -> Diagnosis:
     """Whether a checkpoint would come back here and now, with every mismatch at once.
 
-    Raises CheckpointMissing, CheckpointNewer, CriuMissing, and CheckpointDamaged where not even the
-    manifest can be read.
+    Raises CheckpointMissing, CheckpointNewer, PrivilegeMissing, CriuMissing, and CheckpointDamaged
+    where not even the manifest can be read.
     """
     place = Path(path).absolute()
-    opened = Checkpoint(place, cria.manifest.read(place / layout.MANIFEST))
+    try:
+        opened = Checkpoint(place, cria.manifest.read(place / layout.MANIFEST))
+    except PermissionError as error:
+        raise PrivilegeMissing(f"{place} cannot be read", details=str(error)) from error
     criu = binary.find()
     rows = [
         _softened(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pty
 import socket
@@ -13,6 +14,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -336,6 +338,34 @@ def test_a_log_that_is_not_open_for_appending_is_told(start: Start, tmp_path: Pa
 
     assert str(log) in row.value
     assert [row for row in rows(appended.pid) if row.level == "warn"] == []
+
+
+def test_the_command_tells_blockers_size_and_time_and_ends_with_the_status_of_a_dump(
+    start: Start, tmp_path: Path
+) -> None:
+    free, blocked_one = start("blocker.py", "nothing"), start("blocker.py", "perf")
+
+    def told(launched: Launched) -> tuple[int, dict[str, Any]]:
+        words = ["doctor", launched.pid, "--any-process", "--output", tmp_path, "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "cria", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    status, document = told(free)
+    subjects = {finding["subject"]: finding for finding in document["findings"]}
+    assert (status, document["ready"], document["target"]) == (0, True, str(free.pid))
+    assert "MiB" in subjects["expected size"]["value"]
+    assert str(tmp_path) in subjects["expected time"]["value"]
+
+    status, document = told(blocked_one)
+    (failing,) = [finding for finding in document["findings"] if finding["level"] == "fail"]
+    assert status == document["exit_status"] == EngineBlocked.exit_status
+    assert (failing["pid"], failing["code"]) == (blocked_one.pid, "engine-blocked")
+    assert isinstance(failing["fd"], int) and failing["remedy"]
 
 
 def test_every_blocker_is_in_one_error(start: Start, programs: Path, tmp_path: Path) -> None:

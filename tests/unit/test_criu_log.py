@@ -54,6 +54,16 @@ LINES = [
         "17578",
     ),
     (
+        "(00.020000)   4921: Error (criu/files-reg.c:2190): File usr/lib/libc.so.6 has bad build-ID",
+        CheckpointMismatch,
+        "libc.so.6",
+    ),
+    (
+        "(00.020000)   4921: Error (criu/files-reg.c:2198): File home/data has bad mode 0100600 (expect 0100644)",
+        CheckpointMismatch,
+        "another mode",
+    ),
+    (
         "(00.020000)   4921: Error (criu/files-reg.c:2180): Can't open file dev/shm/psm_1 on restore: No such file or directory",
         CheckpointMismatch,
         "psm_1",
