@@ -1,0 +1,95 @@
+"""The checks of a host, where they read what a test can put in place."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cria.doctor import beside, criu, host
+from cria.doctor.expected import write_rate
+
+NVIDIA = "NVRM version: NVIDIA UNIX {}  {}  Thu Jan  9 03:15:00 UTC 2025\nGCC version:  gcc 13.3\n"
+
+
+@pytest.mark.parametrize("kind", ["x86_64 Kernel Module", "Open Kernel Module for x86_64"])
+def test_the_version_of_the_driver(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "driver/nvidia").mkdir(parents=True)
+    (tmp_path / "driver/nvidia/version").write_text(NVIDIA.format(kind, "570.86.10"))
+    assert beside.driver(tmp_path) == "570.86.10"
+
+
+@pytest.mark.parametrize(("version", "level"), [("550.54.15", "warn"), ("570.86.10", "ok")])
+def test_the_checkpoint_api_came_with_driver_570(
+    version: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "driver", lambda: version)
+    row, _tool = beside.gpu(Path())
+    assert (row.subject, row.level) == ("GPU driver", level)
+
+
+def test_a_host_without_a_gpu_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "driver", lambda: None)
+    (row,) = beside.gpu(Path())
+    assert row.level == "skip"
+
+
+def test_runc_is_told_to_keep_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "OPTIONS", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
+    runc, crun = beside.runtime(Path())
+    assert (runc.level, crun.level) == ("warn", "warn")
+    assert "tcp-established" in (runc.remedy or "")
+
+    (tmp_path / "runc.conf").write_text("tcp-established\n")
+    runc, crun = beside.runtime(Path())
+    assert (runc.level, crun.level) == ("ok", "ok"), "crun reads runc's file where it has none"
+
+
+@pytest.mark.parametrize(
+    ("scope", "level"), [("0", "ok"), ("1", "ok"), ("3", "fail"), (None, "ok")]
+)
+def test_yama_forbids_only_at_three(
+    scope: str | None, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_setting", lambda _name: scope)
+    (row,) = host.yama(Path())
+    assert row.level == level
+
+
+def test_old_kernels_cannot_choose_pids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "kernel_version", lambda: (5, 4))
+    (row,) = host.kernel(Path())
+    assert row.level == "fail"
+
+
+def test_a_criu_that_is_too_old_for_the_kernel_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "criu"
+    program.write_text("#!/bin/sh\necho Version: 4.1.1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CRIA_CRIU", str(program))
+
+    levels = {}
+    for kernel in ((6, 15), (6, 16), (7, 0)):
+        monkeypatch.setattr(criu, "kernel_version", lambda kernel=kernel: kernel)
+        (row,) = criu.program(Path())
+        levels[kernel] = row.level
+
+    assert levels == {(6, 15): "ok", (6, 16): "fail", (7, 0): "fail"}
+
+
+def test_without_rights_criu_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRIA_CRIU", "/bin/true")
+    monkeypatch.setattr(criu, "missing_capabilities", lambda: ["CAP_SYS_ADMIN"])
+    levels = [
+        row.level for check in (criu.kernel_features, criu.userfaultfd) for row in check(Path())
+    ]
+    assert levels == ["skip", "skip"]
+
+
+def test_the_write_rate_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert write_rate(tmp_path) > 1e5
+    assert list(tmp_path.iterdir()) == []
