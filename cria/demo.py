@@ -74,7 +74,7 @@ def demo(
         return _play(place, tensor_parallel, keep, say, listener)
 
 
-def serve_command(model: Path, port: int, tensor_parallel: int = 1) -> list[str]:
+def serve_command(model: Path, port: int | str, tensor_parallel: int = 1) -> list[str]:
     """The command that serves the tiny model on the CPU."""
     return [
         engine_python(),

@@ -38,8 +38,18 @@ def command(
 ) -> None:
     """Start CMD (vllm serve ...) without io_uring, on loopback, its output in a log that may grow.
 
-    In the foreground its output is shown too, signals go to it, and its exit status is returned.
+    A port that CMD leaves open (--port auto) is chosen and held for it, so that many engines may start
+    at once. In the foreground its output is shown too, signals go to it, and its exit status is returned.
     """
+    from cria.engine import automatic
+
+    with automatic.ports(words) as command_words:
+        _run(command_words, log, detach=detach, seconds=seconds, quiet=quiet, as_json=as_json)
+
+
+def _run(
+    words: list[str], log: Path | None, *, detach: bool, seconds: float, quiet: bool, as_json: bool
+) -> None:
     from cria.engine.launch import launch, wait_until_serving
 
     path = log or Path(f"cria-{time.strftime('%Y%m%dT%H%M%S')}.log")

@@ -18,7 +18,6 @@ import pytest
 from cria.demo import ENVIRONMENT, make_model, serve_command
 from cria.engine import discover
 from cria.engine.stop import stop
-from cria.ports import reserve_any
 
 
 class RunningEngine(msgspec.Struct):
@@ -59,9 +58,8 @@ def engine(
     ranks: int = request.param
     place = tmp_path_factory.mktemp(f"ranks-{ranks}")
     model = make_model(place)
-    with reserve_any(1) as (port,):
-        words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--"]
-        started = command(*words, *serve_command(model, port, ranks))
+    words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--"]
+    started = command(*words, *serve_command(model, "auto", ranks))
     assert started.returncode == 0, started.stdout + started.stderr
     facts = json.loads(started.stdout)
     running = RunningEngine(pid=facts["pid"], url=facts["url"], place=place, ranks=ranks)
