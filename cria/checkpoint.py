@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,7 +12,7 @@ from cria.errors import CheckpointDamaged
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
     from cria.events import Listener
-    from cria.manifest import Manifest
+    from cria.manifest import Manifest, Part
     from cria.ports import PortPlan
     from cria.timings import Timings
 
@@ -93,6 +93,45 @@ class Checkpoint:
         from cria.fleet import restore_fleet
 
         return restore_fleet(self, replicas, ports=ports, listener=listener, **options)
+
+    def verify(self, listener: Listener | None = None) -> int:
+        """Read every part and compare it with its digest. Returns the bytes that were compared.
+
+        What the manifest itself says is taken as true. Raises CheckpointDamaged, which names every
+        part that is damaged, missing or too many.
+        """
+        from cria.operation import Step, run_steps
+
+        step = "compare every part with its digest"
+        run_steps(
+            "verify",
+            (Step(step, lambda _: self._compare(self.manifest.parts, listener, step)),),
+            None,
+            listener=listener,
+        )
+        return sum(part.size_bytes for part in self.manifest.parts)
+
+    def check_small_parts(self) -> int:
+        """The same for the parts up to 1 MiB, so for all but memory: a restore has time for these."""
+        from cria.storage.digests import SMALL
+
+        return self._compare([part for part in self.manifest.parts if part.size_bytes <= SMALL])
+
+    def _compare(
+        self, parts: Collection[Part], listener: Listener | None = None, step: str = ""
+    ) -> int:
+        from cria.events import progress
+        from cria.storage import digests, layout
+
+        total = sum(part.size_bytes for part in parts)
+        found = list(map(str, digests.damaged(self.path, parts, progress(listener, step, total))))
+        known = {part.path for part in self.manifest.parts}
+        found += [f"{name} is too many" for name in layout.parts(self.path) if name not in known]
+        if found:
+            raise CheckpointDamaged(
+                f"{self.path} was changed since its dump", details="\n".join(found)
+            )
+        return total
 
     def memory_bytes(self) -> int:
         """About what one restored engine takes: the memory pages in the images."""

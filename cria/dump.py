@@ -14,7 +14,7 @@ from cria.operation import Step, Stopwatch, run_steps
 if TYPE_CHECKING:
     from cria.events import Listener
     from cria.inventory import Inventory
-    from cria.manifest import Canary, CarriedFile, DumpOptions, Manifest, Part
+    from cria.manifest import Canary, CarriedFile, DumpOptions, Manifest, Part, RecordedFile
 
 CANARY_SECONDS = 30.0  # behind a queue of requests it has to wait its turn
 
@@ -45,6 +45,7 @@ def dump(
         any_process=any_process,
         skip_in_flight=skip_in_flight,
         wants_canary=canary,
+        listener=listener,
     )
     timings = run_steps("dump", DUMP_STEPS, work, listener=listener, stopwatch=work.stopwatch)
     return Checkpoint(work.output, work.manifest, timings)
@@ -78,6 +79,7 @@ class Dump:
     any_process: bool = False
     skip_in_flight: bool = False
     wants_canary: bool = True
+    listener: Listener | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     root: int = 0
@@ -91,9 +93,14 @@ class Dump:
     staged: Path | None = None
     conversation: Any = None
     its_root: Path = Path("/")
+    its_stores: tuple[str, ...] = ()
+    its_temporary_files: tuple[str, ...] = ()
+    its_model_files: tuple[str, ...] = ()
     published: bool = False
     files: Any = None
     carried: tuple[CarriedFile, ...] = ()
+    recorded: tuple[RecordedFile, ...] = ()
+    parts: tuple[Part, ...] = ()
     manifest: Manifest = field(init=False)
 
 
@@ -162,6 +169,15 @@ def record_the_canary(work: Dump) -> None:
         work.no_canary = None if work.canary else "the engine does not generate text"
 
 
+def find_its_files(work: Dump) -> None:
+    """Those that the images will not tell of; looked for while the engine still runs."""
+    from cria.engine import belongings
+
+    work.its_stores = belongings.file_stores(work.inventory)
+    work.its_temporary_files = belongings.temporary_files(work.inventory)
+    work.its_model_files = belongings.model_files(work.inventory)
+
+
 def stage_the_checkpoint(work: Dump) -> None:
     from cria.storage import layout
 
@@ -178,7 +194,6 @@ def discard_the_checkpoint(work: Dump) -> None:
 def freeze_and_write_memory(work: Dump) -> int:
     """CRIU seizes every process and writes the images; it waits, all frozen, when they are whole."""
     from cria.criu import log
-    from cria.criu.client import CriuRefused
     from cria.criu.options import dump_options
     from cria.namespaces.place import NamespacesOf, is_elsewhere
     from cria.storage import layout
@@ -195,11 +210,9 @@ def freeze_and_write_memory(work: Dump) -> int:
     message.images_dir_fd = images
     message.log_file = layout.DUMP_LOG
     try:
-        work.conversation = work.client.dump(message, inside)
-        work.conversation.wait_for("post-dump")
-    except CriuRefused as refused:
-        kept = log.keep(work.staged / layout.IMAGES / layout.DUMP_LOG)
-        raise log.explain(kept, str(refused), during=DumpFailed) from refused
+        with log.explained(work.staged / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
+            work.conversation = work.client.dump(message, inside)
+            work.conversation.wait_for("post-dump")
     finally:
         os.close(images)
     return layout.size_bytes(work.staged / layout.IMAGES)
@@ -210,7 +223,8 @@ def let_it_run_on(work: Dump) -> None:
         work.conversation.abort()
 
 
-def carry_its_shared_memory(work: Dump) -> int:
+def carry_its_files(work: Dump) -> int:
+    """Shared memory, link remaps, stores and temporary files: with the memory they are one moment."""
     from cria.images import facts, files
     from cria.storage import carry, layout
 
@@ -220,7 +234,13 @@ def carry_its_shared_memory(work: Dump) -> int:
     remapped = {remap.file_id for remap in facts.remaps(images, criu)}
     opened = files.regular_files(work.files, criu)
     paths = carry.wanted(file.path for file in opened if file.file_id not in remapped)
-    work.carried = carry.store(paths, work.staged / layout.CARRIED, work.its_root)
+    temporary = [path for path in map(Path, work.its_temporary_files) if path not in paths]
+    work.carried = carry.store(
+        [*paths, *map(Path, work.its_stores), *temporary],
+        work.staged / layout.CARRIED,
+        work.its_root,
+        temporary=temporary,
+    )
     return sum(file.stored_bytes for file in work.carried)
 
 
@@ -236,6 +256,41 @@ def check_the_images(work: Dump) -> None:
             details="\n".join(f"{s.local} ({s.role.name})" for s in missing),
             remedy="try again; if it stays, please report it with the log",
         )
+
+
+def resume_it_if_it_lives_on(work: Dump) -> None:
+    """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
+    if work.leave_running:
+        _finish(work, work.staged)
+
+
+def record_what_it_can_find_again(work: Dump) -> None:
+    from cria.images import facts, files
+    from cria.storage import layout, record
+
+    assert work.staged is not None
+    images, criu = work.staged / layout.IMAGES, work.client.criu
+    remade = {remap.file_id for remap in facts.remaps(images, criu)}
+    carried = {name for file in work.carried for name in file.every_name}
+    read = record.wanted(files.regular_files(work.files, criu), remade, carried)
+    work.recorded = record.record(read | set(work.its_model_files), work.its_root)
+
+
+def digest_every_part(work: Dump) -> int:
+    """Also through to the disk: a digest that is known while the part can still be lost is worth little.
+
+    An engine that ends stands still meanwhile, for it may only end when its checkpoint is whole and
+    has its name. One that lives on was let go before.
+    """
+    from cria.events import progress
+    from cria.storage import digests, layout
+
+    assert work.staged is not None
+    names = layout.parts(work.staged)
+    total = sum((work.staged / name).stat().st_size for name in names)
+    told = progress(work.listener, "digest every part", total)
+    work.parts = digests.parts(work.staged, names, told)
+    return total
 
 
 def describe_it(work: Dump) -> None:
@@ -264,7 +319,8 @@ def describe_it(work: Dump) -> None:
         inventory=work.inventory,
         published=tuple(s.local for s in work.inventory.published()),
         carried=work.carried,
-        parts=_parts(work.staged),
+        parts=work.parts,
+        recorded=work.recorded,
         timings=work.stopwatch.read(),
         canary=work.canary,
         no_canary=work.no_canary,
@@ -285,17 +341,19 @@ def take_it_back(work: Dump) -> None:
         work.output.rename(work.staged)
 
 
-def end_or_resume_the_engine(work: Dump) -> None:
-    """The engine's last moment, or its next one: CRIU was told to do either when it was called."""
+def end_it_unless_it_lives_on(work: Dump) -> None:
+    if not work.leave_running:
+        _finish(work, work.output)
+
+
+def _finish(work: Dump, place: Path | None) -> None:
+    """CRIU was told when it was called whether it shall end the engine or let it run."""
     from cria.criu import log
-    from cria.criu.client import CriuRefused
     from cria.storage import layout
 
-    try:
+    assert place is not None
+    with log.explained(place / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
         work.conversation.finish()
-    except CriuRefused as refused:
-        kept = log.keep(work.output / layout.IMAGES / layout.DUMP_LOG)
-        raise log.explain(kept, str(refused), during=DumpFailed) from refused
 
 
 def clear_what_it_left(work: Dump) -> None:
@@ -304,7 +362,8 @@ def clear_what_it_left(work: Dump) -> None:
 
     if not work.leave_running:
         ended.wait(work.inventory.processes)
-        leftovers.clear(work.inventory, [name for file in work.carried for name in file.every_name])
+        owned = (file for file in work.carried if file.owned)
+        leftovers.clear(work.inventory, [name for file in owned for name in file.every_name])
     unlock_it(work)
 
 
@@ -315,25 +374,17 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("take its inventory", take_its_inventory),
     Step("check it can be dumped", check_it_can_be_dumped),
     Step("record the canary", record_the_canary),
+    Step("find its files", find_its_files),
     Step("stage the checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
     Step("freeze and write memory", freeze_and_write_memory, undo=let_it_run_on),
-    # From here to the last but one step the engine stands still, and can still be let go.
-    Step("carry its shared memory", carry_its_shared_memory),
+    # From here the engine stands still and can still be let go: to one of the two steps that say how it goes on.
+    Step("carry its files", carry_its_files),
     Step("check the images", check_the_images),
+    Step("resume it, if it lives on", resume_it_if_it_lives_on),
+    Step("record what it can find again", record_what_it_can_find_again),
+    Step("digest every part", digest_every_part),
     Step("describe it", describe_it),
     Step("publish it", publish_it, undo=take_it_back),
-    Step("end or resume the engine", end_or_resume_the_engine),
+    Step("end it, unless it lives on", end_it_unless_it_lives_on),
     Step("clear what it left", clear_what_it_left),
 )
-
-
-def _parts(staged: Path) -> tuple[Part, ...]:
-    """Every file of the checkpoint but those that are still being written."""
-    from cria.manifest import Part
-    from cria.storage import layout
-
-    return tuple(
-        Part(path=str(path.relative_to(staged)), size_bytes=path.lstat().st_size)
-        for path in sorted(staged.rglob("*"))
-        if path.is_file() and path.name != layout.DUMP_LOG
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -48,6 +50,25 @@ class Warned(msgspec.Struct, frozen=True, kw_only=True, tag="warning"):
 
 Event = StepStarted | StepFinished | StepFailed | StepUndone | Progress | Warned
 Listener = Callable[[Event], None]
+
+
+def progress(listener: Listener | None, step: str, total: int) -> Callable[[int], None]:
+    """A function to call with bytes as they pass; the listener hears of it ten times a second at most.
+
+    It may be called from several threads at once.
+    """
+    done, told, lock = 0, 0.0, threading.Lock()
+
+    def moved(count: int) -> None:
+        nonlocal done, told
+        with lock:
+            done += count
+            now = time.monotonic()
+            if listener is not None and (now - told >= 0.1 or done == total):
+                told = now
+                listener(Progress(step=step, done_bytes=done, total_bytes=total))
+
+    return moved
 
 
 def nobody(_event: Event) -> None:

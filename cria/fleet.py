@@ -20,6 +20,7 @@ from cria.restore import (
     BRING_UP,
     Restore,
     Source,
+    check_it_fits,
     engine_of,
     find_criu,
     hold_the_ports,
@@ -157,6 +158,7 @@ def stop_the_clones(fleet: Fleet) -> None:
 FLEET_STEPS: tuple[Step[Fleet], ...] = (
     Step("open the checkpoint", open_the_checkpoint),
     Step("find CRIU", find_criu),
+    Step("check it fits", check_it_fits),
     Step("see that memory suffices", see_that_memory_suffices),
     Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
     Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),

@@ -38,7 +38,8 @@ class DumpOptions(msgspec.Struct, frozen=True, kw_only=True):
 class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file the engine needs and CRIU's images do not hold: put back at `path` before a restore.
 
-    `names` are its other names (hard links).
+    `names` are its other names (hard links). What is in the place of an `owned` file is a leftover of
+    this engine; what is in the place of another one, a temporary file, may be somebody's.
     """
 
     path: str
@@ -49,6 +50,7 @@ class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     names: tuple[str, ...] = ()
+    owned: bool = True
 
     @property
     def every_name(self) -> tuple[str, ...]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cria.checkpoint import Checkpoint
-from cria.errors import RestoreFailed
+from cria.errors import NoSuchProcess, RestoreFailed
 from cria.operation import Step, Stopwatch, run_steps
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
     from cria.events import Listener
     from cria.inventory import Endpoint
+    from cria.manifest import CarriedFile
     from cria.namespaces.place import Host, OwnNamespaces
     from cria.namespaces.published import Forward
     from cria.ports import PortPlan
@@ -105,7 +106,7 @@ class Restore(Source):
     plan: PortPlan = field(init=False)
     reservation: Any = None
     view: Path | None = None
-    placed: bool = False
+    placed: tuple[CarriedFile, ...] = ()
     conversation: Any = None
     locks: ExitStack = field(default_factory=ExitStack)
     place: Host | OwnNamespaces | None = None
@@ -154,6 +155,19 @@ def find_criu(work: Source) -> None:
     work.client = Client(criu)
 
 
+def check_it_fits(work: Source) -> int:
+    """The parts that are small, by their digests, and the files it needs here, by samples.
+
+    Memory pages are not read for this, only their sizes were compared: a restore reads them once, and
+    shall not read them twice. `cria verify` does.
+    """
+    from cria.doctor import preflight
+
+    seen = work.checkpoint.check_small_parts()
+    preflight.same_files(work.checkpoint, work.client.criu)
+    return seen
+
+
 def plan_the_ports(work: Restore) -> None:
     from cria.ports import PortPlan
 
@@ -196,19 +210,13 @@ def choose_where_it_lives(work: Restore) -> None:
     from cria.doctor import preflight
     from cria.errors import PathTaken, PidTaken
     from cria.events import Warned
-    from cria.images import files
     from cria.namespaces.place import Host, OwnNamespaces
-    from cria.namespaces.view import make_sure_of, view_for
+    from cria.namespaces.view import make_sure_of, prepared
 
     work.place = Host()
-    criu = work.client.criu
-    image = files.read(work.checkpoint.images)
-    opened = files.regular_files(image, criu)
-    tag = work.tag()
-    view = view_for(
-        opened, files.unix_sockets(image, criu), tag, shares_network=work.isolate != "net"
-    )
-    make_sure_of(log for _, log in view.binds)
+    criu, manifest = work.client.criu, work.checkpoint.manifest
+    images, shares_network = work.checkpoint.images, work.isolate != "net"
+    view = prepared(images, manifest, work.tag(), shares_network=shares_network, criu=criu)
     if work.isolate in ("auto", "never"):
         try:
             preflight.restore(work.checkpoint, criu)
@@ -251,27 +259,28 @@ def remove_the_view(work: Restore) -> None:
         work.view = None
 
 
-def put_shared_memory_back(work: Restore) -> int:
+def put_its_files_back(work: Restore) -> int:
+    """On the host a temporary file may be in its place still; the check before saw that it is the same."""
+    from cria.namespaces.place import Host
     from cria.storage import carry, layout
 
     assert work.place is not None
     carried = work.checkpoint.manifest.carried
-    work.placed = True
-    return carry.put_back(carried, work.checkpoint.path / layout.CARRIED, work.place.root)
+    work.placed = carry.missing(carried) if isinstance(work.place, Host) else carried
+    return carry.put_back(work.placed, work.checkpoint.path / layout.CARRIED, work.place.root)
 
 
-def take_shared_memory_away(work: Restore) -> None:
+def take_its_files_away(work: Restore) -> None:
     from cria.namespaces.place import Host
     from cria.storage import carry
 
-    if work.placed and isinstance(work.place, Host):
-        carry.remove(work.checkpoint.manifest.carried)
+    if isinstance(work.place, Host):
+        carry.remove(work.placed)
 
 
 def restore_the_processes(work: Restore) -> int:
     """CRIU rebuilds every process; it waits, none of them running yet, when all is in place."""
     from cria.criu import log
-    from cria.criu.client import CriuRefused
     from cria.criu.options import restore_options
     from cria.namespaces.place import OwnNamespaces
     from cria.ports import locks
@@ -287,12 +296,10 @@ def restore_the_processes(work: Restore) -> int:
         work.reservation.open()
     try:
         inside = work.place if isinstance(work.place, OwnNamespaces) else None
-        work.conversation = work.client.restore(message, inside)
-        work.inner_root = work.conversation.wait_for("post-restore")
+        with log.explained(work.view / "restore.log", during=RestoreFailed):
+            work.conversation = work.client.restore(message, inside)
+            work.inner_root = work.conversation.wait_for("post-restore")
         work.root = work.place.host_pid(work.inner_root)
-    except CriuRefused as refused:
-        kept = log.keep(work.view / "restore.log")
-        raise log.explain(kept, str(refused), during=RestoreFailed) from refused
     finally:
         os.close(images)
     return 0
@@ -305,13 +312,8 @@ def end_the_processes(work: Restore) -> None:
     if work.conversation is not None:
         work.conversation.abort()
     work.locks.close()
-    if work.root:
-        from cria.errors import NoSuchProcess
-
-        try:
-            family = tree(work.root)
-        except NoSuchProcess:
-            return
+    with suppress(NoSuchProcess):
+        family = tree(work.root) if work.root else ()
         ended.kill(process.pid for process in family)
         ended.wait(family)
 
@@ -330,17 +332,13 @@ def check_the_ports_are_ours(work: Restore) -> None:
 
 def let_it_run(work: Restore) -> None:
     from cria.criu import log
-    from cria.criu.client import CriuRefused
     from cria.namespaces import published
     from cria.namespaces.place import OwnNamespaces
     from cria.ports.locks import remove_leftovers
 
     assert work.view is not None and work.place is not None
-    try:
+    with log.explained(work.view / "restore.log", during=RestoreFailed):
         work.conversation.finish()
-    except CriuRefused as refused:
-        kept = log.keep(work.view / "restore.log")
-        raise log.explain(kept, str(refused), during=RestoreFailed) from refused
     work.locks.close()
     if work.checkpoint.manifest.options.network_lock != "SKIP":
         remove_leftovers(
@@ -373,13 +371,14 @@ def compare_the_canary(work: Restore) -> None:
 PREPARE: tuple[Step[Restore], ...] = (
     Step("open the checkpoint", open_the_checkpoint),
     Step("find CRIU", find_criu),
+    Step("check it fits", check_it_fits),
     Step("plan the ports", plan_the_ports, undo=let_the_ports_go),
     Step("hold the ports", hold_the_ports, undo=let_the_ports_go),
 )
 BRING_UP: tuple[Step[Restore], ...] = (
     Step("choose where it lives", choose_where_it_lives, undo=leave_the_place),
     Step("make a private view", make_a_private_view, undo=remove_the_view),
-    Step("put shared memory back", put_shared_memory_back, undo=take_shared_memory_away),
+    Step("put its files back", put_its_files_back, undo=take_its_files_away),
     Step("restore the processes", restore_the_processes, undo=end_the_processes),
     # Every process exists now, none runs, and all can still be taken down without a trace.
     Step("check the ports are ours", check_the_ports_are_ours),

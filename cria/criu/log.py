@@ -141,7 +141,7 @@ _ERROR_LINE = re.compile(r"^\([ 0-9.]+\)\s+(?:\d+: )?Error \([^)]*\):\s*(.*)$")
 
 
 @contextmanager
-def explained(written: Path, during: type[CriaError]) -> Iterator[None]:
+def explained(written: Path, during: type[DumpFailed] | type[RestoreFailed]) -> Iterator[None]:
     """Whatever CRIU refuses in here becomes the error that its log at `written` tells of."""
     try:
         yield

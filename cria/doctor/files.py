@@ -12,6 +12,7 @@ from cria.doctor.descriptors import may_grow
 from cria.doctor.row import Row, fail, ok, skip
 from cria.errors import CheckpointMismatch
 from cria.images.files import RegularFile
+from cria.storage import record
 
 _FLAGS = os.O_ACCMODE | os.O_APPEND
 _NOT_FILES = ("/proc/", "/dev/shm/", "/dev/pts/")  # made with the processes, or carried
@@ -23,8 +24,16 @@ def opened(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
     if any(checkpoint.images.glob("mountpoints-*.img")):
         yield skip("open files", "the checkpoint has a mount namespace of its own")
         return
+    known = {file.path for file in checkpoint.manifest.recorded}
     for file in checked(checkpoint, criu):
-        yield from _compared(file)
+        yield from _compared(file, recorded_too=file.path in known)
+
+
+def recorded(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+    """Models, programs and libraries, by the size and the sampled digest that they had at the dump."""
+    for file, what, present in record.differences(checkpoint.manifest.recorded):
+        then = f"{file.size_bytes} bytes, digest {file.digest[:16]}"
+        yield fail(f"{file.path} {what}", present, _PUT_BACK, CheckpointMismatch, recorded=then)
 
 
 def libraries(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
@@ -47,10 +56,12 @@ def libraries(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
 
 def all_same(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
     """Every mismatch of files and libraries, or one word that there is none."""
-    rows = [*opened(checkpoint, criu), *libraries(checkpoint, criu)]
-    yield from rows or [
-        ok("open files", f"{len(checked(checkpoint, criu))} files are as they were")
-    ]
+    rows = [row for check in (recorded, opened) for row in check(checkpoint, criu)]
+    named = tuple(row.subject.rpartition(" has ")[0] + " " for row in rows)
+    rows += [row for row in libraries(checkpoint, criu) if not row.subject.startswith(named)]
+    files = {file.path for file in checked(checkpoint, criu)}
+    files |= {file.path for file in checkpoint.manifest.recorded}
+    yield from rows or [ok("files", f"{len(files)} are as they were")]
 
 
 def checked(checkpoint: Checkpoint, criu: Path) -> tuple[RegularFile, ...]:
@@ -67,19 +78,20 @@ def checked(checkpoint: Checkpoint, criu: Path) -> tuple[RegularFile, ...]:
     return tuple(found.values())
 
 
-def _compared(file: RegularFile) -> Iterator[Row]:
+def _compared(file: RegularFile, *, recorded_too: bool) -> Iterator[Row]:
+    """What CRIU would mind; presence and size of files that are `recorded_too` are told there."""
     try:
         present = os.stat(file.path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         # cria restore begins a log anew that was rotated away.
-        if not may_grow(file.flags):
+        if not may_grow(file.flags) and not recorded_too:
             yield _different(file, "is missing", "nothing", _described(file))
         return
     if file.mode and file.mode != present.st_mode:
         yield _different(file, "has another mode", f"{present.st_mode:o}", f"{file.mode:o}")
-    elif (
-        stat.S_ISREG(file.mode) and not may_grow(file.flags) and present.st_size != file.size_bytes
-    ):
+    elif recorded_too or may_grow(file.flags) or not stat.S_ISREG(file.mode):
+        return
+    elif present.st_size != file.size_bytes:
         here, then = f"{present.st_size} bytes", f"{file.size_bytes} bytes"
         yield _different(file, "has another size", here, then)
 

@@ -9,7 +9,7 @@ from cria.doctor import engine, files
 from cria.doctor import restore as restore_checks
 from cria.doctor.row import raise_first, rows_of
 from cria.inventory import Inventory
-from cria.storage import carry
+from cria.storage import carry, layout
 
 
 def dump(inventory: Inventory, output: Path) -> None:
@@ -26,10 +26,16 @@ def restore(checkpoint: Checkpoint, criu: Path) -> None:
     """
     checks = (
         restore_checks.privileges,
-        files.opened,
         restore_checks.pids,
         restore_checks.unix_names,
     )
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
-    carry.check_free(checkpoint.manifest.carried)
+    carry.check_free(checkpoint.manifest.carried, checkpoint.path / layout.CARRIED)
+
+
+def same_files(checkpoint: Checkpoint, criu: Path) -> None:
+    """Raises CheckpointMismatch with every file that the engine needs and that is not as it was."""
+    checks = (files.recorded, files.opened)
+    rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
+    raise_first(rows, f"{checkpoint.path} does not fit the files of this host")

@@ -120,10 +120,10 @@ def ports(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
 
 def paths(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
     """Whether a living process uses a path of the shared memory that would be put back."""
-    from cria.storage import carry
+    from cria.storage import carry, layout
 
     try:
-        carry.check_free(checkpoint.manifest.carried)
+        carry.check_free(checkpoint.manifest.carried, checkpoint.path / layout.CARRIED)
     except PathTaken as error:
         yield of_error(error)
     else:

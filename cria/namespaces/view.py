@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from cria.images import files
 from cria.images.files import RegularFile, UnixSocket
+from cria.manifest import Manifest
 from cria.storage.carry import MEMORY_FILE_SYSTEMS
 
 
@@ -23,12 +25,34 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     abstract: dict[int, bytes]
 
 
-def view_for(
-    files: Iterable[RegularFile], sockets: Iterable[UnixSocket], tag: str, *, shares_network: bool
+def prepared(
+    images: Path, manifest: Manifest, tag: str, *, shares_network: bool, criu: Path
 ) -> View:
-    """The view for one clone; `tag` tells its log and its abstract names from those of the others."""
+    """The view for one clone, after this host was given the directories and logs that it lacks."""
+    image = files.read(images)
+    opened, sockets = files.regular_files(image, criu), files.unix_sockets(image, criu)
+    carried = (name for file in manifest.carried for name in file.every_name)
+    view = view_for(opened, sockets, carried, tag, shares_network=shares_network)
+    make_directories(view.copy_on_write, manifest.inventory.root.uid)
+    make_sure_of(log for _, log in view.binds)
+    return view
+
+
+def view_for(
+    opened: Iterable[RegularFile],
+    sockets: Iterable[UnixSocket],
+    carried: Iterable[str],
+    tag: str,
+    *,
+    shares_network: bool,
+) -> View:
+    """The view for one clone; `tag` tells its log and its abstract names from those of the others.
+
+    `carried` are the paths of files that will be put back.
+    """
     bound = [socket for socket in sockets if socket.name]
     directories = {Path(os.fsdecode(s.name)).parent for s in bound if s.name.startswith(b"/")}
+    directories |= {Path(path).parent for path in carried if not _in_memory(Path(path))}
     abstract = {
         socket.file_id: socket.name + f".cria-{tag}".encode()
         for socket in bound
@@ -36,19 +60,19 @@ def view_for(
     }
     return View(
         copy_on_write=tuple(sorted(_outermost(directories))),
-        binds=tuple((Path(f"{log}.{tag}"), log) for log in logs(files)),
+        binds=tuple((Path(f"{log}.{tag}"), log) for log in logs(opened)),
         abstract=abstract,
     )
 
 
-def logs(files: Iterable[RegularFile]) -> list[Path]:
+def logs(opened: Iterable[RegularFile]) -> list[Path]:
     """The files to which the engine only appends: CRIU does not check their size."""
     paths = {
         Path(file.path)
-        for file in files
+        for file in opened
         if file.flags & os.O_APPEND and file.flags & (os.O_WRONLY | os.O_RDWR)
     }
-    return sorted(p for p in paths if not any(root in p.parents for root in MEMORY_FILE_SYSTEMS))
+    return sorted(path for path in paths if not _in_memory(path))
 
 
 def make_sure_of(logs: Iterable[Path]) -> None:
@@ -57,6 +81,18 @@ def make_sure_of(logs: Iterable[Path]) -> None:
         if not log.exists():
             log.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def make_directories(wanted: Iterable[Path], uid: int) -> None:
+    """Directories of the engine, whose user is `uid`, that this host lacks."""
+    for directory in wanted:
+        if not directory.exists():
+            directory.mkdir(parents=True, mode=0o700)
+            os.chown(directory, uid, -1)
+
+
+def _in_memory(path: Path) -> bool:
+    return any(root in path.parents for root in MEMORY_FILE_SYSTEMS)
 
 
 def _outermost(directories: set[Path]) -> set[Path]:

@@ -1,8 +1,8 @@
-"""Carry what CRIU's images do not hold: files on memory file systems, and CRIU's own link remaps.
+"""Carry what CRIU's images do not hold: shared memory, CRIU's own link remaps, stores, temporary files.
 
 Shared memory that is a file on /dev/shm is dumped by name only, and `link_remap.N` files are used up
-by the first restore. Both are copied into the checkpoint while the engine is frozen, and put back
-before each restore.
+by the first restore. These and the files that only the engine knows of are copied into the
+checkpoint while it is frozen, and put back before each restore.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from cria.errors import CheckpointDamaged, PathTaken
 from cria.manifest import CarriedFile
-from cria.storage import sparse
+from cria.storage import digests, sparse
 
 MEMORY_FILE_SYSTEMS = (Path("/dev/shm"),)
 LINK_REMAP = "link_remap."
@@ -31,8 +31,16 @@ def wanted(paths: Iterable[str]) -> list[Path]:
     )
 
 
-def store(paths: Iterable[Path], into: Path, root: Path = Path("/")) -> tuple[CarriedFile, ...]:
+def store(
+    paths: Iterable[Path],
+    into: Path,
+    root: Path = Path("/"),
+    *,
+    temporary: Collection[Path] = (),
+) -> tuple[CarriedFile, ...]:
     """Copy each file below `root` into the directory `into`, while nothing can write to them.
+
+    Those of them that are `temporary` will not be owned.
 
     A file with several names is stored once: glibc's semaphores are linked under a second name, and
     what CRIU remaps is often a name of something else here.
@@ -42,12 +50,12 @@ def store(paths: Iterable[Path], into: Path, root: Path = Path("/")) -> tuple[Ca
         there = root / path.relative_to("/")
         status = there.lstat()
         if (status.st_dev, status.st_ino) not in stored:
-            kept = _store(there, str(path), into / f"{len(stored):04}")
+            kept = _store(there, str(path), into / f"{len(stored):04}", path not in temporary)
             stored[status.st_dev, status.st_ino] = kept
     return tuple(stored.values())
 
 
-def _store(there: Path, path: str, stored: Path) -> CarriedFile:
+def _store(there: Path, path: str, stored: Path, owned: bool) -> CarriedFile:
     source = os.open(there, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(source)
@@ -66,7 +74,8 @@ def _store(there: Path, path: str, stored: Path) -> CarriedFile:
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
-        names=_other_names(there, Path(path), status) if status.st_nlink > 1 else (),
+        names=_other_names(there, Path(path), status) if owned and status.st_nlink > 1 else (),
+        owned=owned,
     )
 
 
@@ -76,9 +85,19 @@ def _other_names(there: Path, path: Path, status: os.stat_result) -> tuple[str, 
     return tuple(str(path.with_name(name)) for name in same if name != path.name)
 
 
-def check_free(carried: Iterable[CarriedFile]) -> None:
-    """Raises PathTaken when a living process uses one of the paths that would be replaced."""
-    present = {name for file in carried for name in file.every_name if os.path.lexists(name)}
+def check_free(carried: Iterable[CarriedFile], stored_in: Path) -> None:
+    """Raises PathTaken when a living process uses one of the paths that would be replaced.
+
+    Likewise when a temporary file is there and is not the one in the directory `stored_in`.
+    """
+    carried = tuple(carried)
+    for file in carried:
+        if not file.owned and os.path.lexists(file.path) and not is_there(file, stored_in):
+            raise PathTaken(
+                f"{file.path} is there and is not the file of the dump",
+                remedy=f"remove it, if nobody needs it: rm {file.path}",
+            )
+    present = {name for f in carried if f.owned for name in f.every_name if os.path.lexists(name)}
     if not present:
         return
     for pid, path in _mapped_paths():
@@ -88,6 +107,21 @@ def check_free(carried: Iterable[CarriedFile]) -> None:
                 details=_command(pid),
                 remedy=f"end that process, or the engine it belongs to: cria stop {pid}",
             )
+
+
+def is_there(file: CarriedFile, stored_in: Path) -> bool:
+    """Whether the file is in its place as it was at the dump."""
+    path = Path(file.path)
+    try:
+        same_size = path.lstat().st_size == file.size_bytes
+        return same_size and digests.whole(path) == digests.whole(stored_in / file.stored_as)
+    except OSError:
+        return False
+
+
+def missing(carried: Iterable[CarriedFile]) -> tuple[CarriedFile, ...]:
+    """Those that have to be put back on the host: all but temporary files that are there."""
+    return tuple(file for file in carried if file.owned or not os.path.lexists(file.path))
 
 
 def put_back(carried: Iterable[CarriedFile], from_: Path, root: Path = Path("/")) -> int:
@@ -101,6 +135,7 @@ def put_back(carried: Iterable[CarriedFile], from_: Path, root: Path = Path("/")
 def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
     """Written under a fresh name and renamed: nobody ever opens half a file."""
     path, *others = (root / name.lstrip("/") for name in file.every_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         source = os.open(stored, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -13,6 +13,7 @@ MANIFEST = "manifest.json"
 IMAGES = "images"
 CARRIED = "carried"
 DUMP_LOG = "dump.log"  # beside the images, where CRIU also writes its statistics
+NOT_PARTS = frozenset({MANIFEST, DUMP_LOG, "stats-dump"})
 
 PRIVATE = 0o700  # a checkpoint holds the engine's memory, so whatever secrets it knew
 
@@ -60,6 +61,15 @@ def publish(staged: Path, target: Path) -> None:
 def discard(staged: Path) -> None:
     """Remove what was staged and not published."""
     shutil.rmtree(staged, ignore_errors=True)
+
+
+def parts(directory: Path) -> list[str]:
+    """The names of a checkpoint's parts below `directory`: all but what CRIU writes to the end."""
+    return [
+        str(path.relative_to(directory))
+        for path in sorted(directory.rglob("*"))
+        if not path.is_dir() and path.name not in NOT_PARTS
+    ]
 
 
 def size_bytes(directory: Path) -> int:

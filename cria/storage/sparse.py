@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 
 def copy(source: int, target: int) -> int:
@@ -13,19 +14,30 @@ def copy(source: int, target: int) -> int:
     """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    copied = 0
+    return sum(
+        _copy_extent(source, target, begin, end)
+        for begin, end, is_data in extents(source, size)
+        if is_data
+    )
+
+
+def extents(descriptor: int, size: int) -> Iterator[tuple[int, int, bool]]:
+    """The stretches of a file in order: begin, end, and whether it is data or a hole."""
     offset = 0
     while offset < size:
         try:
-            begin = os.lseek(source, offset, os.SEEK_DATA)
+            begin = min(os.lseek(descriptor, offset, os.SEEK_DATA), size)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                break
-            raise
-        end = os.lseek(source, begin, os.SEEK_HOLE)
-        copied += _copy_extent(source, target, begin, end)
-        offset = end
-    return copied
+            if error.errno != errno.ENXIO:
+                raise
+            begin = size  # only a hole is left
+        if begin > offset:
+            yield offset, begin, False
+        if begin < size:
+            end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
+            yield begin, end, True
+            begin = end
+        offset = begin
 
 
 def _copy_extent(source: int, target: int, begin: int, end: int) -> int:
