@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -329,3 +332,29 @@ def test_a_fleet_may_have_networks_of_its_own(
 
     assert [ask(published_at(engine))["answered"] for engine in fleet] == [4, 4]
     assert [published_at(engine) for engine in fleet] == [21490, 21491]
+
+
+def test_of_two_restores_to_one_port_at_the_same_moment_one_wins_and_one_says_why(
+    original: tuple[Launched, int, cria.Checkpoint],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+) -> None:
+    _, port, checkpoint = original
+    for _ in range(5):
+        new = free_port()
+        words = [str(checkpoint.path), "-p", f"{port}={new}", "--isolate", "always", "--json"]
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "cria", "restore", *words, "--progress", "none"],
+                stdout=subprocess.PIPE,
+            )
+            for _ in range(2)
+        ]
+        answers = [json.loads(each.communicate()[0]) for each in both]
+        ended_after.extend(answer["pid"] for answer in answers if "pid" in answer)
+
+        assert sorted(each.returncode for each in both) == [0, 51]
+        error = next(answer["error"] for answer in answers if "error" in answer)
+        assert error["code"] == "port-taken"
+        assert str(new) in error["message"]
+        assert ask(new)["answered"] == 4
