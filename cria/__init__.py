@@ -14,15 +14,26 @@ from cria.restore import restore
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
+    from cria.packing import pack, unpack
     from cria.ports import PortPlan
 
-__all__ = ["Checkpoint", "CriaError", "Engine", "PortPlan", "dump", "open_checkpoint", "restore"]
+__all__ = [
+    "Checkpoint",
+    "CriaError",
+    "Engine",
+    "PortPlan",
+    "dump",
+    "open_checkpoint",
+    "pack",
+    "restore",
+    "unpack",
+]
 
 open_checkpoint = Checkpoint.open
 
 
 def __getattr__(name: str) -> object:
-    """Types that calls return; a program, or `cria --help`, need not import them to begin."""
+    """What not every program needs: `cria --help` imports none of it."""
     if name == "PortPlan":
         from cria.ports import PortPlan
 
@@ -31,4 +42,8 @@ def __getattr__(name: str) -> object:
         from cria.engine.handle import Engine
 
         return Engine
+    if name in ("pack", "unpack"):
+        from cria import packing
+
+        return getattr(packing, name)
     raise AttributeError(name)

@@ -94,6 +94,12 @@ class Checkpoint:
 
         return restore_fleet(self, replicas, ports=ports, listener=listener, **options)
 
+    def pack(self, file: str | os.PathLike[str], *, listener: Listener | None = None) -> None:
+        """Make one compressed archive of it. See cria.packing."""
+        from cria.packing import pack
+
+        pack(self, file, listener=listener)
+
     def verify(self, listener: Listener | None = None) -> int:
         """Read every part and compare it with its digest. Returns the bytes that were compared.
 

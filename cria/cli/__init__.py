@@ -17,6 +17,8 @@ VERBS = {
     "restore": ("cria.cli.restore", "Bring an engine back, on other ports if wanted."),
     "stop": ("cria.cli.stop", "End an engine and clear away what it leaves."),
     "verify": ("cria.cli.verify", "See whether a checkpoint is whole."),
+    "pack": ("cria.cli.pack", "Make one compressed archive of a checkpoint."),
+    "unpack": ("cria.cli.unpack", "Open such an archive, safely."),
     "demo": ("cria.cli.demo", "The whole story on a tiny model on the CPU."),
 }
 

@@ -1,4 +1,4 @@
-"""cria verify: is a checkpoint whole?"""
+"""cria verify: is a checkpoint whole, and is it what was dumped?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from cria.cli import output
 @click.command
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @output.json_option
-def command(checkpoint: Path, as_json: bool) -> None:
-    """See whether every part of CHECKPOINT is there with its size."""
+@output.progress_option
+def command(checkpoint: Path, as_json: bool, progress: str) -> None:
+    """Compare every part of CHECKPOINT with its digest.
+
+    A part that is damaged, missing or too many is named, and the exit status is 41.
+    """
     from cria.checkpoint import Checkpoint
 
     opened = Checkpoint.open(checkpoint)
     parts = len(opened.manifest.parts)
+    compared = opened.verify(output.listener(progress))
     if as_json:
-        output.document({"checkpoint": str(opened.path), "parts": parts, "whole": True})
+        facts = {"checkpoint": str(opened.path), "parts": parts, "bytes": compared, "whole": True}
+        output.document(facts)
         return
     click.echo(f"{opened.path} is whole: {parts} parts, {output.size(opened.size_bytes)}")

@@ -38,7 +38,7 @@ def whole(path: Path, moved: Moved | None = None) -> str:
 
     Holes are not read. Raises OSError.
     """
-    digest = _hasher()
+    digest = hasher()
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         for begin, end, is_data in sparse.extents(file.fileno(), size):
@@ -56,7 +56,7 @@ def sampled(path: Path) -> str:
     from those that were there; it does not see a few bytes changed between the samples.
     Raises OSError.
     """
-    digest = _hasher()
+    digest = hasher()
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(size.to_bytes(8, "little"))
@@ -105,7 +105,8 @@ def _at_once(look: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]
         yield from pool.map(look, things)
 
 
-def _hasher() -> Any:
+def hasher() -> Any:
+    """BLAKE3, on as many processors as there are."""
     from blake3 import blake3
 
     return blake3(max_threads=blake3.AUTO)

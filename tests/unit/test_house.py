@@ -13,7 +13,7 @@ FLOORS = (
     {"cli", "__main__"},
     {"demo", "bench"},
     {"fleet"},
-    {"dump", "restore", "kubernetes"},
+    {"dump", "restore", "packing", "kubernetes"},
     {"doctor"},
     {"checkpoint"},
     {"ports", "engine", "cuda", "criu", "images", "process", "storage", "namespaces"},

@@ -1,0 +1,34 @@
+"""cria unpack: parse, call cria.unpack, print the checkpoint's path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cria.cli import output
+
+STDIN = Path("-")
+
+
+@click.command
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("directory", type=click.Path(path_type=Path))
+@output.json_option
+@output.progress_option
+def command(file: Path, directory: Path, as_json: bool, progress: str) -> None:
+    """Unpack FILE, which cria pack wrote, into the new DIRECTORY; from stdin with '-'.
+
+    All is compared with its digests. An archive that holds anything but what its manifest declares is
+    refused, and nothing of it is left.
+    """
+    from cria.packing import unpack
+
+    source = sys.stdin.buffer if file == STDIN else file
+    checkpoint = unpack(source, directory, listener=output.listener(progress))
+    if as_json:
+        parts = len(checkpoint.manifest.parts)
+        output.document({"checkpoint": str(checkpoint.path), "parts": parts})
+        return
+    click.echo(checkpoint.path)

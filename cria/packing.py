@@ -1,0 +1,259 @@
+"""Pack a checkpoint into one archive and unpack it elsewhere: PACK_STEPS and UNPACK_STEPS, then their words."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from cria.checkpoint import Checkpoint
+from cria.errors import CheckpointExists, CheckpointMissing, NoSpace
+from cria.operation import Step, run_steps
+
+if TYPE_CHECKING:
+    from cria.events import Listener
+    from cria.manifest import Manifest
+
+PlaceOrFile = str | os.PathLike[str] | IO[bytes]
+
+
+def pack(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    archive: PlaceOrFile,
+    *,
+    listener: Listener | None = None,
+) -> None:
+    """Write everything that `checkpoint` holds into one compressed archive, a new file or an open one.
+
+    Its digests are compared on the way. Raises a CriaError; a new file then does not exist. CRIU's log
+    of the dump stays behind.
+    """
+    work = Packing(source=checkpoint, archive=archive, listener=listener)
+    run_steps("pack", PACK_STEPS, work, listener=listener)
+
+
+def unpack(
+    archive: PlaceOrFile,
+    output: str | os.PathLike[str],
+    *,
+    listener: Listener | None = None,
+) -> Checkpoint:
+    """Make the new directory `output` the checkpoint that was packed into `archive`.
+
+    Whatever the archive holds, nothing is written beside that directory, nothing that its manifest
+    does not declare, and all must be as its digests say. That says nothing of who made it: to restore
+    a checkpoint is to run its programs. Raises a CriaError; then `output` does not exist.
+    """
+    work = Unpacking(archive=archive, output=Path(output).absolute(), listener=listener)
+    timings = run_steps("unpack", UNPACK_STEPS, work, listener=listener)
+    return Checkpoint(work.output, work.manifest, timings)
+
+
+@dataclass(kw_only=True)
+class Packing:
+    """What the steps of one pack know and hand on."""
+
+    source: Checkpoint | str | os.PathLike[str]
+    archive: PlaceOrFile
+    listener: Listener | None
+    checkpoint: Checkpoint = field(init=False)
+    staged: Path | None = None
+    file: IO[bytes] | None = None
+
+    @property
+    def target(self) -> Path | None:
+        """The new file; None where the archive goes to an open one."""
+        if isinstance(self.archive, (str, os.PathLike)):
+            return Path(self.archive).absolute()
+        return None
+
+
+@dataclass(kw_only=True)
+class Unpacking:
+    """What the steps of one unpack know and hand on."""
+
+    archive: PlaceOrFile
+    output: Path
+    listener: Listener | None
+    file: IO[bytes] | None = None
+    tar: Any = None
+    staged: Path | None = None
+    manifest: Manifest = field(init=False)
+
+
+# The steps ------------------------------------------------------------------------------------
+
+
+def open_the_checkpoint(work: Packing) -> None:
+    source = work.source
+    work.checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+
+
+def begin_the_archive(work: Packing) -> None:
+    """Beside its place and under another name; private, for it holds the engine's memory."""
+    from cria.storage import archive
+
+    target = work.target
+    if target is None:
+        assert not isinstance(work.archive, (str, os.PathLike))
+        work.file = work.archive
+        return
+    if os.path.lexists(target):
+        raise _exists(target)
+    work.staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(work.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise archive.writing_failed(error, target) from error
+    work.file = os.fdopen(descriptor, "wb", buffering=0)
+
+
+def remove_the_archive(work: Packing) -> None:
+    if work.staged is not None:
+        if work.file is not None:
+            work.file.close()
+        work.staged.unlink(missing_ok=True)
+
+
+def write_the_archive(work: Packing) -> int:
+    from cria.events import progress
+    from cria.storage import archive
+
+    assert work.file is not None
+    known = work.checkpoint.manifest
+    total = sum(part.size_bytes for part in known.parts)
+    moved = progress(work.listener, "write the archive", total)
+    try:
+        archive.write(work.checkpoint.path, known, work.file, moved)
+        work.file.flush()
+        if work.staged is not None:
+            os.fsync(work.file.fileno())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise archive.writing_failed(error, work.target or "the archive") from error
+    return total
+
+
+def give_it_its_name(work: Packing) -> None:
+    """A link, because a rename would replace what somebody else has put there meanwhile."""
+    if work.staged is None or work.target is None or work.file is None:
+        return
+    work.file.close()
+    try:
+        os.link(work.staged, work.target)
+    except FileExistsError as error:
+        raise _exists(work.target) from error
+    work.staged.unlink()
+
+
+def open_the_archive(work: Unpacking) -> None:
+    from cria.storage import archive
+
+    if isinstance(work.archive, (str, os.PathLike)):
+        try:
+            work.file = Path(work.archive).open("rb")  # noqa: SIM115 - closed by its own step
+        except OSError as error:
+            raise CheckpointMissing(
+                f"{work.archive} cannot be opened",
+                details=error.strerror,
+                remedy="name the file that cria pack wrote",
+            ) from error
+    else:
+        work.file = work.archive
+    work.tar = archive.decompressed(work.file)
+
+
+def close_the_archive(work: Unpacking) -> None:
+    if work.file is not None and work.file is not work.archive:
+        work.file.close()
+
+
+def stage_the_checkpoint(work: Unpacking) -> None:
+    from cria.storage import layout
+
+    work.staged = layout.stage(work.output)
+
+
+def discard_the_checkpoint(work: Unpacking) -> None:
+    from cria.storage import layout
+
+    if work.staged is not None:
+        layout.discard(work.staged)
+
+
+def read_its_manifest(work: Unpacking) -> None:
+    """It says what else there is, so that nothing else, and no more, is ever written."""
+    from cria.storage import archive
+
+    assert work.staged is not None
+    with _reading(work):
+        work.manifest = archive.read_manifest(work.tar, work.staged)
+    carried = {f"carried/{file.stored_as}": file.stored_bytes for file in work.manifest.carried}
+    needed = sum(carried.get(part.path, part.size_bytes) for part in work.manifest.parts)
+    room = os.statvfs(work.staged)
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        raise NoSpace(
+            f"the checkpoint has no room at {work.output}",
+            details=f"{needed >> 20} MiB are needed, {free >> 20} MiB are free",
+            remedy="choose another file system",
+        )
+
+
+def unpack_its_parts(work: Unpacking) -> int:
+    from cria.events import progress
+    from cria.storage import archive
+
+    assert work.staged is not None
+    total = sum(part.size_bytes for part in work.manifest.parts)
+    moved = progress(work.listener, "unpack its parts", total)
+    with _reading(work):
+        archive.read_parts(work.tar, work.manifest, work.staged, moved)
+    close_the_archive(work)
+    return total
+
+
+def publish_it(work: Unpacking) -> None:
+    from cria.storage import layout
+
+    assert work.staged is not None
+    layout.publish(work.staged, work.output)
+
+
+PACK_STEPS: tuple[Step[Packing], ...] = (
+    Step("open the checkpoint", open_the_checkpoint),
+    Step("begin the archive", begin_the_archive, undo=remove_the_archive),
+    Step("write the archive", write_the_archive),
+    Step("give it its name", give_it_its_name),
+)
+UNPACK_STEPS: tuple[Step[Unpacking], ...] = (
+    Step("open the archive", open_the_archive, undo=close_the_archive),
+    Step("stage the checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
+    Step("read its manifest", read_its_manifest),
+    Step("unpack its parts", unpack_its_parts),
+    Step("publish it", publish_it),
+)
+
+
+@contextmanager
+def _reading(work: Unpacking) -> Iterator[None]:
+    """What goes wrong in here is the archive's fault or the disk's."""
+    from cria.storage import archive
+
+    try:
+        yield
+    except archive.damage() as error:
+        raise archive.refused(str(error)) from error
+    except OSError as error:
+        raise archive.writing_failed(error, work.output) from error
+
+
+def _exists(target: Path) -> CheckpointExists:
+    return CheckpointExists(
+        f"{target} exists already", remedy=f"choose another name, or remove it: rm {target}"
+    )
