@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cria.checkpoint import Checkpoint
-from cria.errors import DumpFailed, DumpIncomplete, EngineBusy
+from cria.errors import DumpFailed, DumpIncomplete
 from cria.operation import Step, Stopwatch, run_steps
 
 if TYPE_CHECKING:
+    from cria.engine.quiesce import StillPoint
     from cria.events import Listener
     from cria.inventory import Inventory
-    from cria.manifest import Canary, CarriedFile, DumpOptions, Manifest, Part, RecordedFile
-
-CANARY_SECONDS = 30.0  # behind a queue of requests it has to wait its turn
+    from cria.manifest import CarriedFile, DumpOptions, Inflight, Manifest, Part, RecordedFile
 
 
 def dump(
@@ -28,14 +27,17 @@ def dump(
     any_process: bool = False,
     skip_in_flight: bool = False,
     canary: bool = True,
+    inflight: Inflight | None = "keep",
+    quiesce_seconds: float = 60.0,
     listener: Listener | None = None,
 ) -> Checkpoint:
     """Dump the engine that `target` (any of its PIDs) belongs to into the new directory `output`.
 
     Without a target the engine is found by its HTTP `port`, or is the only one on this host. The
     engine ends, unless `leave_running`. `any_process` also takes a process tree that is no vLLM
-    engine. With `canary` it generates a few tokens before, for every restore to compare with. Raises a
-    CriaError; the engine then runs on and `output` does not exist.
+    engine. With `canary` it generates a few tokens before, for every restore to compare with. It is
+    brought to a still point first, requests `inflight` kept, drained or aborted; None leaves it as it is.
+    Raises a CriaError; the engine then runs on and `output` does not exist.
     """
     work = Dump(
         target=target,
@@ -45,6 +47,8 @@ def dump(
         any_process=any_process,
         skip_in_flight=skip_in_flight,
         wants_canary=canary,
+        inflight=inflight,
+        quiesce_seconds=quiesce_seconds,
         listener=listener,
     )
     timings = run_steps("dump", DUMP_STEPS, work, listener=listener, stopwatch=work.stopwatch)
@@ -79,6 +83,8 @@ class Dump:
     any_process: bool = False
     skip_in_flight: bool = False
     wants_canary: bool = True
+    inflight: Inflight | None = "keep"
+    quiesce_seconds: float = 60.0
     listener: Listener | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -87,8 +93,9 @@ class Dump:
     inventory: Inventory = field(init=False)
     client: Any = None
     criu_version: str = ""
-    canary: Canary | None = None
+    canary: Any = None
     no_canary: str | None = None
+    still: StillPoint | None = None
     options: DumpOptions = field(init=False)
     staged: Path | None = None
     conversation: Any = None
@@ -119,14 +126,9 @@ def find_the_engine(work: Dump) -> None:
 
 
 def lock_it(work: Dump) -> None:
-    """A lock on the engine's own /proc directory: gone with the holder, and no file is left."""
-    import fcntl
+    from cria.engine.lock import lock
 
-    work.lock = os.open(f"/proc/{work.root}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(work.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise EngineBusy(f"engine {work.root} is being dumped already") from error
+    work.lock = lock(work.root)
 
 
 def unlock_it(work: Dump) -> None:
@@ -157,16 +159,9 @@ def check_it_can_be_dumped(work: Dump) -> None:
 
 
 def record_the_canary(work: Dump) -> None:
-    from cria.engine import canary, health
+    from cria.engine import canary
 
-    published = work.inventory.published() if work.inventory.is_engine else ()
-    if not work.wants_canary:
-        work.no_canary = "not wanted: --no-canary"
-    elif not published:
-        work.no_canary = "no HTTP API"
-    else:
-        work.canary = canary.record(health.url(published[0].local), seconds=CANARY_SECONDS)
-        work.no_canary = None if work.canary else "the engine does not generate text"
+    work.canary, work.no_canary = canary.before_dump(work.inventory, wanted=work.wants_canary)
 
 
 def find_its_files(work: Dump) -> None:
@@ -189,6 +184,24 @@ def discard_the_checkpoint(work: Dump) -> None:
 
     if work.staged is not None:
         layout.discard(work.staged)
+
+
+def pause_the_engine(work: Dump) -> None:
+    from cria.engine.quiesce import StillPoint
+
+    limit, tell = work.quiesce_seconds, work.listener
+    work.still = StillPoint(work.inventory, work.inflight, seconds=limit, listener=tell)
+    work.still.pause()
+
+
+def resume_the_engine(work: Dump) -> None:
+    if work.still is not None:
+        work.still.resume()
+
+
+def drop_what_can_be_made_again(work: Dump) -> int | None:
+    assert work.still is not None
+    return work.still.drop()
 
 
 def freeze_and_write_memory(work: Dump) -> int:
@@ -262,6 +275,7 @@ def resume_it_if_it_lives_on(work: Dump) -> None:
     """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
     if work.leave_running:
         _finish(work, work.staged)
+        resume_the_engine(work)
 
 
 def record_what_it_can_find_again(work: Dump) -> None:
@@ -294,26 +308,15 @@ def digest_every_part(work: Dump) -> int:
 
 
 def describe_it(work: Dump) -> None:
-    import datetime
-    import platform
-
-    from cria.manifest import Host, Manifest, cria_version, write
-    from cria.process.cpu import model_and_features
+    from cria.manifest import Manifest, cria_version, now, write
+    from cria.process.cpu import this_host
     from cria.storage import layout
 
     assert work.staged is not None
-    cpu, features = model_and_features()
     work.manifest = Manifest(
         cria_version=cria_version(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        host=Host(
-            name=platform.node(),
-            kernel=platform.release(),
-            machine=platform.machine(),
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            cpu=cpu,
-            cpu_features=features,
-        ),
+        created=now(),
+        host=this_host(),
         criu_version=work.criu_version,
         options=work.options,
         inventory=work.inventory,
@@ -324,6 +327,8 @@ def describe_it(work: Dump) -> None:
         timings=work.stopwatch.read(),
         canary=work.canary,
         no_canary=work.no_canary,
+        quiesced=work.still.quiesced if work.still else None,
+        no_quiesce=work.still.why_not if work.still else None,
     )
     write(work.manifest, work.staged / layout.MANIFEST)
 
@@ -376,6 +381,8 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("record the canary", record_the_canary),
     Step("find its files", find_its_files),
     Step("stage the checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
+    Step("pause the engine", pause_the_engine, undo=resume_the_engine),
+    Step("drop what can be made again", drop_what_can_be_made_again),
     Step("freeze and write memory", freeze_and_write_memory, undo=let_it_run_on),
     # From here the engine stands still and can still be let go: to one of the two steps that say how it goes on.
     Step("carry its files", carry_its_files),

@@ -154,6 +154,14 @@ class EngineFailed(CriaError):
     exit_status = 25
 
 
+class QuiesceFailed(CriaError):
+    """The engine could not be brought to a still point; it was told to go on."""
+
+    code = "quiesce-failed"
+    exit_status = 26
+    default_remedy = "dump it as it is: --no-quiesce"
+
+
 # 30-39: the dump -------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from pathlib import Path
 from typing import Final, Literal
@@ -13,6 +14,7 @@ from cria.inventory import Endpoint, Inventory
 from cria.timings import Timings
 
 SCHEMA_VERSION: Final = 1
+Inflight = Literal["keep", "drain", "abort"]
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,8 +87,22 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class Quiesced(msgspec.Struct, frozen=True, kw_only=True):
+    """How the engine was brought to a still point, in which it wakes up after a restore.
+
+    `control` is the unix socket over which it is told to go on; `inflight` what became of the requests
+    that ran; `groups` counts the process groups met at a barrier in all of `workers`.
+    """
+
+    control: str
+    inflight: Inflight
+    workers: int
+    groups: int
+    dropped_bytes: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The description of one checkpoint. `created` is RFC 3339 in UTC; `no_canary` says why there is none."""
+    """The description of one checkpoint. `created` is RFC 3339 in UTC; `no_...` says why there is none."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     cria_version: str
@@ -102,12 +118,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
     canary: Canary | None = None
     no_canary: str | None = None
+    quiesced: Quiesced | None = None
+    no_quiesce: str | None = None
 
 
 def cria_version() -> str:
     from importlib.metadata import version
 
     return version("cria")
+
+
+def now() -> str:
+    """This moment in RFC 3339, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class _Version(msgspec.Struct):

@@ -350,6 +350,15 @@ def let_it_run(work: Restore) -> None:
     remove_the_view(work)
 
 
+def let_its_requests_go_on(work: Restore) -> None:
+    """An engine that was quiesced for its dump wakes up paused."""
+    from cria.engine import quiesce
+
+    quiesced = work.checkpoint.manifest.quiesced
+    if quiesced is not None:
+        quiesce.resume_restored(work.root, quiesced, seconds=work.wait_seconds)
+
+
 def wait_until_healthy(work: Restore) -> None:
     from cria.engine import health
 
@@ -383,6 +392,7 @@ BRING_UP: tuple[Step[Restore], ...] = (
     # Every process exists now, none runs, and all can still be taken down without a trace.
     Step("check the ports are ours", check_the_ports_are_ours),
     Step("let it run", let_it_run),
+    Step("let its requests go on", let_its_requests_go_on),
     Step("wait until healthy", wait_until_healthy),
     Step("compare the canary", compare_the_canary),
 )

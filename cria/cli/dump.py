@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -23,6 +24,16 @@ from cria.cli import output
 @click.option(
     "--no-canary", is_flag=True, help="Record no generation for restores to compare with."
 )
+@click.option("--no-quiesce", is_flag=True, help="Dump it as it is, with its KV cache.")
+@click.option(
+    "--inflight",
+    type=click.Choice(["keep", "drain", "abort"]),
+    default="keep",
+    help="Requests that run are kept and go on later, waited for, or aborted.",
+)
+@click.option(
+    "--quiesce-seconds", type=float, default=60.0, help="Seconds it may take to stand still."
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.json_option
@@ -35,6 +46,9 @@ def command(
     skip_in_flight: bool,
     any_process: bool,
     no_canary: bool,
+    no_quiesce: bool,
+    inflight: Literal["keep", "drain", "abort"],
+    quiesce_seconds: float,
     dry_run: bool,
     explain: bool,
     as_json: bool,
@@ -68,6 +82,8 @@ def command(
         any_process=any_process,
         skip_in_flight=skip_in_flight,
         canary=not no_canary,
+        inflight=None if no_quiesce else inflight,
+        quiesce_seconds=quiesce_seconds,
         listener=output.listener(progress),
     )
     if as_json:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from cria.engine import health
 from cria.engine.generate import PROMPT, Generation, NotOffered, generate
 from cria.errors import CanaryMismatch, EngineFailed, Unhealthy
+from cria.inventory import Inventory
 from cria.manifest import Canary
 
-TOKENS = 8
+TOKENS = 4
+SECONDS = 30.0  # behind a queue of requests it has to wait its turn
 # Batched with other requests the same engine computes log-probabilities that differ by rounding, in
 # 16 bits by about a hundredth; memory that is wrong moves them by whole units.
 TOLERANCE = 0.05
 _WITHOUT = "do without it: --no-canary"
+
+
+def before_dump(inventory: Inventory, *, wanted: bool) -> tuple[Canary | None, str | None]:
+    """A canary of the engine, or why there is none. Raises EngineFailed."""
+    published = inventory.published() if inventory.is_engine else ()
+    if not wanted:
+        return None, "not wanted: --no-canary"
+    if not published:
+        return None, "no HTTP API"
+    canary = record(health.url(published[0].local), seconds=SECONDS)
+    return canary, None if canary else "the engine does not generate text"
 
 
 def record(url: str, *, seconds: float) -> Canary | None:

@@ -13,6 +13,8 @@ import msgspec
 from cria.engine import seccomp
 from cria.errors import EngineFailed, NotWritable, UsageError
 
+# What the engine loads of cria: a directory of its own, so that none of cria's libraries comes with it.
+INSIDE = Path(__file__).parent / "inside" / "on-path"
 MARK = "CRIA_ENGINE"  # in the environment of every engine that cria started: how cria ps knows it
 
 # Options with which vLLM spreads over several nodes: then loopback would cut it in two.
@@ -30,12 +32,13 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 def settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Setting, ...]:
     """What to set for this command, given the environment the user has."""
-    return tuple(
+    chosen = tuple(
         msgspec.structs.replace(wanted, value=environment[wanted.name], kept=True)
         if wanted.name in environment
         else wanted
         for wanted in _wanted(command)
     )
+    return (*chosen, *_way_in(environment))
 
 
 def _wanted(command: Sequence[str]) -> Iterator[Setting]:
@@ -50,6 +53,17 @@ def _wanted(command: Sequence[str]) -> Iterator[Setting]:
     yield Setting(
         name="NCCL_RAS_ENABLE", value="0", why="its listener and clients reconnect by port"
     )
+
+
+def _way_in(environment: Mapping[str, str]) -> Iterator[Setting]:
+    """What lets the engine find and load the part of cria that quiesces it; added to what the user set."""
+    path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    why = "lets cria pause the engine for a dump, over a unix socket of its own user"
+    yield Setting(name="PYTHONPATH", value=os.pathsep.join([*path, str(INSIDE)]), why=why)
+    if "VLLM_PLUGINS" in environment:
+        # Unset means all; the part of cria then names itself and all others that vLLM would load.
+        named = [each for each in environment["VLLM_PLUGINS"].split(",") if each != "cria"]
+        yield Setting(name="VLLM_PLUGINS", value=",".join([*named, "cria"]), why=why)
 
 
 def on_one_node(command: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -15,6 +16,8 @@ from cria.inventory import UNKNOWN, Endpoint, Process, Role, SharedFile, Socket,
 from cria.process.sockets import plain
 
 HTTP_API = "HTTP API"
+CONTROL = "cria control"
+CONTROL_PATH = re.compile(r"/.*/cria-[0-9a-f]{16}\.sock")  # cria/engine/inside names it so
 RING = "MessageQueue ring"
 DEFAULT_PORT = 8000
 UVICORN_BACKLOG = 2048
@@ -219,10 +222,12 @@ CONNECTION_RULES: tuple[Rule, ...] = (ray, zmq_queue, of_its_listener, gloo_pair
 
 def unix_role(socket: UnixSocket, seen: Seen) -> Role:
     """Return what a unix socket is for."""
+    path = socket.path or ""
+    if CONTROL_PATH.fullmatch(path):
+        return _certain(CONTROL, f"path {path}")
     queue = seen.queues.role(socket.inode)
     if queue:
         return queue
-    path = socket.path or ""
     if path.startswith("@tmp/nccl-socket"):
         return _certain("NCCL proxy", f"name {path}")
     if path.startswith("@cuda-uvmfd"):

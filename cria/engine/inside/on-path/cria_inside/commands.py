@@ -1,0 +1,163 @@
+"""What the control socket can ask of an engine: to stand still, to let go of memory, and to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from cria_inside.control import Failed
+
+# cria's word for what happens to requests in flight, and vLLM's.
+MODES = {"keep": "keep", "drain": "wait", "abort": "abort"}
+# Whoever paused may die before it resumes. Then the engine goes on by itself after so many seconds.
+LEASE_SECONDS = 60.0
+Answer = TypeVar("Answer")
+log = logging.getLogger("vllm.cria_inside")
+
+
+class Engine(Protocol):
+    """What is used of vLLM's EngineClient."""
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
+    async def resume_generation(self) -> None: ...
+    async def is_paused(self) -> bool: ...
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = ()
+    ) -> list[dict[str, Any]]: ...
+
+
+class Commands:
+    """Carries out commands, each within its deadline; knows whether the pause is cria's or somebody else's."""
+
+    def __init__(self, engine: Engine, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._engine = engine
+        self._lease_seconds = lease_seconds
+        self._lease: asyncio.TimerHandle | None = None
+        self._ours = False
+        self._unfinished: set[asyncio.Future[Any]] = set()
+        self._known: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "status": self.status,
+            "pause": self.pause,
+            "quiesce": self.quiesce,
+            "groups": self.groups,
+            "resume": self.resume,
+        }
+
+    async def run(self, command: str, words: dict[str, Any]) -> dict[str, Any]:
+        """Raises Failed with the reason, whatever it was: an engine must not die of a command."""
+        method = self._known.get(command)
+        if method is None:
+            raise Failed(f"no such command: {command}; there are {', '.join(self._known)}")
+        try:
+            return await method(**words)
+        except Failed:
+            raise
+        except Exception as error:  # vLLM raises Exception itself for what fails in the engine core
+            raise Failed(f"{command} failed: {type(error).__name__}: {error}") from error
+
+    async def status(self, seconds: float = 10.0) -> dict[str, Any]:
+        paused = await self._within(
+            seconds, self._engine.is_paused(), "did not say whether it is paused"
+        )
+        return {"paused": paused, "by_cria": self._ours}
+
+    async def pause(self, inflight: str = "keep", seconds: float = 60.0) -> dict[str, Any]:
+        """Stop scheduling and empty every cache; the requests in flight are kept, drained or aborted.
+
+        Kept requests lose their blocks and are computed again after the resume, to the same tokens.
+        """
+        if inflight not in MODES:
+            raise Failed(f"no such way with requests in flight: {inflight}")
+        self._ours = self._ours or not await self._within(
+            min(seconds, 10.0), self._engine.is_paused(), "did not answer"
+        )
+        self._renew(seconds + self._lease_seconds)
+        still = self._engine.pause_generation(mode=MODES[inflight], clear_cache=True)
+        try:
+            await self._within(seconds, still, f"did not stand still ({inflight})")
+        except BaseException:
+            self._go_on()
+            raise
+        self._renew(self._lease_seconds)
+        return {"paused": True, "by_cria": self._ours}
+
+    async def quiesce(self, seconds: float = 30.0) -> dict[str, Any]:
+        """Every worker meets the others at a barrier and drops its KV cache. Only while paused."""
+        if not await self._within(seconds, self._engine.is_paused(), "did not answer"):
+            raise Failed("the engine is not paused: its KV cache is in use")
+        self._renew(self._lease_seconds)
+        # No timeout goes to the engine core: it would leave late answers for the next call to read.
+        call = self._engine.collective_rpc("cria_quiesce", None, (seconds / 2,))
+        workers = await self._within(seconds, call, "has a worker that does not answer")
+        wrong = [f"rank {each['rank']}: {each['error']}" for each in workers if each["error"]]
+        if wrong:
+            raise Failed("\n".join(wrong))
+        free_heap()
+        return {
+            "workers": len(workers),
+            "groups": sum(each["groups"] for each in workers),
+            "dropped_bytes": sum(each["dropped_bytes"] for each in workers),
+        }
+
+    async def groups(self, seconds: float = 10.0) -> dict[str, Any]:
+        """The process groups of torch.distributed, as each worker knows them."""
+        call = self._engine.collective_rpc("cria_groups")
+        return {"ranks": await self._within(seconds, call, "has a worker that does not answer")}
+
+    async def resume(self, seconds: float = 10.0) -> dict[str, Any]:
+        """Go on; an engine that somebody else had paused stays so. Twice is once."""
+        if self._ours:
+            await self._within(seconds, self._engine.resume_generation(), "did not go on")
+        self._ours = False
+        self._drop_lease()
+        return {"paused": await self._within(seconds, self._engine.is_paused(), "did not answer")}
+
+    async def _within(self, seconds: float, call: Awaitable[Answer], trouble: str) -> Answer:
+        """Await, but not longer. The call itself is not cancelled: vLLM still wants to deliver its answer."""
+        future = asyncio.ensure_future(call)
+        self._unfinished.add(future)
+        future.add_done_callback(self._finished)
+        done, _ = await asyncio.wait({future}, timeout=seconds)
+        if not done:
+            raise Failed(f"the engine {trouble} within {seconds:g} s")
+        return future.result()
+
+    def _finished(self, future: asyncio.Future[Any]) -> None:
+        self._unfinished.discard(future)
+        if not future.cancelled():
+            future.exception()  # looked at, else asyncio complains of those that nobody awaits any more
+
+    def _renew(self, seconds: float) -> None:
+        self._drop_lease()
+        self._lease = asyncio.get_running_loop().call_later(seconds, self._expire)
+
+    def _drop_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
+            self._lease = None
+
+    def _expire(self) -> None:
+        if self._ours:
+            log.warning("nobody resumed the engine: it goes on by itself")
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Ask for it and do not wait: an engine that hangs goes on when it no longer does."""
+        self._drop_lease()
+        if self._ours:
+            self._ours = False
+            future = asyncio.ensure_future(self._engine.resume_generation())
+            self._unfinished.add(future)
+            future.add_done_callback(self._finished)
+
+
+def free_heap() -> None:
+    """Collect garbage, then give what glibc's malloc holds free back to the kernel."""
+    gc.collect()
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

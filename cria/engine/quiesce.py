@@ -1,0 +1,114 @@
+"""Bring an engine to a still point before its dump, and let it go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cria.engine import control
+from cria.engine.control import Control
+from cria.errors import QuiesceFailed
+from cria.events import Listener, Warned, nobody
+from cria.inventory import Inventory
+from cria.manifest import Inflight, Quiesced
+from cria.process.tree import stat
+
+RESUME_SECONDS = 10.0
+_STATES = {
+    "R": "runs",
+    "S": "sleeps",
+    "D": "waits for the kernel",
+    "T": "is stopped by a signal",
+    "t": "is stopped by a debugger",
+    "Z": "has ended",
+}
+
+
+class StillPoint:
+    """One engine on its way to a still point and back.
+
+    `quiesced` is what was reached; `why_not` the reason where nothing was.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        inflight: Inflight | None,
+        *,
+        seconds: float,
+        listener: Listener | None = None,
+    ) -> None:
+        self._inventory = inventory
+        self._inflight = inflight
+        self._seconds = seconds
+        self._tell = listener or nobody
+        self._control: Control | None = None
+        self.quiesced: Quiesced | None = None
+        self.why_not: str | None = None
+
+    def pause(self) -> None:
+        """No request is computed and every cache is empty when this returns.
+
+        Raises QuiesceFailed; the engine was then told to go on.
+        """
+        if self._inflight is None:
+            self.why_not = "not wanted: --no-quiesce"
+            return
+        self._control = control.find(self._inventory)
+        if self._control is not None:
+            self._ask(self._control, "pause", inflight=self._inflight)
+            return
+        self.why_not = "cria is not inside this engine"
+        if self._inventory.is_engine:
+            words = f"{self.why_not}: it is dumped as it stands, with its KV cache"
+            self._tell(Warned(message=words, remedy="start it with: cria run -- vllm serve ..."))
+
+    def drop(self) -> int | None:
+        """Let every worker meet the others and give its KV cache back to the kernel; returns bytes.
+
+        Raises QuiesceFailed.
+        """
+        if self._control is None or self._inflight is None:
+            return None
+        answer = self._ask(self._control, "quiesce")
+        self.quiesced = Quiesced(
+            control=self._control.path,
+            inflight=self._inflight,
+            workers=answer["workers"],
+            groups=answer["groups"],
+            dropped_bytes=answer["dropped_bytes"],
+        )
+        return self.quiesced.dropped_bytes
+
+    def resume(self) -> None:
+        """Let requests be computed again, those that waited first.
+
+        Only warns when the engine does not hear: it goes on by itself when its lease ends.
+        """
+        if self._control is None:
+            return
+        try:
+            self._control.ask("resume", seconds=RESUME_SECONDS)
+        except QuiesceFailed as error:
+            words = f"{error.message}; it goes on by itself within a minute"
+            self._tell(Warned(message=words, remedy=error.details))
+
+    def _ask(self, asked: Control, command: str, **words: str) -> dict[str, int]:
+        try:
+            return asked.ask(command, seconds=self._seconds, **words)
+        except QuiesceFailed as error:
+            # One that is stopped or gone is why the others wait.
+            said = [error.details or "", *_states(self._inventory)]
+            details = "\n".join(line for line in said if line)
+            raise QuiesceFailed(error.message, details=details) from error
+
+
+def resume_restored(root: int, quiesced: Quiesced, *, seconds: float) -> None:
+    """Let an engine go on that was dumped at a still point and wakes up in it. Raises QuiesceFailed."""
+    Control(pid=root, path=quiesced.control).ask("resume", seconds=seconds)
+
+
+def _states(inventory: Inventory) -> Iterator[str]:
+    for process in inventory.processes:
+        now = stat(process.pid)
+        state = now.state if now else "Z"
+        yield f"{process.role.name} ({process.pid}) {_STATES.get(state, state)}"
