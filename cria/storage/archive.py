@@ -111,6 +111,8 @@ def read_parts(stream: IO[bytes], known: Manifest, into: Path, moved: Moved) -> 
         digest = _unpack(_content(stream, header), into / part.path, part.size_bytes, moved)
         if part.digest and digest != part.digest:
             raise refused(f"{part.path} was changed: its digest differs")
+    if stream.read(PIECE).strip(b"\0") or stream.read(1):
+        raise refused("something follows its end")
     if expected:
         raise refused(f"it lacks {len(expected)} parts: {', '.join(sorted(expected)[:5])}")
 
