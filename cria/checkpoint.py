@@ -54,10 +54,17 @@ class Checkpoint:
         return layout.size_bytes(self.path)
 
     def plan_ports(self, ports: Any = None, **policies: Any) -> PortPlan:
-        """Plan where every endpoint goes; nothing is touched. See cria.restore.plan_ports."""
-        from cria.restore import plan_ports
+        """Plan where every endpoint goes here and now; nothing is touched.
 
-        return plan_ports(self, ports, **policies)
+        `ports` are Wishes or what Wishes.parse reads; `outside` and `clients` are the policies of
+        cria.ports.plan. Raises PortPlanRefused, PortUnknown or PortTaken.
+        """
+        from cria.criu import binary
+        from cria.ports import Wishes, occupants, plan, sockets_of
+
+        asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
+        sockets = sockets_of(self.images, binary.find(), inventory=self.manifest.inventory)
+        return plan(sockets, occupants(), asked, **policies)
 
     @overload
     def restore(

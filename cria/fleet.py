@@ -18,6 +18,7 @@ from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobod
 from cria.operation import Step, Stopwatch, run_steps
 from cria.restore import (
     BRING_UP,
+    Policy,
     Restore,
     Source,
     check_it_fits,
@@ -41,6 +42,8 @@ def restore_fleet(
     wait_seconds: float = 120.0,
     isolate: Literal["always", "net"] = "always",
     all_or_none: bool = False,
+    outside: Policy = "refuse",
+    clients: Policy = "close",
     canary: bool = True,
     listener: Listener | None = None,
 ) -> tuple[Engine, ...]:
@@ -57,6 +60,7 @@ def restore_fleet(
         wait_seconds=wait_seconds,
         isolate=isolate,
         all_or_none=all_or_none,
+        policies={"outside": outside, "clients": clients},
         wants_canary=canary,
         listener=listener or nobody,
     )
@@ -73,6 +77,7 @@ class Fleet(Source):
     wait_seconds: float
     isolate: Literal["always", "net"]
     all_or_none: bool
+    policies: dict[str, Any]
     listener: Listener
     wants_canary: bool = True
 
@@ -103,6 +108,7 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
             wish=fleet.wish,
             wait_seconds=fleet.wait_seconds,
             isolate=fleet.isolate,
+            policies=fleet.policies,
             clone=number,
             wants_canary=fleet.wants_canary,
             listener=partial(_tell, fleet.listener, number + 1),
@@ -123,7 +129,7 @@ def _shared_network_plans(fleet: Fleet) -> tuple[PortPlan, ...]:
     asked = fleet.wish if isinstance(fleet.wish, Wishes) else Wishes.parse(fleet.wish or ("auto",))
     inventory = fleet.checkpoint.manifest.inventory
     sockets = sockets_of(fleet.checkpoint.images, fleet.client.criu, inventory=inventory)
-    return plan_clones(sockets, fleet.replicas, occupants(), asked)
+    return plan_clones(sockets, fleet.replicas, occupants(), asked, **fleet.policies)
 
 
 def hold_the_ports_of_all(fleet: Fleet) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cria.timings import Timings
 
 Isolate = Literal["auto", "always", "never", "net"]
+Policy = Literal["refuse", "close", "keep"]
 
 
 def restore(
@@ -31,12 +32,16 @@ def restore(
     ports: Any = None,
     wait_seconds: float = 120.0,
     isolate: Isolate = "auto",
+    outside: Policy = "refuse",
+    clients: Policy = "close",
     canary: bool = True,
     listener: Listener | None = None,
 ) -> Engine:
     """Restore `checkpoint` and return the running engine once it is healthy.
 
-    `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000".
+    `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000". `clients` says
+    what becomes of connections from outside to a published listener, `outside` of any other with one
+    end in the checkpoint: they are refused, closed in the restored engine, or kept.
     The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
     when a PID or path it needs is taken, `always`, or `never`. `net` gives it a network namespace too: no
     port is rewritten, and connections to its published ports are carried inside. Raises a CriaError;
@@ -47,6 +52,7 @@ def restore(
         wish=ports,
         wait_seconds=wait_seconds,
         isolate=isolate,
+        policies={"outside": outside, "clients": clients},
         wants_canary=canary,
         listener=listener,
     )
@@ -68,20 +74,6 @@ def engine_of(work: Restore, timings: Timings) -> Engine:
     )
 
 
-def plan_ports(checkpoint: Checkpoint, ports: Any = None, **policies: Any) -> PortPlan:
-    """The port plan for a restore here and now, from the ports in use at this moment.
-
-    `ports` are Wishes or what Wishes.parse reads; `outside` and `clients` are the policies of
-    cria.ports.plan. Raises PortPlanRefused, PortUnknown or PortTaken.
-    """
-    from cria.criu import binary
-    from cria.ports import Wishes, occupants, plan, sockets_of
-
-    asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
-    sockets = sockets_of(checkpoint.images, binary.find(), inventory=checkpoint.manifest.inventory)
-    return plan(sockets, occupants(), asked, **policies)
-
-
 @dataclass(kw_only=True)
 class Source:
     """What every restore begins with."""
@@ -98,6 +90,7 @@ class Restore(Source):
     wish: Any
     wait_seconds: float
     isolate: Isolate
+    policies: dict[str, Any] = field(default_factory=dict)
     listener: Listener | None
     wants_canary: bool = True
     clone: int = 0
@@ -125,9 +118,7 @@ class Restore(Source):
 
     def netns(self) -> Path | None:
         """The engine's network namespace, None where it shares cria's."""
-        if self.isolate != "net" or self.place is None:
-            return None
-        return self.place.netns
+        return self.place.netns if self.place is not None else None
 
     def tag(self) -> str:
         """What tells this clone's files from those of others: the port its clients know, or its first."""
@@ -164,7 +155,7 @@ def check_it_fits(work: Source) -> int:
     from cria.doctor import preflight
 
     seen = work.checkpoint.check_small_parts()
-    preflight.same_files(work.checkpoint, work.client.criu)
+    preflight.fits(work.checkpoint, work.client.criu)
     return seen
 
 
@@ -176,7 +167,7 @@ def plan_the_ports(work: Restore) -> None:
     elif work.isolate == "net":
         work.plan = plan_for_own_network(work)
     else:
-        work.plan = plan_ports(work.checkpoint, work.wish)
+        work.plan = work.checkpoint.plan_ports(work.wish, **work.policies)
 
 
 def plan_for_own_network(work: Restore) -> PortPlan:
@@ -188,14 +179,26 @@ def plan_for_own_network(work: Restore) -> PortPlan:
     inventory = work.checkpoint.manifest.inventory
     any_port = asked.mode in ("auto", "fresh")
     work.forwards = forwards(inventory.published(), asked.for_clone(work.clone), any_port=any_port)
-    return plan(sockets_of(work.checkpoint.images, work.client.criu, inventory=inventory))
+    sockets = sockets_of(work.checkpoint.images, work.client.criu, inventory=inventory)
+    return plan(sockets, **work.policies)
 
 
 def hold_the_ports(work: Restore) -> None:
-    from cria.ports import reserve
+    """A port may be lost between plan and reservation: one that cria chose is then chosen anew."""
+    from cria.errors import PortTaken
+    from cria.ports import PortPlan, reserve
 
-    if work.isolate != "net":
-        work.reservation = reserve(work.plan)
+    if work.isolate == "net":
+        return
+    for last in (False, False, True):
+        try:
+            work.reservation = reserve(work.plan)
+        except PortTaken:
+            if last or isinstance(work.wish, PortPlan):
+                raise
+            plan_the_ports(work)  # says so where the port was asked for by number
+        else:
+            return
 
 
 def let_the_ports_go(work: Restore) -> None:
@@ -341,9 +344,7 @@ def let_it_run(work: Restore) -> None:
         work.conversation.finish()
     work.locks.close()
     if work.checkpoint.manifest.options.network_lock != "SKIP":
-        remove_leftovers(
-            work.checkpoint.images, work.plan, work.netns(), criu_binary=work.client.criu
-        )
+        remove_leftovers(work.checkpoint.images, work.plan, work.netns(), work.client.criu)
     if isinstance(work.place, OwnNamespaces):
         published.carry(work.forwards, work.place)
     work.place.settle(work.inner_root)

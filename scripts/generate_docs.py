@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from cria.cli import cli, documents
+from cria.cli import cli, documents, results
 from cria.doctor import report
 from cria.errors import CriaError, all_kinds
 
@@ -27,6 +27,8 @@ def main() -> None:
         REFERENCE / "schema" / "ps.json": documents.schema_text(documents.Listing),
         REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
+    for name, kind in results.SCHEMAS.items():
+        pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)
     if "--check" in sys.argv[1:]:
         different = [path for path, text in pages.items() if differs(path, text)]
         sys.exit(1 if different else 0)

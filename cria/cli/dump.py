@@ -59,6 +59,7 @@ def command(
     Without a PID the engine is found by --port, or is the only one on this host. The engine ends,
     unless --leave-running. If anything fails it runs on, and nothing is left behind.
     """
+    from cria.cli.results import Dumped, WouldDump
     from cria.dump import DUMP_STEPS, dump, plan
 
     if explain:
@@ -68,7 +69,7 @@ def command(
         raise click.UsageError("Missing option '-o' / '--output'.")
     if dry_run:
         inventory = plan(target, place, port=port, any_process=any_process)
-        facts = {"engine": inventory.root.pid, "checkpoint": str(place), "would_dump": True}
+        facts = WouldDump(engine=inventory.root.pid, checkpoint=str(place))
         output.document(facts) if as_json else click.echo(
             f"engine {inventory.root.pid}: {len(inventory.processes)} processes, "
             f"{len(inventory.listeners())} listeners; it can be dumped to {place}"
@@ -88,12 +89,12 @@ def command(
     )
     if as_json:
         output.document(
-            {
-                "checkpoint": str(checkpoint.path),
-                "bytes": checkpoint.size_bytes,
-                "processes": len(checkpoint.manifest.inventory.processes),
-                "timings": checkpoint.timings,
-            }
+            Dumped(
+                checkpoint=str(checkpoint.path),
+                bytes=checkpoint.size_bytes,
+                processes=len(checkpoint.manifest.inventory.processes),
+                timings=checkpoint.timings,
+            )
         )
         return
     if progress != "none":

@@ -22,6 +22,7 @@ def command(checkpoint: Path, file: Path, as_json: bool, progress: str) -> None:
 
     Its digests are compared on the way, so a damaged checkpoint is not packed.
     """
+    from cria.cli.results import Packed
     from cria.packing import pack
 
     tell = output.listener(progress)
@@ -31,4 +32,4 @@ def command(checkpoint: Path, file: Path, as_json: bool, progress: str) -> None:
     pack(checkpoint, file, listener=tell)
     place = file.absolute()
     size = place.stat().st_size
-    output.document({"archive": str(place), "bytes": size}) if as_json else click.echo(place)
+    output.document(Packed(archive=str(place), bytes=size)) if as_json else click.echo(place)

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-import msgspec
 
 from cria.cli import output
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
+    from cria.restore import Policy
 
 DONE_WITH_WARNINGS = 3
+POLICIES = ("refuse", "close", "keep")
 
 
 @click.command
@@ -24,6 +25,18 @@ DONE_WITH_WARNINGS = 3
 )
 @click.option(
     "--address", "addresses", multiple=True, metavar="OLD=NEW", help="Move an address; repeatable."
+)
+@click.option(
+    "--outside",
+    type=click.Choice(POLICIES),
+    default="refuse",
+    help="Connections with one end outside: refuse to restore, close them, keep them.",
+)
+@click.option(
+    "--clients",
+    type=click.Choice(POLICIES),
+    default="close",
+    help="The same for clients of the HTTP API.",
 )
 @click.option(
     "--wait", "wait_seconds", type=float, default=120.0, help="Seconds to wait until it is healthy."
@@ -46,6 +59,8 @@ def command(
     moves: tuple[str, ...],
     ports: str | None,
     addresses: tuple[str, ...],
+    outside: Policy,
+    clients: Policy,
     wait_seconds: float,
     isolate: Literal["auto", "always", "never", "net"],
     replicas: int | None,
@@ -73,7 +88,7 @@ def command(
     wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
     opened = Checkpoint.open(checkpoint)
     if dry_run:
-        plan = opened.plan_ports(wishes)
+        plan = opened.plan_ports(wishes, outside=outside, clients=clients)
         output.document(plan.to_json()) if as_json else click.echo(str(plan))
         return
     tell = output.listener(progress)
@@ -84,6 +99,8 @@ def command(
                 ports=wishes,
                 wait_seconds=wait_seconds,
                 isolate=isolate,
+                outside=outside,
+                clients=clients,
                 canary=not no_canary,
                 listener=tell,
             ),
@@ -94,6 +111,8 @@ def command(
             replicas,
             ports=wishes,
             wait_seconds=wait_seconds,
+            outside=outside,
+            clients=clients,
             isolate="net" if isolate == "net" else "always",
             all_or_none=all_or_none,
             canary=not no_canary,
@@ -106,9 +125,9 @@ def command(
 
 def _show(engines: tuple[Engine, ...], *, as_json: bool, timings: bool) -> None:
     if as_json:
-        # One engine's facts stand at the top too: most restores bring back one.
-        first = msgspec.to_builtins(engines[0]) if len(engines) == 1 else {}
-        output.document({**first, "engines": engines})
+        from cria.cli.results import Restored
+
+        output.document(Restored.of(engines))
         return
     if timings and engines[0].timings is not None:
         click.echo(f"\n{output.timings_table(engines[0].timings)}", err=True)

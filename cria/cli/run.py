@@ -69,7 +69,9 @@ def _run(
         launched.process.terminate()
         raise
     if as_json:
-        output.document({"url": url, "pid": launched.pid, "log": str(launched.log)})
+        from cria.cli.results import Started
+
+        output.document(Started(url=url, pid=launched.pid, log=str(launched.log)))
     else:
         click.echo(url)
 

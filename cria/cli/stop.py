@@ -13,6 +13,7 @@ from cria.cli import output
 @output.json_option
 def command(target: str | None, seconds: float, as_json: bool) -> None:
     """End the engine that PID belongs to or that serves URL, and clear away what it leaves."""
+    from cria.cli.results import Stopped
     from cria.engine import discover, stop
 
     if target is None or target.isdigit():
@@ -20,7 +21,7 @@ def command(target: str | None, seconds: float, as_json: bool) -> None:
     else:
         root = discover.find(None, port=_port(target))
     stop.stop(root, seconds=seconds)
-    output.document({"stopped": root}) if as_json else click.echo(root)
+    output.document(Stopped(stopped=root)) if as_json else click.echo(root)
 
 
 def _port(url: str) -> int:

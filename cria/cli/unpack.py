@@ -23,12 +23,13 @@ def command(file: Path, directory: Path, as_json: bool, progress: str) -> None:
     All is compared with its digests. An archive that holds anything but what its manifest declares is
     refused, and nothing of it is left.
     """
+    from cria.cli.results import Unpacked
     from cria.packing import unpack
 
     source = sys.stdin.buffer if file == STDIN else file
     checkpoint = unpack(source, directory, listener=output.listener(progress))
     if as_json:
         parts = len(checkpoint.manifest.parts)
-        output.document({"checkpoint": str(checkpoint.path), "parts": parts})
+        output.document(Unpacked(checkpoint=str(checkpoint.path), parts=parts))
         return
     click.echo(checkpoint.path)

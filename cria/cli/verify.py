@@ -19,12 +19,12 @@ def command(checkpoint: Path, as_json: bool, progress: str) -> None:
     A part that is damaged, missing or too many is named, and the exit status is 41.
     """
     from cria.checkpoint import Checkpoint
+    from cria.cli.results import Verified
 
     opened = Checkpoint.open(checkpoint)
     parts = len(opened.manifest.parts)
     compared = opened.verify(output.listener(progress))
     if as_json:
-        facts = {"checkpoint": str(opened.path), "parts": parts, "bytes": compared, "whole": True}
-        output.document(facts)
+        output.document(Verified(checkpoint=str(opened.path), parts=parts, bytes=compared))
         return
     click.echo(f"{opened.path} is whole: {parts} parts, {output.size(opened.size_bytes)}")

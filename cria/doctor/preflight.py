@@ -24,18 +24,17 @@ def restore(checkpoint: Checkpoint, criu: Path) -> None:
 
     PidTaken and PathTaken come last: where they are the only hindrance, namespaces are the way out.
     """
-    checks = (
-        restore_checks.privileges,
-        restore_checks.pids,
-        restore_checks.unix_names,
-    )
+    checks = (restore_checks.pids, restore_checks.unix_names)
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
     carry.check_free(checkpoint.manifest.carried, checkpoint.path / layout.CARRIED)
 
 
-def same_files(checkpoint: Checkpoint, criu: Path) -> None:
-    """Raises CheckpointMismatch with every file that the engine needs and that is not as it was."""
-    checks = (files.recorded, files.opened)
+def fits(checkpoint: Checkpoint, criu: Path) -> None:
+    """Raises what keeps the engine from being restored anywhere on this host.
+
+    That is a missing capability, or CheckpointMismatch with every file that is not as it was.
+    """
+    checks = (restore_checks.privileges, files.recorded, files.opened)
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
-    raise_first(rows, f"{checkpoint.path} does not fit the files of this host")
+    raise_first(rows, f"{checkpoint.path} does not fit this host")

@@ -97,7 +97,7 @@ class OwnNamespaces:
         self._wait_until_ready()
         self._outer.wait()
         self.root = Path(f"/proc/{self.init}/root")
-        self.netns = Path(f"/proc/{self.init}/ns/net")
+        self.netns = Path(f"/proc/{self.init}/ns/net") if network else None
 
     def _wait_until_ready(self) -> None:
         """The outer half names the init's PID, the inner half says when its view is made."""

@@ -165,7 +165,7 @@ def test_criu_minds_each_of_these_files(
     checkpoint = dumped(holding(start, paths), tmp_path / "checkpoint")
     FILES[name](paths[name])
     monkeypatch.setattr("cria.doctor.preflight.restore", lambda *_: None)
-    monkeypatch.setattr("cria.doctor.preflight.same_files", lambda *_: None)
+    monkeypatch.setattr("cria.doctor.preflight.fits", lambda *_: None)
 
     with pytest.raises(CheckpointMismatch):
         checkpoint.restore()
@@ -194,7 +194,7 @@ def test_a_program_that_was_replaced_is_named_by_its_content_and_build_id(
     ]
     with pytest.raises(CheckpointMismatch):
         checkpoint.restore()
-    monkeypatch.setattr("cria.doctor.preflight.same_files", lambda *_: None)
+    monkeypatch.setattr("cria.doctor.preflight.fits", lambda *_: None)
     with pytest.raises(CheckpointMismatch, match="build-ID"):
         checkpoint.restore()
 

@@ -1,5 +1,7 @@
 """Each kind of error has its own code and exit status, in the range of its class."""
 
+from pathlib import Path
+
 from cria.errors import CriaError, EngineBlocked, all_kinds
 
 
@@ -34,3 +36,12 @@ def test_an_error_as_json_has_all_its_parts() -> None:
 
 def test_a_bug_has_exit_status_one() -> None:
     assert CriaError("x").exit_status == 1
+
+
+def test_the_page_each_error_points_to_is_there() -> None:
+    root = Path(__file__).parents[2]
+
+    for kind in [CriaError, *all_kinds()]:
+        page, _, anchor = (kind("x").docs or "").partition("#")
+        assert (root / page).is_file(), page
+        assert not anchor or f"## {anchor}" in (root / page).read_text(), kind

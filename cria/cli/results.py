@@ -1,0 +1,135 @@
+"""The JSON documents that verbs end with; their schemas are under docs/reference/schema.
+
+`cria inspect`, `ps` and `doctor` have theirs beside what they show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cria.demo import DemoFacts
+from cria.engine.handle import Engine
+from cria.timings import Timings
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria run --detach --json`: an engine that is healthy."""
+
+    url: str
+    pid: int
+    log: str
+
+
+class Dumped(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria dump --json`: `checkpoint` is its directory, `bytes` what it takes on disk."""
+
+    checkpoint: str
+    bytes: int
+    processes: int
+    timings: Timings
+
+
+class WouldDump(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria dump --dry-run --json`: the PID of the engine's root, and where it would go."""
+
+    engine: int
+    checkpoint: str
+    would_dump: bool = True
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria restore --json`: `ports` maps published ports to where they are now.
+
+    Where one engine was restored, as mostly, its facts stand at the top as well.
+    """
+
+    engines: tuple[Engine, ...]
+    pid: int | None = None
+    url: str | None = None
+    ports: dict[int, int] = {}
+    ports_moved: int = 0
+    timings: Timings | None = None
+
+    @classmethod
+    def of(cls, engines: tuple[Engine, ...]) -> Restored:
+        if len(engines) != 1:
+            return cls(engines=engines)
+        (one,) = engines
+        return cls(
+            engines=engines,
+            pid=one.pid,
+            url=one.url,
+            ports=one.ports,
+            ports_moved=one.ports_moved,
+            timings=one.timings,
+        )
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria restore --dry-run --json`: old port to new, and every socket with its reason."""
+
+    ports: dict[str, int]
+    sockets: list[dict[str, Any]]
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria verify --json`: `bytes` were read and compared with their digests."""
+
+    checkpoint: str
+    parts: int
+    bytes: int
+    whole: bool = True
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria pack --json`: the archive and its size."""
+
+    archive: str
+    bytes: int
+
+
+class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria unpack --json`: the checkpoint and the number of its parts."""
+
+    checkpoint: str
+    parts: int
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria stop --json`: the PID of the root that ended."""
+
+    stopped: int
+
+
+class Error(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of an error; the exit status goes with the code."""
+
+    code: str
+    message: str
+    details: str | None
+    remedy: str | None
+    docs: str | None
+    log: str | None
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """What every verb prints with --json when it fails."""
+
+    error: Error
+
+
+SCHEMAS: dict[str, type[msgspec.Struct]] = {
+    "run": Started,
+    "dump": Dumped,
+    "dump-dry-run": WouldDump,
+    "restore": Restored,
+    "restore-dry-run": Planned,
+    "stop": Stopped,
+    "verify": Verified,
+    "pack": Packed,
+    "unpack": Unpacked,
+    "demo": DemoFacts,
+    "error": Failed,
+}
