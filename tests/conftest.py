@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine's load than of the code.
+settings.register_profile("cria", deadline=None)
+settings.load_profile("cria")
 
 PROGRAMS = Path(__file__).parent / "programs"
 

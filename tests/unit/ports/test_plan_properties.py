@@ -45,6 +45,7 @@ def run(random: Random) -> str:
     return "planned"
 
 
+@pytest.mark.many
 def test_the_properties_hold_for_thousands_of_topologies() -> None:
     outcomes = Counter(run(Random(f"{SEED}/{number}")) for number in range(MANY))
     assert outcomes["planned"] > MANY * 0.4, outcomes

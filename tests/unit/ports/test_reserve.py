@@ -229,6 +229,7 @@ time.sleep(60)
     reserve(at(port)).release()
 
 
+@pytest.mark.many
 def test_of_many_that_reserve_one_port_at_once_exactly_one_gets_it(port: int) -> None:
     program = f"""
 import sys
