@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -41,11 +42,14 @@ def private_view(settings: dict[str, Any]) -> None:
     """Mounts that only this clone sees: its own /dev/shm and /proc, copy-on-write directories, its log.
 
     What the copy-on-write directories collect lies on a memory file system that is hidden below /proc,
-    so it goes with the namespace and nobody has to clear it away.
+    so it goes with the namespace and nobody has to clear it away. An overlay shows one file system: what
+    is mounted below such a directory, a disk with models perhaps, is mounted there again.
     """
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     # Opened before a copy-on-write directory covers them: the clone's log is the host's file.
-    sources = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in settings["binds"]]
+    below = [(at, at) for at in mounted_below(settings["copy_on_write"])]
+    binds = [*below, *map(tuple, settings["binds"])]
+    sources = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in binds]
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")
     for number, directory in enumerate(settings["copy_on_write"]):
@@ -58,9 +62,22 @@ def private_view(settings: dict[str, Any]) -> None:
         options = f"lowerdir={directory},upperdir={upper},workdir={work}"
         mount("overlay", directory, "overlay", MS_NODEV, options)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for source, (_, target) in zip(sources, settings["binds"], strict=True):
-        mount(f"/proc/self/fd/{source}", target, None, MS_BIND)
+    for source, (_, target) in zip(sources, binds, strict=True):
+        mount(f"/proc/self/fd/{source}", target, None, MS_BIND | MS_REC)
         os.close(source)
+
+
+def mounted_below(directories: list[str]) -> list[str]:
+    """The outermost mount points below some directories (proc(5), mountinfo, with its octal escapes)."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        escaped = {line.split()[4] for line in lines}
+    points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), point) for point in escaped}
+    found: list[str] = []
+    for point in sorted(points):
+        inside = any(point.startswith(f"{directory}/") for directory in directories)
+        if inside and not any(point.startswith(f"{outer}/") for outer in found):
+            found.append(point)
+    return found
 
 
 def raise_loopback() -> None:
