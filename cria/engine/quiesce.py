@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 
 from cria.engine import control
 from cria.engine.control import Control
@@ -70,13 +73,13 @@ class StillPoint:
         if self._control is None or self._inflight is None:
             return None
         answer = self._ask(self._control, "quiesce")
-        self.quiesced = Quiesced(
-            control=self._control.path,
-            inflight=self._inflight,
-            workers=answer["workers"],
-            groups=answer["groups"],
-            dropped_bytes=answer["dropped_bytes"],
-        )
+        known = {"control": self._control.path, "inflight": self._inflight}
+        try:
+            self.quiesced = msgspec.convert(answer | known, Quiesced)
+        except msgspec.ValidationError as error:
+            raise QuiesceFailed(
+                "the engine answered something that cria does not understand", details=str(error)
+            ) from error
         return self.quiesced.dropped_bytes
 
     def resume(self) -> None:
@@ -92,7 +95,7 @@ class StillPoint:
             words = f"{error.message}; it goes on by itself within a minute"
             self._tell(Warned(message=words, remedy=error.details))
 
-    def _ask(self, asked: Control, command: str, **words: str) -> dict[str, int]:
+    def _ask(self, asked: Control, command: str, **words: str) -> dict[str, Any]:
         try:
             return asked.ask(command, seconds=self._seconds, **words)
         except QuiesceFailed as error:

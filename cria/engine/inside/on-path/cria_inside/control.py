@@ -55,14 +55,14 @@ async def serve(handler: Handler, path: str | None = None) -> str:
 
 
 async def _answer(handler: Handler, reader: asyncio.StreamReader, uid: int) -> dict[str, Any]:
-    if uid not in (0, os.geteuid()):
-        return {"error": f"refused: uid {uid} is neither root nor the engine's own {os.geteuid()}"}
     try:
         line = await asyncio.wait_for(reader.readline(), REQUEST_SECONDS)
         words = json.loads(line)
         command = words.pop("command")
     except (asyncio.TimeoutError, ValueError, KeyError, AttributeError, TypeError):  # noqa: UP041
         return {"error": "no command in JSON on one line"}
+    if uid not in (0, os.geteuid()):
+        return {"error": f"refused: uid {uid} is neither root nor the engine's own {os.geteuid()}"}
     try:
         return await handler.run(command, words)
     except Failed as failed:

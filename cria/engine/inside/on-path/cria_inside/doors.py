@@ -10,7 +10,7 @@ from argparse import Namespace
 from importlib.metadata import entry_points
 from typing import Any
 
-from cria_inside import control, worker
+from cria_inside import control
 from cria_inside.commands import Commands
 
 NAME = "cria"
@@ -22,6 +22,8 @@ log = logging.getLogger("vllm.cria_inside")
 def enter() -> None:
     """Door of `vllm.general_plugins`: give every worker the methods that the API server calls."""
     from vllm.v1.worker.worker_base import WorkerBase
+
+    from cria_inside import worker
 
     WorkerBase.cria_quiesce = worker.quiesce
     WorkerBase.cria_groups = worker.groups

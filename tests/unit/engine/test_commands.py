@@ -1,0 +1,200 @@
+"""What the part of cria inside an engine does on each command, with an engine of straw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from cria_inside.commands import Commands
+from cria_inside.control import Failed
+
+Told = list[tuple[str, Any]]
+
+
+class StrawEngine:
+    """Records what it is told; `hang` names a call that never returns, `fail` one that raises."""
+
+    def __init__(self, *, paused: bool = False, hang: str = "", fail: str = "") -> None:
+        self.paused, self.hang, self.fail = paused, hang, fail
+        self.told: Told = []
+        self.workers = [{"rank": 0, "groups": 5, "dropped_bytes": 4096, "error": None}]
+
+    async def _do(self, call: str, words: Any = None) -> None:
+        self.told.append((call, words))
+        if self.hang == call:
+            await asyncio.Event().wait()
+        if self.fail == call:
+            raise RuntimeError("no KV connector")
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        self.paused = True
+        await self._do("pause", (mode, clear_cache))
+
+    async def resume_generation(self) -> None:
+        self.paused = False
+        await self._do("resume")
+
+    async def is_paused(self) -> bool:
+        return self.paused
+
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = ()
+    ) -> list[dict[str, Any]]:
+        await self._do(method, (timeout, args))
+        return self.workers
+
+    @property
+    def calls(self) -> list[str]:
+        return [call for call, _ in self.told]
+
+
+def play(engine: StrawEngine, scene: Callable[[Commands], Awaitable[Any]], **options: Any) -> Any:
+    async def in_a_loop() -> Any:
+        answer = await scene(Commands(engine, **options))
+        await asyncio.sleep(0.02)
+        return answer
+
+    return asyncio.run(in_a_loop())
+
+
+@pytest.mark.parametrize(
+    ("inflight", "mode"), [("keep", "keep"), ("drain", "wait"), ("abort", "abort")]
+)
+def test_a_pause_empties_the_caches_whatever_becomes_of_the_requests(
+    inflight: str, mode: str
+) -> None:
+    engine = StrawEngine()
+
+    play(engine, lambda commands: commands.run("pause", {"inflight": inflight}))
+
+    assert ("pause", (mode, True)) in engine.told
+
+
+def test_a_pause_then_a_resume_leaves_it_running() -> None:
+    engine = StrawEngine()
+
+    async def scene(commands: Commands) -> dict[str, Any]:
+        await commands.run("pause", {})
+        return await commands.run("resume", {})
+
+    assert play(engine, scene) == {"paused": False}
+    assert engine.calls == ["pause", "resume"]
+
+
+def test_resuming_twice_resumes_once() -> None:
+    engine = StrawEngine()
+
+    async def scene(commands: Commands) -> None:
+        for command in ("pause", "resume", "resume"):
+            await commands.run(command, {})
+
+    play(engine, scene)
+
+    assert engine.calls == ["pause", "resume"]
+
+
+def test_an_engine_that_somebody_else_had_paused_stays_paused() -> None:
+    engine = StrawEngine(paused=True)
+
+    async def scene(commands: Commands) -> dict[str, Any]:
+        await commands.run("pause", {})
+        return await commands.run("resume", {})
+
+    assert play(engine, scene) == {"paused": True}
+    assert "resume" not in engine.calls
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ({"hang": "pause"}, "did not stand still (drain) within 0.01 s"),
+        ({"fail": "pause"}, "pause failed: RuntimeError: no KV connector"),
+    ],
+)
+def test_after_a_pause_that_hangs_or_fails_it_is_told_to_go_on(
+    trouble: dict[str, str], words: str
+) -> None:
+    engine = StrawEngine(**trouble)
+
+    async def scene(commands: Commands) -> str:
+        try:
+            await commands.run("pause", {"inflight": "drain", "seconds": 0.01})
+        except Failed as failed:
+            return str(failed)
+        return ""
+
+    assert words in play(engine, scene)
+    assert engine.calls == ["pause", "resume"]
+
+
+def test_when_nobody_resumes_it_goes_on_by_itself() -> None:
+    engine = StrawEngine()
+
+    async def scene(commands: Commands) -> None:
+        await commands.run("pause", {})
+        await asyncio.sleep(0.1)
+
+    play(engine, scene, lease_seconds=0.05)
+
+    assert engine.calls == ["pause", "resume"]
+
+
+def test_a_lease_that_was_used_up_does_not_resume_again() -> None:
+    engine = StrawEngine()
+
+    async def scene(commands: Commands) -> None:
+        await commands.run("pause", {})
+        await commands.run("resume", {})
+        await asyncio.sleep(0.1)
+
+    play(engine, scene, lease_seconds=0.05)
+
+    assert engine.calls == ["pause", "resume"]
+
+
+def test_the_memory_of_an_engine_that_runs_is_not_dropped() -> None:
+    engine = StrawEngine()
+
+    with pytest.raises(Failed, match="in use"):
+        play(engine, lambda commands: commands.run("quiesce", {}))
+    assert engine.calls == []
+
+
+def test_the_workers_are_called_without_a_timeout_and_summed_up() -> None:
+    """A timeout in the engine core would leave late answers for the next call to read."""
+    engine = StrawEngine(paused=True)
+    engine.workers *= 2
+
+    answer = play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
+
+    assert answer == {"workers": 2, "groups": 10, "dropped_bytes": 8192}
+    assert engine.told == [("cria_quiesce", (None, (4.0,)))]
+
+
+def test_a_rank_that_did_not_come_is_named() -> None:
+    engine = StrawEngine(paused=True)
+    engine.workers = [{"rank": 0, "groups": 0, "dropped_bytes": 0, "error": "Ranks 1 failed"}]
+
+    with pytest.raises(Failed, match="rank 0: Ranks 1 failed"):
+        play(engine, lambda commands: commands.run("quiesce", {}))
+
+
+def test_a_worker_that_never_answers_is_given_up_at_the_deadline() -> None:
+    engine = StrawEngine(paused=True, hang="cria_quiesce")
+
+    with pytest.raises(Failed, match="does not answer within"):
+        play(engine, lambda commands: commands.run("quiesce", {"seconds": 0.01}))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("fly", {}), ("pause", {"inflight": "burn"}), ("pause", {"wings": 2}), ("_renew", {})],
+)
+def test_nonsense_is_refused_and_touches_nothing(command: str, words: dict[str, Any]) -> None:
+    engine = StrawEngine()
+
+    with pytest.raises(Failed):
+        play(engine, lambda commands: commands.run(command, words))
+    assert engine.calls == []

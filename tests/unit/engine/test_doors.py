@@ -1,0 +1,102 @@
+"""How the part of cria inside gets in: what cria run sets, and what that changes for other plugins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+from cria_inside import doors
+
+from cria.engine.launch import INSIDE, settings
+
+
+def plugins(*each: tuple[str, str]) -> EntryPoints:
+    ours = (("vllm.general_plugins", "cria"), ("vllm.endpoint_plugins", "cria"))
+    return EntryPoints(
+        EntryPoint(name=name, value="m:f", group=group) for group, name in (*ours, *each)
+    )
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The plugins beside ours, to be filled by a test; nothing is named in VLLM_PLUGINS."""
+    others: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        doors,
+        "entry_points",
+        lambda **chosen: plugins(*others).select(**chosen) if chosen else plugins(*others),
+    )
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+    monkeypatch.delenv("VLLM_PLUGINS")
+    return others
+
+
+def chosen(environment: dict[str, str]) -> dict[str, str]:
+    return {each.name: each.value for each in settings(["vllm", "serve", "m"], environment)}
+
+
+def test_what_vllm_loaded_before_it_still_loads(installed: list[tuple[str, str]]) -> None:
+    installed += [("vllm.general_plugins", "lora"), ("vllm.platform_plugins", "npu")]
+    installed += [("console_scripts", "vllm")]
+
+    doors.allow_the_endpoint()
+
+    assert os.environ["VLLM_PLUGINS"] == "cria,lora,npu"
+
+
+def test_an_endpoint_plugin_that_nobody_named_stays_out(
+    installed: list[tuple[str, str]],
+) -> None:
+    installed += [("vllm.endpoint_plugins", "routes")]
+
+    doors.allow_the_endpoint()
+
+    assert "routes" not in os.environ["VLLM_PLUGINS"].split(",")
+
+
+def test_where_one_name_is_both_kinds_cria_stays_out(installed: list[tuple[str, str]]) -> None:
+    installed += [("vllm.endpoint_plugins", "both"), ("vllm.general_plugins", "both")]
+
+    doors.allow_the_endpoint()
+
+    assert "VLLM_PLUGINS" not in os.environ
+
+
+def test_a_list_that_the_user_made_is_only_added_to() -> None:
+    assert chosen({"VLLM_PLUGINS": "lora"})["VLLM_PLUGINS"] == "lora,cria"
+    assert chosen({"VLLM_PLUGINS": "cria,lora"})["VLLM_PLUGINS"] == "lora,cria"
+    assert "VLLM_PLUGINS" not in chosen({})
+
+
+def test_the_users_path_comes_first() -> None:
+    assert chosen({"PYTHONPATH": "/a:/b"})["PYTHONPATH"] == f"/a:/b:{INSIDE}"
+    assert chosen({})["PYTHONPATH"] == str(INSIDE)
+
+
+def test_on_that_path_the_plugins_are_found_and_nothing_else_of_cria() -> None:
+    program = """
+import importlib.metadata, importlib.util
+for group in ("vllm.general_plugins", "vllm.endpoint_plugins"):
+    found = [e for e in importlib.metadata.entry_points(group=group) if e.name == "cria"]
+    print(group, [e.value for e in found])
+print(importlib.util.find_spec("cria_inside.worker") is not None)
+print(__import__("os").listdir(__import__("sys").argv[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, INSIDE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(INSIDE)},
+    )
+
+    *lines, listed = done.stdout.splitlines()
+    assert lines == [
+        "vllm.general_plugins ['cria_inside.doors:enter']",
+        "vllm.endpoint_plugins ['cria_inside.doors:Endpoint']",
+        "True",
+    ]
+    assert sorted(eval(listed)) == ["cria_inside", "cria_inside-1.dist-info"]
