@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Record what the kernel shows of a running engine, for the tests of the roles.
 
-    sudo .venv/bin/python scripts/record_snapshot.py PID > tests/data/snapshots/NAME.json
+sudo .venv/bin/python scripts/record_snapshot.py PID > tests/data/snapshots/NAME.json
 """
 
 from __future__ import annotations
