@@ -23,7 +23,11 @@ def before_dump(inventory: Inventory, *, wanted: bool) -> tuple[Canary | None, s
         return None, "not wanted: --no-canary"
     if not published:
         return None, "no HTTP API"
-    canary = record(health.url(published[0].local), seconds=SECONDS)
+    try:
+        canary = record(health.url(published[0].local), seconds=SECONDS)
+    except EngineFailed as error:
+        error.details = "\n".join([error.details or "", *health.states(inventory)])
+        raise
     return canary, None if canary else "the engine does not generate text"
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import http.client
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cria.errors import EngineFailed, Unhealthy
-from cria.inventory import Endpoint
+from cria.inventory import Endpoint, Inventory
+from cria.process.tree import stat
 
 POLL_SECONDS = 0.01
+_STATES = {
+    "R": "runs",
+    "S": "sleeps",
+    "D": "waits for the kernel",
+    "T": "is stopped by a signal",
+    "t": "is stopped by a debugger",
+    "Z": "has ended",
+}
 
 
 def url(endpoint: Endpoint) -> str:
@@ -42,6 +52,14 @@ def wait_until_healthy(base_url: str, pid: int, *, seconds: float) -> None:
                 remedy="give it longer with --wait SECONDS",
             )
         time.sleep(POLL_SECONDS)
+
+
+def states(inventory: Inventory) -> Iterator[str]:
+    """What each process does now: where an engine hangs, one that is stopped or gone is the reason."""
+    for process in inventory.processes:
+        now = stat(process.pid)
+        state = now.state if now else "Z"
+        yield f"{process.role.name} ({process.pid}) {_STATES.get(state, state)}"
 
 
 def _alive(pid: int) -> bool:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from cria.engine import control
+from cria.engine import control, health
 from cria.engine.control import Control
 from cria.errors import QuiesceFailed
 from cria.events import Listener, Warned, nobody
 from cria.inventory import Inventory
 from cria.manifest import Inflight, Quiesced
-from cria.process.tree import stat
 
 RESUME_SECONDS = 10.0
-_STATES = {
-    "R": "runs",
-    "S": "sleeps",
-    "D": "waits for the kernel",
-    "T": "is stopped by a signal",
-    "t": "is stopped by a debugger",
-    "Z": "has ended",
-}
 
 
 class StillPoint:
@@ -100,7 +90,7 @@ class StillPoint:
             return asked.ask(command, seconds=self._seconds, **words)
         except QuiesceFailed as error:
             # One that is stopped or gone is why the others wait.
-            said = [error.details or "", *_states(self._inventory)]
+            said = [error.details or "", *health.states(self._inventory)]
             details = "\n".join(line for line in said if line)
             raise QuiesceFailed(error.message, details=details) from error
 
@@ -108,10 +98,3 @@ class StillPoint:
 def resume_restored(root: int, quiesced: Quiesced, *, seconds: float) -> None:
     """Let an engine go on that was dumped at a still point and wakes up in it. Raises QuiesceFailed."""
     Control(pid=root, path=quiesced.control).ask("resume", seconds=seconds)
-
-
-def _states(inventory: Inventory) -> Iterator[str]:
-    for process in inventory.processes:
-        now = stat(process.pid)
-        state = now.state if now else "Z"
-        yield f"{process.role.name} ({process.pid}) {_STATES.get(state, state)}"

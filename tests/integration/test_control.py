@@ -16,7 +16,7 @@ from cria.engine.launch import Launched
 from cria.engine.take import take
 from cria.errors import NoSpace, QuiesceFailed
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("shm_is_left_clean")]
+pytestmark = pytest.mark.root
 NOBODY = 65534
 
 

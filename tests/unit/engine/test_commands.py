@@ -79,7 +79,7 @@ def test_a_pause_then_a_resume_leaves_it_running() -> None:
         await commands.run("pause", {})
         return await commands.run("resume", {})
 
-    assert play(engine, scene) == {"paused": False}
+    assert play(engine, scene) == {"resumed": True}
     assert engine.calls == ["pause", "resume"]
 
 
@@ -102,7 +102,7 @@ def test_an_engine_that_somebody_else_had_paused_stays_paused() -> None:
         await commands.run("pause", {})
         return await commands.run("resume", {})
 
-    assert play(engine, scene) == {"paused": True}
+    assert play(engine, scene) == {"resumed": False}
     assert "resume" not in engine.calls
 
 

@@ -111,11 +111,11 @@ class Commands:
 
     async def resume(self, seconds: float = 10.0) -> dict[str, Any]:
         """Go on; an engine that somebody else had paused stays so. Twice is once."""
-        if self._ours:
-            await self._within(seconds, self._engine.resume_generation(), "did not go on")
-        self._ours = False
+        ours, self._ours = self._ours, False
         self._drop_lease()
-        return {"paused": await self._within(seconds, self._engine.is_paused(), "did not answer")}
+        if ours:
+            await self._within(seconds, self._engine.resume_generation(), "did not go on")
+        return {"resumed": ours}
 
     async def _within(self, seconds: float, call: Awaitable[Answer], trouble: str) -> Answer:
         """Await, but not longer. The call itself is not cancelled: vLLM still wants to deliver its answer."""
