@@ -8,7 +8,7 @@ import msgspec
 
 from cria.engine import control, health
 from cria.engine.control import Control
-from cria.errors import QuiesceFailed
+from cria.errors import QuiesceFailed, Unhealthy
 from cria.events import Listener, Warned, nobody
 from cria.inventory import Inventory
 from cria.manifest import Inflight, Quiesced
@@ -96,5 +96,10 @@ class StillPoint:
 
 
 def resume_restored(root: int, quiesced: Quiesced, *, seconds: float) -> None:
-    """Let an engine go on that was dumped at a still point and wakes up in it. Raises QuiesceFailed."""
-    Control(pid=root, path=quiesced.control).ask("resume", seconds=seconds)
+    """Let an engine go on that was dumped at a still point and wakes up in it. Raises Unhealthy."""
+    try:
+        Control(pid=root, path=quiesced.control).ask("resume", seconds=seconds)
+    except QuiesceFailed as error:
+        raise Unhealthy(
+            "the restored engine does not go on from its still point", details=error.details
+        ) from error
