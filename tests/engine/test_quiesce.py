@@ -1,0 +1,212 @@
+"""The still point of a real engine with two ranks: the tests run in the order they stand."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import cria
+from cria.engine.control import find
+from cria.engine.generate import generate
+from cria.engine.take import take
+from cria.errors import CanaryMismatch, Unhealthy
+from cria.manifest import read, write
+from cria.storage import layout
+
+from .conftest import RunningEngine, answer, command
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.engine,
+    pytest.mark.parametrize("engine", [2], indirect=True, ids=["two ranks"]),
+]
+KV_CACHE = 1 << 30  # of each rank: conftest sets VLLM_CPU_KVCACHE_SPACE=1
+CANARY: list[tuple[int, ...]] = []
+
+
+class Stream(threading.Thread):
+    """A client that reads a streamed completion; `finish` is the reason the engine gave."""
+
+    def __init__(self, engine: RunningEngine, prompt: str, tokens: int) -> None:
+        super().__init__(daemon=True)
+        self.port, self.prompt, self.wanted = engine.port, prompt, tokens
+        self.tokens: list[int] = []
+        self.finish: str | None = None
+        self.longest_wait = 0.0
+        self.begun = threading.Event()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        wish = {
+            "model": "tiny",
+            "prompt": self.prompt,
+            "max_tokens": self.wanted,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+            "stream": True,
+        }
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(wish), headers)
+        last = time.monotonic()
+        for line in connection.getresponse():
+            if line.startswith(b"data: {"):
+                self._take(json.loads(line[6:])["choices"][0])
+                last, before = time.monotonic(), last
+                if self.begun.is_set():
+                    self.longest_wait = max(self.longest_wait, last - before)
+                self.begun.set()
+
+    def _take(self, choice: dict[str, Any]) -> None:
+        self.tokens += choice.get("token_ids") or []
+        self.finish = choice.get("finish_reason") or self.finish
+
+
+def streams(engine: RunningEngine, tokens: int, count: int = 3) -> list[Stream]:
+    """Clients that have all got their first token."""
+    started = [Stream(engine, f"engine {number} is frozen", tokens) for number in range(count)]
+    for stream in started:
+        stream.start()
+    for stream in started:
+        assert stream.begun.wait(120)
+    return started
+
+
+def finished(started: list[Stream]) -> list[list[int]]:
+    for stream in started:
+        stream.join(300)
+        assert not stream.is_alive()
+    return [stream.tokens for stream in started]
+
+
+def test_a_checkpoint_is_smaller_by_the_kv_cache(engine: RunningEngine) -> None:
+    words = ["dump", engine.pid, "--leave-running", "-o"]
+    whole = answer(*words, engine.place / "whole", "--no-quiesce")
+    without = answer(*words, engine.place / "without")
+
+    assert whole["bytes"] - without["bytes"] > 0.9 * KV_CACHE * engine.ranks
+    manifest = cria.open_checkpoint(engine.place / "without").manifest
+    assert manifest.quiesced is not None
+    assert manifest.quiesced.workers == engine.ranks
+    assert manifest.quiesced.groups == 5 * engine.ranks
+    assert manifest.canary is not None
+    assert manifest.canary.seconds < 3.0, "it waits for no compiler"
+    CANARY.append(manifest.canary.tokens)
+
+
+def test_requests_in_flight_complete_with_the_tokens_they_would_have_had(
+    engine: RunningEngine,
+) -> None:
+    undisturbed = finished(streams(engine, 250))
+    disturbed = streams(engine, 250)
+
+    answer("dump", engine.pid, "-o", engine.place / "loaded", "--leave-running")
+
+    assert finished(disturbed) == undisturbed
+    assert [len(tokens) for tokens in undisturbed] == [250, 250, 250]
+    pause = max(each.longest_wait for each in disturbed)
+    assert pause > 0.5, "the dump came too late to disturb anybody"
+    print(f"pause seen by clients: {pause:.2f} s")
+
+
+def test_a_request_that_takes_too_long_to_drain_is_left_to_run(engine: RunningEngine) -> None:
+    (long,) = streams(engine, 250, count=1)
+
+    words = ["--inflight", "drain", "--quiesce-seconds", "0.5"]
+    refused = command("dump", engine.pid, "-o", engine.place / "drained", *words)
+
+    assert refused.returncode == 26, refused.stderr
+    assert "did not stand still (drain) within 0.5 s" in refused.stderr
+    assert not (engine.place / "drained").exists()
+    assert len(finished([long])[0]) == 250
+
+
+def test_aborted_requests_are_told_so(engine: RunningEngine) -> None:
+    (long,) = streams(engine, 900, count=1)
+
+    words = ["--inflight", "abort", "--leave-running"]
+    answer("dump", engine.pid, "-o", engine.place / "aborted", *words)
+
+    assert len(finished([long])[0]) < 900
+    assert long.finish == "abort"
+
+
+def test_a_worker_that_hangs_is_named_and_the_engine_goes_on(engine: RunningEngine) -> None:
+    workers = [p for p in take(engine.pid).processes if p.role.name.startswith("Worker")]
+    os.kill(workers[-1].pid, signal.SIGSTOP)
+    try:
+        words = ["--no-canary", "--quiesce-seconds", "1"]
+        refused = command("dump", engine.pid, "-o", engine.place / "hung", *words)
+    finally:
+        os.kill(workers[-1].pid, signal.SIGCONT)
+
+    assert refused.returncode == 26, refused.stderr
+    assert f"{workers[-1].role.name} ({workers[-1].pid}) is stopped" in refused.stderr
+    assert not (engine.place / "hung").exists()
+    assert generate(engine.url, tokens=4).tokens == CANARY[0]
+
+
+def test_nobody_else_can_control_it(engine: RunningEngine) -> None:
+    control = find(take(engine.pid))
+    assert control is not None
+
+    os.seteuid(65534)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection, pytest.raises(PermissionError):
+            connection.connect(control.path)
+    finally:
+        os.seteuid(0)
+
+    client = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=5)
+    for route in ("/pause", "/resume", "/sleep", "/collective_rpc", "/cria/pause"):
+        client.request("POST", route)
+        assert client.getresponse().read() is not None
+        client.request("POST", route)
+        response = client.getresponse()
+        response.read()
+        assert response.status == 404, route
+
+
+def test_dumped_under_load_and_killed_it_comes_back_and_computes_the_same(
+    engine: RunningEngine,
+) -> None:
+    streams(engine, 900)
+    answer("dump", engine.pid, "-o", engine.place / "gone")
+
+    facts = answer("restore", engine.place / "gone", "--ports", "fresh")
+    engine.pid, engine.url = facts["pid"], facts["url"]
+
+    assert generate(engine.url, tokens=4).tokens == CANARY[0]
+    names = [step["name"] for step in facts["timings"]["steps"]]
+    assert names.index("compare the canary") > names.index("let its requests go on")
+    answer("stop", engine.url)
+
+
+def test_one_that_computes_something_else_is_taken_down(engine: RunningEngine) -> None:
+    path = engine.place / "gone" / layout.MANIFEST
+    manifest = read(path)
+    assert manifest.canary is not None
+    wrong = msgspec.structs.replace(manifest.canary, tokens=manifest.canary.tokens[::-1])
+    path.unlink()
+    write(msgspec.structs.replace(manifest, canary=wrong), path)
+
+    refused = command("restore", engine.place / "gone")
+
+    assert refused.returncode == CanaryMismatch.exit_status, refused.stderr
+    assert refused.stdout == ""
+    assert not Path(f"/proc/{manifest.inventory.root.pid}/exe").exists()
+    with pytest.raises(Unhealthy):
+        generate(engine.url, tokens=1, timeout=5)
+    restored = answer("restore", engine.place / "gone", "--no-canary")
+    engine.pid, engine.url = restored["pid"], restored["url"]
+    assert generate(engine.url, tokens=4).tokens == CANARY[0]
