@@ -1,6 +1,6 @@
 """Hold a temporary file open to write, and one that has lost its name.
 
-    python temporary_files.py DIRECTORY
+python temporary_files.py DIRECTORY
 """
 
 from __future__ import annotations
