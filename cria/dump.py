@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cria.checkpoint import Checkpoint
-from cria.errors import DumpFailed, DumpIncomplete
+from cria.errors import CriaError, DumpFailed
 from cria.operation import Step, Stopwatch, run_steps
 
 if TYPE_CHECKING:
@@ -116,10 +116,9 @@ class Dump:
 
 def find_the_engine(work: Dump) -> None:
     from cria.engine import discover
+    from cria.process.tree import tree
 
     if work.any_process and work.target is not None:
-        from cria.process.tree import tree
-
         work.root = tree(work.target)[0].pid
     else:
         work.root = discover.find(work.target, port=work.port)
@@ -259,22 +258,15 @@ def carry_its_files(work: Dump) -> int:
 
 def check_the_images(work: Dump) -> None:
     """CRIU can leave out listeners without a word (its issue 2764): compare with what we saw."""
-    from cria.images import files
+    from cria.images import complete
 
-    stored = {socket.inode for socket in files.inet_sockets(work.files, work.client.criu)}
-    missing = [s for s in work.inventory.listeners() if s.inode not in stored]
-    if missing:
-        raise DumpIncomplete(
-            "CRIU left listeners out of the checkpoint",
-            details="\n".join(f"{s.local} ({s.role.name})" for s in missing),
-            remedy="try again; if it stays, please report it with the log",
-        )
+    complete.check(work.files, work.inventory.listeners(), work.client.criu)
 
 
 def resume_it_if_it_lives_on(work: Dump) -> None:
     """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
     if work.leave_running:
-        _finish(work, work.staged)
+        _finish(work)
         resume_the_engine(work)
 
 
@@ -342,21 +334,32 @@ def publish_it(work: Dump) -> None:
 
 
 def take_it_back(work: Dump) -> None:
-    if work.published and work.staged is not None:
+    """Not once the engine has ended: then the checkpoint is all there is of it."""
+    from cria.process import ended
+
+    gone = not work.leave_running and ended.wait([work.inventory.root])
+    if work.published and work.staged is not None and not gone:
         work.output.rename(work.staged)
 
 
 def end_it_unless_it_lives_on(work: Dump) -> None:
-    if not work.leave_running:
-        _finish(work, work.output)
+    """A clone's PID namespace ends with its root, and takes CRIU with it before it can say so."""
+    from cria.process import ended
+
+    try:
+        if not work.leave_running:
+            _finish(work)
+    except CriaError:
+        if not ended.wait([work.inventory.root]):
+            raise
 
 
-def _finish(work: Dump, place: Path | None) -> None:
+def _finish(work: Dump) -> None:
     """CRIU was told when it was called whether it shall end the engine or let it run."""
     from cria.criu import log
     from cria.storage import layout
 
-    assert place is not None
+    place = (None if work.published else work.staged) or work.output
     with log.explained(place / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
         work.conversation.finish()
 

@@ -190,6 +190,14 @@ class ProcessGroup(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Member, ...]
 
 
+class NamedGroup(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """A process group by torch's own name, with the global ranks of its members: the engine told it."""
+
+    name: str
+    backend: str
+    ranks: tuple[int, ...]
+
+
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known of one engine at one moment; the root process comes first."""
 
@@ -202,6 +210,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     descriptors: tuple[Descriptor, ...] = ()
     topology: Topology = Topology()
     groups: tuple[ProcessGroup, ...] = ()
+    named_groups: tuple[NamedGroup, ...] = ()
 
     @property
     def root(self) -> Process:

@@ -15,6 +15,7 @@ import msgspec
 from cria.inventory import (
     Descriptor,
     Inventory,
+    NamedGroup,
     Process,
     ProcessGroup,
     SharedFile,
@@ -48,6 +49,7 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     shared_files: tuple[SharedFile, ...]
     descriptors: tuple[Descriptor, ...]
     groups: tuple[ProcessGroup, ...]
+    named_groups: tuple[NamedGroup, ...]
     checkpoint_bytes: int
     zero_bytes: int | None
     timings: Timings | None
@@ -95,6 +97,7 @@ def inspected(inventory: Inventory, *, target: str, timings: Timings | None) -> 
         shared_files=inventory.shared_files,
         descriptors=inventory.descriptors,
         groups=inventory.groups,
+        named_groups=inventory.named_groups,
         checkpoint_bytes=inventory.checkpoint_bytes(),
         zero_bytes=inventory.zero_bytes(),
         timings=timings,

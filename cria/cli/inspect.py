@@ -49,6 +49,8 @@ def command(
     inventory, stored = _inventory(target, port, any_process)
     if memory and stored is None:
         inventory = _with_zeros(inventory)
+    if stored is None and (as_json or sockets or evidence):
+        inventory = _with_names(inventory)
     name = target if stored is not None and target else str(inventory.root.pid)
     if as_json:
         output.document(plain(inspected(inventory, target=name, timings=stored)))
@@ -58,6 +60,7 @@ def command(
     if sockets or evidence:
         parts += [tables.sockets(inventory, **evidence_too)]
         parts += [tables.unix_sockets(inventory, **evidence_too), tables.groups(inventory)]
+        parts += [tables.named_groups(inventory)] if inventory.named_groups else []
     parts += [tables.files(inventory)] if files else []
     parts += [tables.memory(inventory)] if memory else []
     parts += [_timings(stored)] if timings else []
@@ -90,6 +93,19 @@ def _with_zeros(inventory: Inventory) -> Inventory:
 
     looked = tuple(with_zeros(process) for process in inventory.processes)
     return msgspec.structs.replace(inventory, processes=looked)
+
+
+def _with_names(inventory: Inventory) -> Inventory:
+    """Ask the engine for torch's names of its groups; one that is busy is left in peace."""
+    from cria.engine import control
+    from cria.errors import QuiesceFailed
+
+    try:
+        named = control.named_groups(inventory)
+    except QuiesceFailed as error:
+        click.echo(f"torch's names of the groups: {error.details}", err=True)
+        return inventory
+    return msgspec.structs.replace(inventory, named_groups=named)
 
 
 def _timings(stored: Timings | None) -> str:

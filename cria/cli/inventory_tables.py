@@ -98,6 +98,15 @@ def groups(inventory: Inventory) -> str:
     return table(("group", "backend", "ranks", "members"), rows)
 
 
+def named_groups(inventory: Inventory) -> str:
+    """Return the process groups by torch's own names, as the engine told them."""
+    rows = [
+        (each.name, each.backend, ", ".join(map(str, each.ranks)))
+        for each in inventory.named_groups
+    ]
+    return table(("torch's group", "backend", "ranks"), rows)
+
+
 def files(inventory: Inventory) -> str:
     """Return shared memory, and the descriptors a dump has to care about."""
     parts = [_shared(inventory), _noted(inventory), _totals(inventory)]

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,6 +106,7 @@ class Conversation:
         self._request = request
         self._owes_reply = False
         self._answer: Any = None
+        self._over = False
 
     def wait_for(self, stage: str) -> int:
         """Let CRIU go on until it reaches `stage`, and leave it waiting there.
@@ -134,12 +136,13 @@ class Conversation:
 
     def _next(self, *, go_on: bool) -> Any:
         """Reply to the stage CRIU waits at; return its next notification, None after its last word."""
-        if self._answer is not None:
+        if self._over:
             return None
         if self._owes_reply:
             reply = self._rpc.criu_req(type=self._rpc.NOTIFY, notify_success=go_on)
-            self._channel.send(reply.SerializeToString())
             self._owes_reply = False
+            with suppress(BrokenPipeError):  # it has ended, as reading will show
+                self._channel.send(reply.SerializeToString())
         message = self._receive()
         if message.type == self._rpc.NOTIFY:
             self._owes_reply = True
@@ -151,7 +154,10 @@ class Conversation:
         return None
 
     def _receive(self) -> Any:
-        size = len(self._channel.recv(1, socket.MSG_PEEK | socket.MSG_TRUNC))
+        try:
+            size = len(self._channel.recv(1, socket.MSG_PEEK | socket.MSG_TRUNC))
+        except ConnectionResetError:
+            size = 0
         if size == 0:
             self._hang_up()
             raise CriuRefused(self._request, 0, "CRIU ended without an answer")
@@ -160,6 +166,7 @@ class Conversation:
         return message
 
     def _hang_up(self) -> None:
+        self._over = True
         self._channel.close()
         if self._worker is not None:
             self._worker.wait()

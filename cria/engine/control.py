@@ -14,7 +14,7 @@ import msgspec
 
 from cria.engine.roles import CONTROL
 from cria.errors import QuiesceFailed
-from cria.inventory import Inventory
+from cria.inventory import Inventory, NamedGroup
 
 _GRACE_SECONDS = 5.0  # the engine keeps the deadline itself and says what it waited for
 
@@ -71,6 +71,19 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
         owner = Path(f"/proc/{self.pid}").stat().st_uid
         if listener not in (0, owner):
             raise PermissionError(f"uid {listener} listens there, not the engine's uid {owner}")
+
+
+def named_groups(inventory: Inventory, *, seconds: float = 2.0) -> tuple[NamedGroup, ...]:
+    """The process groups of torch.distributed as the workers know them; none where cria is not inside.
+
+    Raises QuiesceFailed when a worker does not answer in time, as one in the middle of a long step.
+    """
+    control = find(inventory)
+    if control is None:
+        return ()
+    workers = control.ask("groups", seconds=seconds)["ranks"]
+    told = msgspec.convert([group for worker in workers for group in worker], list[NamedGroup])
+    return tuple(sorted(set(told)))
 
 
 def find(inventory: Inventory) -> Control | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import cria
+from cria.criu.client import Conversation, CriuRefused
 from cria.engine.launch import Launched
 from cria.errors import (
     CheckpointNewer,
@@ -233,3 +234,55 @@ def test_signals_reach_the_engine_through_a_cria_run_in_the_foreground(tmp_path:
         running.send_signal(signal.SIGTERM)
 
         assert running.wait(timeout=20) == 9
+
+
+def test_an_engine_that_has_ended_is_in_its_checkpoint_even_when_criu_dies_before_it_says_so(
+    start: Callable[..., Launched],
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ended_after: list[int],
+) -> None:
+    """So it goes with a clone: its PID namespace ends with its root, and takes CRIU with it."""
+    port = free_port()
+    launched = start("little_engine.py", port, tmp_path)
+
+    def finish_and_die(self: Conversation) -> None:
+        finish(self)
+        raise CriuRefused("dump", 0, "CRIU ended without an answer")
+
+    finish = Conversation.finish
+    monkeypatch.setattr(Conversation, "finish", finish_and_die)
+    checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
+    monkeypatch.undo()
+    launched.process.wait(timeout=10)
+
+    engine = cria.restore(checkpoint.path)
+    ended_after.append(engine.pid)
+    assert ask(port)["tcp"]
+
+
+def test_an_interrupt_after_the_engine_has_ended_takes_nothing_back(
+    start: Callable[..., Launched],
+    free_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ended_after: list[int],
+) -> None:
+    port = free_port()
+    launched = start("little_engine.py", port, tmp_path)
+
+    def finish_and_interrupt(self: Conversation) -> None:
+        finish(self)
+        raise KeyboardInterrupt
+
+    finish = Conversation.finish
+    monkeypatch.setattr(Conversation, "finish", finish_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
+    monkeypatch.undo()
+    launched.process.wait(timeout=10)
+
+    engine = cria.restore(tmp_path / "checkpoint")
+    ended_after.append(engine.pid)
+    assert ask(port)["tcp"]
