@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -160,13 +161,12 @@ def test_port_wishes_that_cannot_be(
         checkpoint.restore([word.format(port=little[1]) for word in words])
 
 
-def test_an_interrupted_dump_lets_the_engine_run_on(
-    little: tuple[Launched, int], tmp_path: Path
-) -> None:
-    """SIGINT at the worst moment: CRIU has frozen the engine, cria carries its files."""
+@contextmanager
+def frozen_dump(pid: int, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A cria that dumps `pid`, at the worst moment: CRIU has frozen the engine, cria carries its files."""
     program = f"""
 import sys, time
-sys.argv = ["cria", "dump", "{little[0].pid}", "--any-process", "-o", "{tmp_path}/out/checkpoint"]
+sys.argv = ["cria", "dump", "{pid}", "--any-process", "-o", "{place}"]
 import cria.storage.carry as carry
 def slow(*_a, **_k):
     print("frozen", flush=True)
@@ -180,6 +180,13 @@ main()
     ) as dumping:
         assert dumping.stdout is not None
         assert dumping.stdout.readline() == b"frozen\n"
+        yield dumping
+
+
+def test_an_interrupted_dump_lets_the_engine_run_on(
+    little: tuple[Launched, int], tmp_path: Path
+) -> None:
+    with frozen_dump(little[0].pid, tmp_path / "out" / "checkpoint") as dumping:
         dumping.send_signal(signal.SIGINT)
         assert dumping.wait(timeout=30) == 130
     assert list((tmp_path / "out").iterdir()) == []
@@ -189,22 +196,7 @@ def test_a_cria_that_is_killed_in_the_middle_lets_the_engine_run_on(
     little: tuple[Launched, int], tmp_path: Path
 ) -> None:
     """The worst end of all: CRIU notices that nobody answers, and undoes the dump."""
-    program = f"""
-import sys, time
-sys.argv = ["cria", "dump", "{little[0].pid}", "--any-process", "-o", "{tmp_path}/out/checkpoint"]
-import cria.storage.carry as carry
-def slow(*_a, **_k):
-    print("frozen", flush=True)
-    time.sleep(60)
-carry.store = slow
-from cria.cli import main
-main()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as dumping:
-        assert dumping.stdout is not None
-        assert dumping.stdout.readline() == b"frozen\n"
+    with frozen_dump(little[0].pid, tmp_path / "out" / "checkpoint") as dumping:
         dumping.kill()
     wait_for(lambda: ask(little[1])["tcp"])
     assert not (tmp_path / "out" / "checkpoint").exists()
