@@ -119,17 +119,25 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
         for clone in fleet.clones:
             plan_the_ports(clone)
         return
-    for clone, plan in zip(fleet.clones, _shared_network_plans(fleet), strict=True):
+    plans = plan_fleet(fleet.checkpoint, fleet.replicas, fleet.wish, **fleet.policies)
+    for clone, plan in zip(fleet.clones, plans, strict=True):
         clone.plan = plan
 
 
-def _shared_network_plans(fleet: Fleet) -> tuple[PortPlan, ...]:
+def plan_fleet(
+    checkpoint: Checkpoint, replicas: int, ports: Any = None, **policies: Any
+) -> tuple[PortPlan, ...]:
+    """The plans for `replicas` clones in one network, none in the way of another; nothing is touched.
+
+    `ports` and `policies` are as for Checkpoint.plan_ports, which also says what is raised.
+    """
+    from cria.criu import binary
     from cria.ports import Wishes, occupants, plan_clones, sockets_of
 
-    asked = fleet.wish if isinstance(fleet.wish, Wishes) else Wishes.parse(fleet.wish or ("auto",))
-    inventory = fleet.checkpoint.manifest.inventory
-    sockets = sockets_of(fleet.checkpoint.images, fleet.client.criu, inventory=inventory)
-    return plan_clones(sockets, fleet.replicas, occupants(), asked, **fleet.policies)
+    asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ("auto",))
+    inventory = checkpoint.manifest.inventory
+    sockets = sockets_of(checkpoint.images, binary.find(), inventory=inventory)
+    return plan_clones(sockets, replicas, occupants(), asked, **policies)
 
 
 def hold_the_ports_of_all(fleet: Fleet) -> None:

@@ -11,6 +11,7 @@ from cria.cli import output
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
+    from cria.ports import PortPlan
     from cria.restore import Policy
 
 DONE_WITH_WARNINGS = 3
@@ -76,7 +77,7 @@ def command(
     The checkpoint is not changed and can be restored again and again.
     """
     from cria.checkpoint import Checkpoint
-    from cria.fleet import restore_fleet
+    from cria.fleet import plan_fleet, restore_fleet
     from cria.ports import Wishes
     from cria.restore import RESTORE_STEPS, restore
 
@@ -88,8 +89,8 @@ def command(
     wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
     opened = Checkpoint.open(checkpoint)
     if dry_run:
-        plan = opened.plan_ports(wishes, outside=outside, clients=clients)
-        output.document(plan.to_json()) if as_json else click.echo(str(plan))
+        plans = plan_fleet(opened, replicas or 1, wishes, outside=outside, clients=clients)
+        _show_plans(plans, as_json=as_json)
         return
     tell = output.listener(progress)
     if replicas is None:
@@ -121,6 +122,17 @@ def command(
     _show(engines, as_json=as_json, timings=progress != "none" and replicas is None)
     if replicas is not None and len(engines) < replicas:
         raise SystemExit(DONE_WITH_WARNINGS)
+
+
+def _show_plans(plans: tuple[PortPlan, ...], *, as_json: bool) -> None:
+    if as_json:
+        from cria.cli.results import Planned
+
+        output.document(Planned.of(plans))
+    elif len(plans) == 1:
+        click.echo(plans[0])
+    else:
+        click.echo("\n\n".join(f"clone {n}\n{plan}" for n, plan in enumerate(plans, start=1)))
 
 
 def _show(engines: tuple[Engine, ...], *, as_json: bool, timings: bool) -> None:

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from cria.demo import DemoFacts
 from cria.engine.handle import Engine
 from cria.timings import Timings
+
+if TYPE_CHECKING:
+    from cria.ports import PortPlan
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +70,26 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria restore --dry-run --json`: old port to new, and every socket with its reason."""
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A port plan: old port to new, and every socket with its reason."""
 
     ports: dict[str, int]
     sockets: list[dict[str, Any]]
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria restore --dry-run --json`: a plan for each clone; where it is one, it stands at the top too."""
+
+    clones: tuple[Plan, ...]
+    ports: dict[str, int] = {}
+    sockets: list[dict[str, Any]] = []
+
+    @classmethod
+    def of(cls, plans: tuple[PortPlan, ...]) -> Planned:
+        clones = tuple(msgspec.convert(plan.to_json(), Plan) for plan in plans)
+        if len(clones) != 1:
+            return cls(clones=clones)
+        return cls(clones=clones, ports=clones[0].ports, sockets=clones[0].sockets)
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):

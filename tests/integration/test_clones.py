@@ -358,3 +358,22 @@ def test_of_two_restores_to_one_port_at_the_same_moment_one_wins_and_one_says_wh
         assert error["code"] == "port-taken"
         assert str(new) in error["message"]
         assert ask(new)["answered"] == 4
+
+
+def test_a_dry_run_plans_every_clone_and_touches_nothing(
+    original: tuple[Launched, int, cria.Checkpoint],
+) -> None:
+    _, port, checkpoint = original
+    words = [str(checkpoint.path), "--replicas", "3", "-p", f"{port}=21510..21512", "--dry-run"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cria", "restore", *words, "--json"],
+        capture_output=True,
+        check=True,
+    )
+
+    clones = json.loads(done.stdout)["clones"]
+    assert [clone["ports"] for clone in clones] == [{str(port): 21510 + n} for n in range(3)]
+    for number in (21510, 21511, 21512):
+        with pytest.raises(ConnectionRefusedError):
+            ask(number)
