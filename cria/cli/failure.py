@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
-import time
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,6 +38,8 @@ def guarded(cli: click.Command, arguments: list[str] | None) -> NoReturn:
 def show(error: CriaError, *, as_json: bool) -> None:
     """What, why, fix, see: the same four parts for every error."""
     if as_json:
+        import json
+
         click.echo(json.dumps({"error": error.to_json()}, indent=2))
         return
     click.echo(f"{click.style('error', fg='red', bold=True)}: {error.message}", err=True)
@@ -64,6 +62,10 @@ def _usage(error: click.ClickException, *, as_json: bool) -> NoReturn:
 
 
 def _bug(error: Exception) -> CriaError:
+    import tempfile
+    import time
+    import traceback
+
     log = Path(tempfile.gettempdir()) / f"cria-bug-{time.strftime('%Y%m%dT%H%M%S')}.log"
     log.write_text(traceback.format_exc())
     return CriaError(
