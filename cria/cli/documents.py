@@ -6,12 +6,12 @@ look like secrets are left out.
 
 from __future__ import annotations
 
-import re
 from inspect import cleandoc
 from typing import Any, Literal
 
 import msgspec
 
+from cria.doctor.secrets import hide_in_words
 from cria.inventory import (
     Descriptor,
     Inventory,
@@ -24,10 +24,6 @@ from cria.inventory import (
     UnixSocket,
 )
 from cria.timings import Timings
-
-# At the end of the name: --max-num-batched-tokens and --tokenizer are no secrets.
-_SECRET = re.compile(r"(key|token|secret|password)$", re.IGNORECASE)
-HIDDEN = "***"
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,22 +128,8 @@ def schema_text(kind: type[msgspec.Struct]) -> str:
     return msgspec.json.format(msgspec.json.encode(schema(kind)), indent=2).decode() + "\n"
 
 
-def hide_secrets(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the arguments without the values of options that name a key, a token or a password."""
-    shown: list[str] = []
-    hidden = False
-    for word in command:
-        name, equals, _ = word.partition("=")
-        if word.startswith("-"):
-            hidden = _SECRET.search(name) is not None
-            shown.append(f"{name}={HIDDEN}" if hidden and equals else word)
-        else:
-            shown.append(HIDDEN if hidden else word)  # --api-key takes several values
-    return tuple(shown)
-
-
 def _without_secrets(process: Process) -> Process:
-    return msgspec.structs.replace(process, command=hide_secrets(process.command))
+    return msgspec.structs.replace(process, command=hide_in_words(process.command))
 
 
 def _flat(value: Any) -> Any:

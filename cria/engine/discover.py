@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from cria.engine.launch import MARK
 from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
 from cria.process import sock_diag
 from cria.process.descriptors import descriptors
@@ -15,8 +16,6 @@ from cria.process.sockets import LISTEN, sockets
 from cria.process.tree import PROC, Stat, command, environment, pids, stat, tree
 
 TITLE = "VLLM::"
-# `cria run` sets it: the one sign that survives a title written over the arguments of the root.
-MARK = "CRIA_ENGINE"
 _SERVING_MODULES = ("vllm.entrypoints.", "vllm.snapshot.")
 _CLI_MODULES = ("vllm", "vllm.entrypoints.cli.main")
 # nixpkgs wraps programs and calls the real one .NAME-wrapped.

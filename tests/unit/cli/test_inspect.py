@@ -13,15 +13,14 @@ from jsonschema import Draft202012Validator
 
 from cria.cli import inventory_tables, main
 from cria.cli.documents import (
-    HIDDEN,
     Inspected,
     Listing,
-    hide_secrets,
     inspected,
     plain,
     schema_text,
 )
 from cria.cli.texts import age, layout, middle
+from cria.doctor.secrets import HIDDEN, hide_in_words
 from cria.engine.take import Snapshot, interpret, take
 from cria.inventory import Inventory, Topology
 
@@ -123,7 +122,7 @@ def test_the_committed_schema_is_the_one_of_the_code(name: str, kind: type[msgsp
     ],
 )
 def test_secrets_on_the_command_line_are_hidden(line: str, shown: str) -> None:
-    assert hide_secrets(tuple(line.split())) == tuple(shown.split())
+    assert hide_in_words(tuple(line.split())) == tuple(shown.split())
 
 
 def test_inspect_shows_any_tree_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
