@@ -16,19 +16,8 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.restore import (
-    BRING_UP,
-    Policy,
-    Restore,
-    Source,
-    check_it_fits,
-    engine_of,
-    find_criu,
-    hold_the_ports,
-    let_the_ports_go,
-    open_the_checkpoint,
-    plan_the_ports,
-)
+from cria.restore import BRING_UP, engine_of, prepare
+from cria.restore.work import Policy, Restore, Source
 
 if TYPE_CHECKING:
     from cria.ports import PortPlan
@@ -117,7 +106,7 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
         fleet.clones.append(clone)
     if fleet.isolate == "net":
         for clone in fleet.clones:
-            plan_the_ports(clone)
+            prepare.plan_the_ports(clone)
         return
     plans = plan_fleet(fleet.checkpoint, fleet.replicas, fleet.wish, **fleet.policies)
     for clone, plan in zip(fleet.clones, plans, strict=True):
@@ -142,12 +131,12 @@ def plan_fleet(
 
 def hold_the_ports_of_all(fleet: Fleet) -> None:
     for clone in fleet.clones:
-        hold_the_ports(clone)
+        prepare.hold_the_ports(clone)
 
 
 def let_all_ports_go(fleet: Fleet) -> None:
     for clone in fleet.clones:
-        let_the_ports_go(clone)
+        prepare.let_the_ports_go(clone)
 
 
 def restore_the_clones(fleet: Fleet) -> None:
@@ -170,9 +159,9 @@ def stop_the_clones(fleet: Fleet) -> None:
 
 
 FLEET_STEPS: tuple[Step[Fleet], ...] = (
-    Step("open the checkpoint", open_the_checkpoint),
-    Step("find CRIU", find_criu),
-    Step("check it fits", check_it_fits),
+    Step("open the checkpoint", prepare.open_the_checkpoint),
+    Step("find CRIU", prepare.find_criu),
+    Step("check it fits", prepare.check_it_fits),
     Step("see that memory suffices", see_that_memory_suffices),
     Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
     Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),

@@ -12,7 +12,7 @@ from cria.cli import output
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
     from cria.ports import PortPlan
-    from cria.restore import Policy
+    from cria.restore.work import Policy
 
 DONE_WITH_WARNINGS = 3
 POLICIES = ("refuse", "close", "keep")

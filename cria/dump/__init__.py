@@ -1,0 +1,100 @@
+"""Dump an engine: the whole operation is the list DUMP_STEPS; its words are in the modules beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cria.checkpoint import Checkpoint
+from cria.dump import engine, memory, publish
+from cria.dump.work import Dump
+from cria.operation import Step, run_steps
+
+if TYPE_CHECKING:
+    from cria.events import Listener
+    from cria.inventory import Inventory
+    from cria.manifest import Inflight
+
+DUMP_STEPS: tuple[Step[Dump], ...] = (
+    Step("find the engine", engine.find_the_engine),
+    Step("lock it", engine.lock_it, undo=engine.unlock_it),
+    Step("find CRIU", engine.find_criu),
+    Step("take its inventory", engine.take_its_inventory),
+    Step("check it can be dumped", engine.check_it_can_be_dumped),
+    Step("record the canary", engine.record_the_canary),
+    Step("find its files", engine.find_its_files),
+    Step("stage the checkpoint", publish.stage_the_checkpoint, undo=publish.discard_the_checkpoint),
+    Step("pause the engine", engine.pause_the_engine, undo=engine.resume_the_engine),
+    Step("drop what can be made again", engine.drop_what_can_be_made_again),
+    Step("freeze and write memory", memory.freeze_and_write_memory, undo=memory.let_it_run_on),
+    # From here the engine stands still and can still be let go: to one of the two steps that say how it goes on.
+    Step("carry its files", memory.carry_its_files),
+    Step("check the images", memory.check_the_images),
+    Step("resume it, if it lives on", memory.resume_it_if_it_lives_on),
+    Step("record what it can find again", publish.record_what_it_can_find_again),
+    Step("digest every part", publish.digest_every_part),
+    Step("describe it", publish.describe_it),
+    Step("publish it", publish.publish_it, undo=publish.take_it_back),
+    Step("end it, unless it lives on", memory.end_it_unless_it_lives_on),
+    Step("clear what it left", engine.clear_what_it_left),
+)
+
+
+def dump(
+    target: int | None = None,
+    output: str | os.PathLike[str] = "checkpoint",
+    *,
+    port: int | None = None,
+    leave_running: bool = False,
+    any_process: bool = False,
+    skip_in_flight: bool = False,
+    canary: bool = True,
+    inflight: Inflight | None = "keep",
+    quiesce_seconds: float = 60.0,
+    listener: Listener | None = None,
+) -> Checkpoint:
+    """Dump the engine that `target` (any of its PIDs) belongs to into the new directory `output`.
+
+    Without a target the engine is found by its HTTP `port`, or is the only one on this host. The
+    engine ends, unless `leave_running`. `any_process` also takes a process tree that is no vLLM
+    engine. With `canary` it generates a few tokens before, for every restore to compare with. It is
+    brought to a still point first, requests `inflight` kept, drained or aborted; None leaves it as it is.
+    Raises a CriaError; the engine then runs on and `output` does not exist.
+    """
+    work = Dump(
+        target=target,
+        port=port,
+        output=Path(output).absolute(),
+        leave_running=leave_running,
+        any_process=any_process,
+        skip_in_flight=skip_in_flight,
+        wants_canary=canary,
+        inflight=inflight,
+        quiesce_seconds=quiesce_seconds,
+        listener=listener,
+    )
+    timings = run_steps("dump", DUMP_STEPS, work, listener=listener, stopwatch=work.stopwatch)
+    return Checkpoint(work.output, work.manifest, timings)
+
+
+def plan(
+    target: int | None = None,
+    output: str | os.PathLike[str] = "checkpoint",
+    *,
+    port: int | None = None,
+    any_process: bool = False,
+) -> Inventory:
+    """Do what a dump does before it touches anything, and return what it would dump.
+
+    Raises the CriaError that the dump would raise.
+    """
+    work = Dump(target=target, port=port, output=Path(output).absolute(), any_process=any_process)
+    for step in (
+        engine.find_the_engine,
+        engine.find_criu,
+        engine.take_its_inventory,
+        engine.check_it_can_be_dumped,
+    ):
+        step(work)
+    return work.inventory

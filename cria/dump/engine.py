@@ -1,0 +1,96 @@
+"""What a dump asks of the engine while it runs: who it is, what it holds, and to stand still."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cria.dump.work import Dump
+
+
+def find_the_engine(work: Dump) -> None:
+    from cria.engine import discover
+    from cria.process.tree import tree
+
+    if work.any_process and work.target is not None:
+        work.root = tree(work.target)[0].pid
+    else:
+        work.root = discover.find(work.target, port=work.port)
+
+
+def lock_it(work: Dump) -> None:
+    from cria.engine.lock import lock
+
+    work.lock = lock(work.root)
+
+
+def unlock_it(work: Dump) -> None:
+    if work.lock is not None:
+        os.close(work.lock)
+        work.lock = None
+
+
+def find_criu(work: Dump) -> None:
+    from cria.criu import binary
+    from cria.criu.client import Client
+
+    criu = binary.find()
+    work.criu_version = ".".join(map(str, binary.require(criu)))
+    work.client = Client(criu)
+
+
+def take_its_inventory(work: Dump) -> None:
+    from cria.engine.take import take
+
+    work.inventory = take(work.root, any_process=work.any_process)
+
+
+def check_it_can_be_dumped(work: Dump) -> None:
+    from cria.doctor import preflight
+
+    preflight.dump(work.inventory, work.output)
+
+
+def record_the_canary(work: Dump) -> None:
+    from cria.engine import canary
+
+    work.canary, work.no_canary = canary.before_dump(work.inventory, wanted=work.wants_canary)
+
+
+def find_its_files(work: Dump) -> None:
+    """Those that the images will not tell of; looked for while the engine still runs."""
+    from cria.engine import belongings
+
+    work.its_stores = belongings.file_stores(work.inventory)
+    work.its_temporary_files = belongings.temporary_files(work.inventory)
+    work.its_model_files = belongings.model_files(work.inventory)
+
+
+def pause_the_engine(work: Dump) -> None:
+    from cria.engine.quiesce import StillPoint
+
+    limit, tell = work.quiesce_seconds, work.listener
+    work.still = StillPoint(work.inventory, work.inflight, seconds=limit, listener=tell)
+    work.still.pause()
+
+
+def resume_the_engine(work: Dump) -> None:
+    if work.still is not None:
+        work.still.resume()
+
+
+def drop_what_can_be_made_again(work: Dump) -> int | None:
+    assert work.still is not None
+    return work.still.drop()
+
+
+def clear_what_it_left(work: Dump) -> None:
+    from cria.engine import leftovers
+    from cria.process import ended
+
+    if not work.leave_running:
+        ended.wait(work.inventory.processes)
+        owned = (file for file in work.carried if file.owned)
+        leftovers.clear(work.inventory, [name for file in owned for name in file.every_name])
+    unlock_it(work)

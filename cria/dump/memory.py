@@ -1,0 +1,102 @@
+"""The frozen engine: CRIU writes its memory, cria carries its files, and it goes on or ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cria.dump.engine import resume_the_engine
+from cria.errors import CriaError, DumpFailed
+
+if TYPE_CHECKING:
+    from cria.dump.work import Dump
+
+
+def freeze_and_write_memory(work: Dump) -> int:
+    """CRIU seizes every process and writes the images; it waits, all frozen, when they are whole."""
+    from cria.criu import log
+    from cria.criu.options import dump_options
+    from cria.namespaces.place import NamespacesOf, is_elsewhere
+    from cria.storage import layout
+
+    assert work.staged is not None
+    work.options, message = dump_options(
+        work.client, work.inventory, work.staged, leave_running=work.leave_running
+    )
+    inside = NamespacesOf(work.root) if is_elsewhere(work.root) else None
+    message.pid = inside.inner_pid if inside else work.root
+    work.its_root = inside.root if inside else Path("/")
+    message.tcp_skip_in_flight = work.skip_in_flight
+    images = os.open(work.staged / layout.IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    message.images_dir_fd = images
+    message.log_file = layout.DUMP_LOG
+    try:
+        with log.explained(work.staged / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
+            work.conversation = work.client.dump(message, inside)
+            work.conversation.wait_for("post-dump")
+    finally:
+        os.close(images)
+    return layout.size_bytes(work.staged / layout.IMAGES)
+
+
+def let_it_run_on(work: Dump) -> None:
+    if work.conversation is not None:
+        work.conversation.abort()
+
+
+def carry_its_files(work: Dump) -> int:
+    """Shared memory, link remaps, stores and temporary files: with the memory they are one moment."""
+    from cria.images import facts, files
+    from cria.storage import carry, layout
+
+    assert work.staged is not None
+    images, criu = work.staged / layout.IMAGES, work.client.criu
+    work.files = files.read(images)
+    remapped = {remap.file_id for remap in facts.remaps(images, criu)}
+    opened = files.regular_files(work.files, criu)
+    paths = carry.wanted(file.path for file in opened if file.file_id not in remapped)
+    temporary = [path for path in map(Path, work.its_temporary_files) if path not in paths]
+    work.carried = carry.store(
+        [*paths, *map(Path, work.its_stores), *temporary],
+        work.staged / layout.CARRIED,
+        work.its_root,
+        temporary=temporary,
+    )
+    return sum(file.stored_bytes for file in work.carried)
+
+
+def check_the_images(work: Dump) -> None:
+    """CRIU can leave out listeners without a word (its issue 2764): compare with what we saw."""
+    from cria.images import complete
+
+    complete.check(work.files, work.inventory.listeners(), work.client.criu)
+
+
+def resume_it_if_it_lives_on(work: Dump) -> None:
+    """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
+    if work.leave_running:
+        _finish(work)
+        resume_the_engine(work)
+
+
+def end_it_unless_it_lives_on(work: Dump) -> None:
+    """A clone's PID namespace ends with its root, and takes CRIU with it before it can say so."""
+    from cria.process import ended
+
+    try:
+        if not work.leave_running:
+            _finish(work)
+    except CriaError:
+        if not ended.wait([work.inventory.root]):
+            raise
+
+
+def _finish(work: Dump) -> None:
+    """CRIU was told when it was called whether it shall end the engine or let it run."""
+    from cria.criu import log
+    from cria.storage import layout
+
+    place = (None if work.published else work.staged) or work.output
+    with log.explained(place / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
+        work.conversation.finish()

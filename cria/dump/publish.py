@@ -1,0 +1,93 @@
+"""The checkpoint on its way from a staged directory to a published one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cria.dump.work import Dump
+
+
+def stage_the_checkpoint(work: Dump) -> None:
+    from cria.storage import layout
+
+    work.staged = layout.stage(work.output)
+
+
+def discard_the_checkpoint(work: Dump) -> None:
+    from cria.storage import layout
+
+    if work.staged is not None:
+        layout.discard(work.staged)
+
+
+def record_what_it_can_find_again(work: Dump) -> None:
+    from cria.images import facts, files
+    from cria.storage import layout, record
+
+    assert work.staged is not None
+    images, criu = work.staged / layout.IMAGES, work.client.criu
+    remade = {remap.file_id for remap in facts.remaps(images, criu)}
+    carried = {name for file in work.carried for name in file.every_name}
+    read = record.wanted(files.regular_files(work.files, criu), remade, carried)
+    work.recorded = record.record(read | set(work.its_model_files), work.its_root)
+
+
+def digest_every_part(work: Dump) -> int:
+    """Also through to the disk: a digest that is known while the part can still be lost is worth little.
+
+    An engine that ends stands still meanwhile, for it may only end when its checkpoint is whole and
+    has its name. One that lives on was let go before.
+    """
+    from cria.events import progress
+    from cria.storage import digests, layout
+
+    assert work.staged is not None
+    names = layout.parts(work.staged)
+    total = sum((work.staged / name).stat().st_size for name in names)
+    told = progress(work.listener, "digest every part", total)
+    work.parts = digests.parts(work.staged, names, told)
+    return total
+
+
+def describe_it(work: Dump) -> None:
+    from cria.manifest import Manifest, cria_version, now, write
+    from cria.process.cpu import this_host
+    from cria.storage import layout
+
+    assert work.staged is not None
+    work.manifest = Manifest(
+        cria_version=cria_version(),
+        created=now(),
+        host=this_host(),
+        criu_version=work.criu_version,
+        options=work.options,
+        inventory=work.inventory,
+        published=tuple(s.local for s in work.inventory.published()),
+        carried=work.carried,
+        parts=work.parts,
+        recorded=work.recorded,
+        timings=work.stopwatch.read(),
+        canary=work.canary,
+        no_canary=work.no_canary,
+        quiesced=work.still.quiesced if work.still else None,
+        no_quiesce=work.still.why_not if work.still else None,
+    )
+    write(work.manifest, work.staged / layout.MANIFEST)
+
+
+def publish_it(work: Dump) -> None:
+    from cria.storage import layout
+
+    assert work.staged is not None
+    layout.publish(work.staged, work.output)
+    work.published = True
+
+
+def take_it_back(work: Dump) -> None:
+    """Not once the engine has ended: then the checkpoint is all there is of it."""
+    from cria.process import ended
+
+    gone = not work.leave_running and ended.wait([work.inventory.root])
+    if work.published and work.staged is not None and not gone:
+        work.output.rename(work.staged)

@@ -1,0 +1,87 @@
+"""Restore a checkpoint: the whole operation is the list RESTORE_STEPS; its words are in the modules beside it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from cria.checkpoint import Checkpoint
+from cria.operation import Step, run_steps
+from cria.restore import awake, place, prepare, processes
+from cria.restore.work import Isolate, Policy, Restore
+
+if TYPE_CHECKING:
+    from cria.engine.handle import Engine
+    from cria.events import Listener
+    from cria.timings import Timings
+
+PREPARE: tuple[Step[Restore], ...] = (
+    Step("open the checkpoint", prepare.open_the_checkpoint),
+    Step("find CRIU", prepare.find_criu),
+    Step("check it fits", prepare.check_it_fits),
+    Step("plan the ports", prepare.plan_the_ports, undo=prepare.let_the_ports_go),
+    Step("hold the ports", prepare.hold_the_ports, undo=prepare.let_the_ports_go),
+)
+BRING_UP: tuple[Step[Restore], ...] = (
+    Step("choose where it lives", place.choose_where_it_lives, undo=place.leave_the_place),
+    Step("make a private view", place.make_a_private_view, undo=place.remove_the_view),
+    Step("put its files back", place.put_its_files_back, undo=place.take_its_files_away),
+    Step(
+        "restore the processes", processes.restore_the_processes, undo=processes.end_the_processes
+    ),
+    # Every process exists now, none runs, and all can still be taken down without a trace.
+    Step("check the ports are ours", processes.check_the_ports_are_ours),
+    Step("let it run", processes.let_it_run),
+    Step("let its requests go on", awake.let_its_requests_go_on),
+    Step("wait until healthy", awake.wait_until_healthy),
+    Step("compare the canary", awake.compare_the_canary),
+)
+RESTORE_STEPS = (*PREPARE, *BRING_UP)
+
+
+def restore(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    *,
+    ports: Any = None,
+    wait_seconds: float = 120.0,
+    isolate: Isolate = "auto",
+    outside: Policy = "refuse",
+    clients: Policy = "close",
+    canary: bool = True,
+    listener: Listener | None = None,
+) -> Engine:
+    """Restore `checkpoint` and return the running engine once it is healthy.
+
+    `ports` is a PortPlan, or a wish for one: {8000: 8001}, "keep", "auto", "offset:1000". `clients` says
+    what becomes of connections from outside to a published listener, `outside` of any other with one
+    end in the checkpoint: they are refused, closed in the restored engine, or kept.
+    The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
+    when a PID or path it needs is taken, `always`, or `never`. `net` gives it a network namespace too: no
+    port is rewritten, and connections to its published ports are carried inside. Raises a CriaError;
+    then nothing of the engine runs and the checkpoint is as it was.
+    """
+    work = Restore(
+        source=checkpoint,
+        wish=ports,
+        wait_seconds=wait_seconds,
+        isolate=isolate,
+        policies={"outside": outside, "clients": clients},
+        wants_canary=canary,
+        listener=listener,
+    )
+    timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)
+    return engine_of(work, timings)
+
+
+def engine_of(work: Restore, timings: Timings) -> Engine:
+    """The engine that a finished restore has brought up."""
+    from cria.engine.handle import Engine
+
+    published = work.checkpoint.manifest.published
+    return Engine(
+        pid=work.root,
+        url=work.url,
+        ports={old.port: work.reached_at(old).port for old in published},
+        ports_moved=len(work.plan.moved_ports),
+        timings=timings,
+    )

@@ -1,0 +1,78 @@
+"""What the steps of one restore know and hand on."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cria.operation import Stopwatch
+
+if TYPE_CHECKING:
+    from cria.checkpoint import Checkpoint
+    from cria.events import Listener
+    from cria.inventory import Endpoint
+    from cria.manifest import CarriedFile
+    from cria.namespaces.place import Host, OwnNamespaces
+    from cria.namespaces.published import Forward
+    from cria.ports import PortPlan
+
+Isolate = Literal["auto", "always", "never", "net"]
+Policy = Literal["refuse", "close", "keep"]
+
+
+@dataclass(kw_only=True)
+class Source:
+    """What every restore begins with."""
+
+    source: Checkpoint | str | os.PathLike[str]
+    checkpoint: Checkpoint = field(init=False)
+    client: Any = None
+
+
+@dataclass(kw_only=True)
+class Restore(Source):
+    """What the steps of one restore know and hand on."""
+
+    wish: Any
+    wait_seconds: float
+    isolate: Isolate
+    policies: dict[str, Any] = field(default_factory=dict)
+    listener: Listener | None
+    wants_canary: bool = True
+    clone: int = 0
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    plan: PortPlan = field(init=False)
+    reservation: Any = None
+    view: Path | None = None
+    placed: tuple[CarriedFile, ...] = ()
+    conversation: Any = None
+    locks: ExitStack = field(default_factory=ExitStack)
+    place: Host | OwnNamespaces | None = None
+    unix_names: dict[int, bytes] = field(default_factory=dict)
+    forwards: list[Forward] = field(default_factory=list)
+    inner_root: int = 0
+    root: int = 0
+    url: str | None = None
+
+    def reached_at(self, old: Endpoint) -> Endpoint:
+        """Where on this host a listener of the checkpoint is reached now."""
+        for forward in self.forwards:
+            if forward.inner == old:
+                return forward.outer
+        return next(move.new for move in self.plan.listeners if move.old == old)
+
+    def netns(self) -> Path | None:
+        """The engine's network namespace, None where it shares cria's."""
+        return self.place.netns if self.place is not None else None
+
+    def tag(self) -> str:
+        """What tells this clone's files from those of others: the port its clients know, or its first."""
+        if self.forwards:
+            return str(self.forwards[0].outer.port)
+        published = [move for move in self.plan.listeners if move.role == "HTTP API"]
+        named = published or self.plan.listeners
+        return str(named[0].new.port) if named else f"{os.getpid()}-{id(self):x}"
