@@ -2,16 +2,19 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test check bench docs
+.PHONY: help setup setup-kubernetes tools demo test check bench docs
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 PYTEST := $(SUDO) .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## bring what demo and tests need: .venv with cria, CRIU, vLLM for the CPU
 	@scripts/setup
+
+setup-kubernetes: setup ## bring what tests/kubernetes needs besides: containerd and runc, beside the system
+	@scripts/setup kubernetes
 
 tools: # what check and docs need: no CRIU, no vLLM
 	@scripts/setup cria
@@ -19,10 +22,11 @@ tools: # what check and docs need: no CRIU, no vLLM
 demo: setup ## start vLLM on the CPU, dump it, restore it on another port, compare tokens
 	$(SUDO) .venv/bin/cria demo
 
-test: setup ## all tests: unit, integration (real CRIU), engine (real vLLM)
+test: setup setup-kubernetes ## all tests: unit, integration (real CRIU), kubernetes (real containerd), engine (real vLLM)
 	$(PYTEST) tests/unit -m 'not many'
 	$(PYTEST) tests/unit -m many
 	$(PYTEST) tests/integration
+	$(PYTEST) tests/kubernetes
 	$(PYTEST) tests/engine
 
 check: tools ## ruff, mypy, shellcheck; are the generated pages up to date?

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def power_missing(power: str) -> str | None:
 
         if find_spec("vllm") is None:
             return "needs vLLM for the CPU: run `make setup`"
+    if power == "containerd" and not (Path(sys.prefix) / "lib" / "containerd").is_dir():
+        return "needs containerd: run `make setup-kubernetes`"
     if power == "gpu" and not Path("/dev/nvidiactl").exists():
         return "needs an NVIDIA GPU with a driver of 570 or newer"
     return None
@@ -41,7 +44,7 @@ def power_missing(power: str) -> str | None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A missing power skips a test, saying how to get it; where CI is set only a GPU may be missing."""
-    for power in ("root", "engine", "gpu"):
+    for power in ("root", "containerd", "engine", "gpu"):
         if item.get_closest_marker(power) is None:
             continue
         reason = power_missing(power)

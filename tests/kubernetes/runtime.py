@@ -1,0 +1,187 @@
+"""containerd as a node has it, in PID and mount namespaces of its own, so that all of it ends with one process.
+
+What it sees as /etc, /opt and /run is private: a test may install things on "the node", and the host stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cria.criu import binary
+
+PREFIX = Path(sys.prefix) / "lib" / "containerd" / "usr"
+BUSYBOX = PREFIX / "bin" / "busybox"
+PROTO = PREFIX / "share/gocode/src/k8s.io/cri-api/pkg/apis/runtime/v1/api.proto"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+# PID 1 of the namespaces; it reaps what the shims leave. The lock of iptables stays the host's.
+INIT = """
+set -e
+cd "$1"
+mkdir -p run/lock etc/work opt/work node/etc node/opt
+touch /run/xtables.lock run/xtables.lock
+mount --bind /run/xtables.lock run/xtables.lock
+for each in etc opt; do
+    mkdir -p /$each
+    mount -t overlay overlay -o lowerdir=/$each,upperdir=node/$each,workdir=$each/work /$each
+done
+mount --rbind run /run
+"$2" --config config.toml >containerd.log 2>&1
+"""
+
+CONFIG = """
+version = 3
+root = "{state}/root"
+state = "{state}/state"
+temp = "{state}/temp"
+[grpc]
+  address = "{state}/containerd.sock"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{state}/opt-containerd"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "native"
+  use_local_image_pull = true
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "{pause}"
+  [plugins."io.containerd.cri.v1.images".registry]
+    config_path = "{state}/registries"
+[plugins."io.containerd.cri.v1.runtime"]
+  # A machine that may not lower its own score, or lacks AppArmor, starts containers all the same.
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    container_annotations = ["org.criu.*"]
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+      BinaryName = "{runc}"
+      Root = "{state}/runc"
+"""
+
+
+class Containerd:
+    """A running containerd: `state` is its directory, `socket` where it is spoken to.
+
+    `node` is the upper layer of its /etc and /opt, to look at what was written there.
+    """
+
+    def __init__(self, state: Path, pause: str, *, criu: Path | None = None) -> None:
+        """Start it, with this CRIU before all others; a directory without one makes a node without CRIU."""
+        self.state = state
+        self.socket = state / "containerd.sock"
+        self.cgroup = f"/{state.name}"
+        self.node = state / "node"
+        runc = PREFIX / "sbin" / "runc"
+        address = pause.partition("/")[0]
+        (state / "registries" / address).mkdir(parents=True)
+        (state / "registries" / address / "hosts.toml").write_text(f'server = "http://{address}"')
+        (state / "config.toml").write_text(CONFIG.format(state=state, pause=pause, runc=runc))
+        self._process = subprocess.Popen(
+            ["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child",
+             "sh", "-c", INIT, "sh", state, PREFIX / "bin" / "containerd"],
+            env={"PATH": f"{(criu or binary.find()).parent}:{PREFIX}/bin:{PREFIX}/sbin:{PATH}"},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait_for(self.socket.is_socket, lambda: self._process.poll() is not None)
+        except AssertionError:
+            self.end()
+            raise AssertionError(f"containerd does not start:\n{self.log()[-4000:]}") from None
+
+    def log(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.state / "containerd.log").read_text()
+        return ""
+
+    def end(self) -> None:
+        """End every process, and with the last its mounts; then remove its cgroups and its directory."""
+        self._process.kill()  # its child, PID 1 of the namespaces, is killed by --kill-child
+        self._process.wait(timeout=10)
+        remove(self.state)
+
+    def pid_on_the_host(self, pid: int) -> int:
+        """This host's number of a process that containerd knows as `pid`."""
+        namespace = os.stat(f"/proc/{self._init}/ns/pid").st_ino
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):
+                numbers = status.read_text().partition("NSpid:")[2].splitlines()[0].split()
+                ours = len(numbers) > 1 and int(numbers[1]) == pid
+                if ours and self._holds(int(status.parent.name), namespace):
+                    return int(status.parent.name)
+        raise ProcessLookupError(f"containerd's process {pid}")
+
+    def _holds(self, pid: int, namespace: int) -> bool:
+        """Whether a process lives in our PID namespace, or in one below it."""
+        while pid and pid != self._init:
+            if os.stat(f"/proc/{pid}/ns/pid").st_ino == namespace:
+                return True
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return pid == self._init
+
+    @property
+    def _init(self) -> int:
+        children = f"/proc/{self._process.pid}/task/{self._process.pid}/children"
+        return int(Path(children).read_text())
+
+    def in_its_namespaces(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """Run a command as if on the node."""
+        return subprocess.run(
+            ["nsenter", "--target", str(self._init), "--pid", "--mount", *map(str, words)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
+
+def remove(state: Path) -> None:
+    """Remove cgroups and directory of a containerd that has ended."""
+    for cgroup in sorted(cgroups(state.name), reverse=True):
+        thaw(cgroup)
+        with contextlib.suppress(FileNotFoundError):
+            for pid in (cgroup / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            wait_for(lambda each=cgroup: can_be_removed(each))  # type: ignore[misc]
+    shutil.rmtree(state)
+
+
+def cgroups(name: str) -> list[Path]:
+    """The cgroup `name` and all below it, in every hierarchy."""
+    tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")]
+    found = [top / name for top in tops if (top / name).is_dir()]
+    return [
+        *found,
+        *(Path(path) for top in found for path, _, _ in os.walk(top) if Path(path) != top),
+    ]
+
+
+def thaw(cgroup: Path) -> None:
+    """A process that was killed while frozen by cgroup v1 ends only when it is let go."""
+    with contextlib.suppress(OSError):
+        (cgroup / "freezer.state").write_text("THAWED")
+
+
+def can_be_removed(cgroup: Path) -> bool:
+    with contextlib.suppress(OSError):
+        cgroup.rmdir()
+    return not cgroup.exists()
+
+
+def wait_for(
+    condition: Callable[[], object],
+    ended: Callable[[], bool] = lambda: False,
+    seconds: float = 20.0,
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert not ended(), "it has ended"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
