@@ -71,13 +71,21 @@ def sentence(kind: type[CriaError]) -> str:
 
 
 def commands_page() -> str:
-    parts = [MADE, "# Commands", help_of(cli, "cria")]
-    with click.Context(cli, info_name="cria") as context:
-        for name in cli.list_commands(context):
-            command = cli.get_command(context, name)
-            assert command is not None
-            parts += [f"## cria {name}", help_of(command, name, context)]
+    parts = [MADE, "# Commands", help_of(cli, "cria"), *verbs_of(cli, "cria")]
     return "\n\n".join(parts) + "\n"
+
+
+def verbs_of(group: click.Group, name: str, parent: click.Context | None = None) -> list[str]:
+    """A heading and the help of each verb of `group`, and of the verbs of those that are groups."""
+    parts = []
+    with click.Context(group, info_name=name, parent=parent) as context:
+        for verb in group.list_commands(context):
+            command = group.get_command(context, verb)
+            assert command is not None
+            parts += [f"## {context.command_path} {verb}", help_of(command, verb, context)]
+            if isinstance(command, click.Group):
+                parts += verbs_of(command, verb, context)
+    return parts
 
 
 def help_of(command: click.Command, name: str, parent: click.Context | None = None) -> str:

@@ -19,6 +19,7 @@ VERBS = {
     "verify": ("cria.cli.verify", "See whether a checkpoint is whole."),
     "pack": ("cria.cli.pack", "Make one compressed archive of a checkpoint."),
     "unpack": ("cria.cli.unpack", "Open such an archive, safely."),
+    "kubernetes": ("cria.cli.kubernetes", "Checkpoint engines in a cluster's pods."),
     "demo": ("cria.cli.demo", "The whole story on a tiny model on the CPU."),
 }
 
@@ -26,21 +27,27 @@ VERBS = {
 class Verbs(click.Group):
     """A group whose commands are imported by name."""
 
+    def __init__(self, *words: Any, verbs: dict[str, tuple[str, str]], **options: Any) -> None:
+        super().__init__(*words, **options)
+        self._verbs = verbs
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(VERBS)
+        return list(self._verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in VERBS:
+        if cmd_name not in self._verbs:
             return None
-        command: click.Command = importlib.import_module(VERBS[cmd_name][0]).command
+        command: click.Command = importlib.import_module(self._verbs[cmd_name][0]).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        if not self._verbs:
+            return
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self._verbs.items()])
 
 
-@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Verbs, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cria")
 def cli() -> None:
     """Checkpoint a running vLLM engine, and bring it back in seconds, beside others.

@@ -1,0 +1,15 @@
+"""cria kubernetes: what cria does in a cluster. Each verb is a module here, imported when it is used."""
+
+from __future__ import annotations
+
+import click
+
+from cria.cli import Verbs
+
+# name -> (module, one line), as in cria.cli.
+VERBS: dict[str, tuple[str, str]] = {}
+
+
+@click.command(cls=Verbs, verbs=VERBS)
+def command() -> None:
+    """Checkpoint engines that run in a cluster's pods, and work on the archives."""
