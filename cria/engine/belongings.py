@@ -40,7 +40,8 @@ def file_stores(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
 def temporary_files(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
     """Files in temporary directories that this engine, and nobody else, holds open to write.
 
-    Files without a name are in CRIU's images already; a log that only grows needs no carrying.
+    Files without a name are in CRIU's images already; a log that is only appended to needs no carrying.
+    One that is read too may be mapped, as the metrics are that several API servers share.
     """
     places = {*TEMPORARY, environment(inventory.root.pid, proc).get("TMPDIR", TEMPORARY[0])}
     held = {
@@ -69,7 +70,8 @@ def model_files(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
 
 def _is_written(each: Descriptor) -> bool:
     flags = each.flags or 0
-    writes = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
+    access = flags & os.O_ACCMODE
+    writes = access == os.O_RDWR or (access == os.O_WRONLY and not flags & os.O_APPEND)
     return each.kind == "file" and not each.deleted and writes
 
 
