@@ -50,10 +50,10 @@ def view_for(
 
     `carried` are the paths of files that will be put back.
     """
-    carried = {Path(path) for path in carried}
+    put_back = {Path(path) for path in carried}
     bound = [socket for socket in sockets if socket.name]
     directories = {Path(os.fsdecode(s.name)).parent for s in bound if s.name.startswith(b"/")}
-    directories |= {path.parent for path in carried if not _in_memory(path)}
+    directories |= {path.parent for path in put_back if not _in_memory(path)}
     abstract = {
         socket.file_id: socket.name + f".cria-{tag}".encode()
         for socket in bound
@@ -61,7 +61,7 @@ def view_for(
     }
     return View(
         copy_on_write=tuple(sorted(_outermost(directories))),
-        binds=tuple((Path(f"{log}.{tag}"), log) for log in logs(opened) if log not in carried),
+        binds=tuple((Path(f"{log}.{tag}"), log) for log in logs(opened) if log not in put_back),
         abstract=abstract,
     )
 
