@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cria.checkpoint import Checkpoint
-from cria.errors import CheckpointExists, CheckpointMissing, NoSpace
+from cria.errors import CheckpointMissing, NoSpace
 from cria.operation import Step, run_steps
 
 if TYPE_CHECKING:
     from cria.events import Listener
     from cria.manifest import Manifest
+    from cria.storage.staged import StagedFile
 
 PlaceOrFile = str | os.PathLike[str] | IO[bytes]
 
@@ -61,15 +61,8 @@ class Packing:
     archive: PlaceOrFile
     listener: Listener | None
     checkpoint: Checkpoint = field(init=False)
-    staged: Path | None = None
+    staged: StagedFile | None = None
     file: IO[bytes] | None = None
-
-    @property
-    def target(self) -> Path | None:
-        """The new file; None where the archive goes to an open one."""
-        if isinstance(self.archive, (str, os.PathLike)):
-            return Path(self.archive).absolute()
-        return None
 
 
 @dataclass(kw_only=True)
@@ -94,29 +87,18 @@ def open_the_checkpoint(work: Packing) -> None:
 
 
 def begin_the_archive(work: Packing) -> None:
-    """Beside its place and under another name; private, for it holds the engine's memory."""
-    from cria.storage import archive
+    from cria.storage.staged import StagedFile
 
-    target = work.target
-    if target is None:
-        assert not isinstance(work.archive, (str, os.PathLike))
+    if isinstance(work.archive, (str, os.PathLike)):
+        work.staged = StagedFile(Path(work.archive).absolute())
+        work.file = work.staged.file
+    else:
         work.file = work.archive
-        return
-    if os.path.lexists(target):
-        raise _exists(target)
-    work.staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        descriptor = os.open(work.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise archive.writing_failed(error, target) from error
-    work.file = os.fdopen(descriptor, "wb", buffering=0)
 
 
 def remove_the_archive(work: Packing) -> None:
     if work.staged is not None:
-        if work.file is not None:
-            work.file.close()
-        work.staged.unlink(missing_ok=True)
+        work.staged.discard()
 
 
 def write_the_archive(work: Packing) -> int:
@@ -130,25 +112,17 @@ def write_the_archive(work: Packing) -> int:
     try:
         archive.write(work.checkpoint.path, known, work.file, moved)
         work.file.flush()
-        if work.staged is not None:
-            os.fsync(work.file.fileno())
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise archive.writing_failed(error, work.target or "the archive") from error
+        place = work.staged.target if work.staged else "the archive"
+        raise archive.writing_failed(error, place) from error
     return total
 
 
 def give_it_its_name(work: Packing) -> None:
-    """A link, because a rename would replace what somebody else has put there meanwhile."""
-    if work.staged is None or work.target is None or work.file is None:
-        return
-    work.file.close()
-    try:
-        os.link(work.staged, work.target)
-    except FileExistsError as error:
-        raise _exists(work.target) from error
-    work.staged.unlink()
+    if work.staged is not None:
+        work.staged.publish()
 
 
 def open_the_archive(work: Unpacking) -> None:
@@ -251,9 +225,3 @@ def _reading(work: Unpacking) -> Iterator[None]:
         raise archive.refused(str(error)) from error
     except OSError as error:
         raise archive.writing_failed(error, work.output) from error
-
-
-def _exists(target: Path) -> CheckpointExists:
-    return CheckpointExists(
-        f"{target} exists already", remedy=f"choose another name, or remove it: rm {target}"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from tempfile import NamedTemporaryFile
@@ -18,6 +19,7 @@ from cria.errors import CheckpointDamaged, CheckpointMissing
 COMMON, SERVICE = 0x54564319, 0x55105940
 INVENTORY, PSTREE, FILES, STATS = 0x58313116, 0x50273030, 0x56303138, 0x57093306
 REMAP_FPATH, TCP_STREAM = 0x59133954, 0x51465506
+CORE, IDS, FDINFO = 0x55053847, 0x54432030, 0x56213732
 
 _WORD = Struct("<I")
 
@@ -32,8 +34,13 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 def read(path: Path, kind: int) -> Image:
     """The whole of `path`, which must be of `kind`; CheckpointMissing or CheckpointDamaged otherwise."""
     with _opened(path) as file:
-        header = _header(file, path, kind)
-        return Image(header=header, entries=tuple(_split(file.read(), path, len(header))))
+        return parse(file.read(), path, kind)
+
+
+def parse(data: bytes, name: object, kind: int) -> Image:
+    """The same of the content `data`; errors call it `name`."""
+    header = _header(BytesIO(data), name, kind)
+    return Image(header=header, entries=tuple(_split(data, name, len(header))))
 
 
 def iterate(path: Path, kind: int) -> Iterator[bytes]:
@@ -83,22 +90,22 @@ def _opened(path: Path) -> BinaryIO:
         raise CheckpointMissing(f"{path} does not exist") from error
 
 
-def _header(file: BinaryIO, path: Path, kind: int) -> bytes:
+def _header(file: BinaryIO, name: object, kind: int) -> bytes:
     header = file.read(_WORD.size)
     if header in (_WORD.pack(COMMON), _WORD.pack(SERVICE)):
         header += file.read(_WORD.size)
     if header[-_WORD.size :] != _WORD.pack(kind):
-        raise _damaged(path, f"it begins with {header.hex() or 'nothing'}, not with {kind:#x}")
+        raise _damaged(name, f"it begins with {header.hex() or 'nothing'}, not with {kind:#x}")
     return header
 
 
-def _split(data: bytes, path: Path, begin: int) -> Iterator[bytes]:
-    at, end = 0, len(data)
+def _split(data: bytes, name: object, begin: int) -> Iterator[bytes]:
+    at, end = begin, len(data)
     while at < end:
         body = at + _WORD.size
         after = body + (_WORD.unpack_from(data, at)[0] if body <= end else end)
         if after > end:
-            raise _damaged(path, f"the entry at byte {begin + at} is cut off")
+            raise _damaged(name, f"the entry at byte {at} is cut off")
         yield data[body:after]
         at = after
 
@@ -111,5 +118,5 @@ def _payload(file: BinaryIO, word: bytes, path: Path) -> bytes:
     return payload
 
 
-def _damaged(path: Path, why: str) -> CheckpointDamaged:
-    return CheckpointDamaged(f"{path} is not a whole CRIU image of its kind", details=why)
+def _damaged(name: object, why: str) -> CheckpointDamaged:
+    return CheckpointDamaged(f"{name} is not a whole CRIU image of its kind", details=why)

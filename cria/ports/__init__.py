@@ -8,7 +8,7 @@ from cria.ports.owned import check_owned, seal
 from cria.ports.plan import plan, plan_clones
 from cria.ports.reserve import Reservation, reserve
 from cria.ports.rewrite import private_view, rewrite
-from cria.ports.sources import sockets_of, sockets_of_engine
+from cria.ports.sources import sockets_of, sockets_of_engine, sockets_of_image
 from cria.ports.wishes import Wishes
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "seal",
     "sockets_of",
     "sockets_of_engine",
+    "sockets_of_image",
 ]

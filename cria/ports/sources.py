@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cria.images import files
 from cria.images.files import InetSocket
+from cria.images.framing import Image
 from cria.inventory import Endpoint, Inventory, Socket
 from cria.ports import memory
 from cria.ports.model import PortSocket
@@ -26,12 +28,25 @@ def sockets_of(
     )
 
 
+def sockets_of_image(
+    image: Image, criu_binary: Path | None = None, *, owners: Mapping[int, str]
+) -> tuple[PortSocket, ...]:
+    """The inet sockets of a files.img in memory, of which nobody took an inventory.
+
+    `owners` names the processes that have a file open, by its ID; the roles are not known.
+    """
+    found = files.inet_sockets(image, criu_binary)
+    return tuple(_of_image(each, None, None, owners.get(each.file_id, "")) for each in found)
+
+
 def sockets_of_engine(inventory: Inventory) -> tuple[PortSocket, ...]:
     """The inet sockets of a live engine; `id` is the inode, `ns_id` the inode of the namespace."""
     return tuple(_of_live(each, inventory) for each in inventory.sockets)
 
 
-def _of_image(found: InetSocket, live: Socket | None, inventory: Inventory | None) -> PortSocket:
+def _of_image(
+    found: InetSocket, live: Socket | None, inventory: Inventory | None, owner: str = ""
+) -> PortSocket:
     role = live.role.name if live else "unknown"
     return PortSocket(
         id=found.file_id,
@@ -45,7 +60,7 @@ def _of_image(found: InetSocket, live: Socket | None, inventory: Inventory | Non
         reuse_port=found.reuse_port,
         inode=found.inode,
         role=role,
-        owner=_owner(live, inventory) if live and inventory else "",
+        owner=_owner(live, inventory) if live and inventory else owner,
         pinned=memory.pinned(role, found.state),
     )
 

@@ -11,16 +11,13 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
 from cria import manifest
 from cria.errors import CheckpointDamaged, CriaError, NoSpace, NotWritable
 from cria.manifest import Manifest, Part
-from cria.storage import digests, layout
+from cria.storage import compressed, digests, layout
 from cria.storage.digests import Moved
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
@@ -29,7 +26,6 @@ LEVEL = (
     1  # 3 takes twice as long for a tenth less: 2.4 GB to 0.29 GB in 4.8 s, to 0.26 GB in 10.5 s
 )
 LARGEST_MANIFEST = 64 << 20
-LARGEST_WINDOW = 27  # 128 MiB: what a decompressor takes at most for a stream that asks for more
 _ZEROS = bytes(PIECE)
 _NAME = re.compile(rf"({layout.IMAGES}|{layout.CARRIED})/[^/\0]+|[^/\0]+")
 
@@ -39,13 +35,7 @@ def write(checkpoint: Path, known: Manifest, file: IO[bytes], moved: Moved) -> N
 
     Raises CheckpointDamaged for a part that is not as its digest says, NoSpace, NotWritable.
     """
-    zstd = _zstd()
-    options = {
-        zstd.CompressionParameter.compression_level: LEVEL,
-        zstd.CompressionParameter.checksum_flag: 1,
-        zstd.CompressionParameter.nb_workers: os.cpu_count() or 1,
-    }
-    with zstd.ZstdFile(_Writing(file), "wb", options=options) as stream:
+    with compressed.writer(_Writing(file), "zstd", LEVEL) as stream:
         text = (checkpoint / layout.MANIFEST).read_bytes()
         stream.write(_header(layout.MANIFEST, len(text)) + text + _padding(len(text)))
         for part in known.parts:
@@ -117,16 +107,14 @@ def read_parts(stream: IO[bytes], known: Manifest, into: Path, moved: Moved) -> 
         raise refused(f"it lacks {len(expected)} parts: {', '.join(sorted(expected)[:5])}")
 
 
-def decompressed(file: IO[bytes]) -> Any:
+def decompressed(file: IO[bytes]) -> IO[bytes]:
     """The tar inside; reading it raises what `damage` lists when the stream is broken."""
-    zstd = _zstd()
-    options = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW}
-    return zstd.ZstdFile(file, "rb", options=options)
+    return compressed.reader(file, "zstd")
 
 
 def damage() -> tuple[type[Exception], ...]:
     """What a broken stream raises while it is read."""
-    return (_zstd().ZstdError, EOFError)
+    return compressed.damage()
 
 
 def writing_failed(error: OSError, place: object) -> CriaError:
@@ -233,14 +221,3 @@ class _Writing:
         except OSError as error:
             raise _WriteFailed(*error.args) from error
         return done
-
-
-def _zstd() -> ModuleType:
-    """The standard library has it from Python 3.14 on; backports.zstd is the same code for those before."""
-    import sys
-
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
