@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def programs() -> Path:
     return PROGRAMS
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def choose() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return choose
 
 
 @pytest.fixture

@@ -39,16 +39,6 @@ def end(pid: int) -> None:
 
 
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    def choose() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return choose
-
-
-@pytest.fixture
 def start(
     tmp_path: Path, programs: Path, shm_is_left_clean: None
 ) -> Iterator[Callable[..., Launched]]:

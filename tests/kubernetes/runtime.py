@@ -34,7 +34,7 @@ for each in etc opt; do
     mount -t overlay overlay -o lowerdir=/$each,upperdir=node/$each,workdir=$each/work /$each
 done
 mount --rbind run /run
-"$2" --config config.toml >containerd.log 2>&1
+PATH=$3 "$2" --config config.toml >containerd.log 2>&1
 """
 
 CONFIG = """
@@ -75,7 +75,7 @@ class Containerd:
     """
 
     def __init__(self, state: Path, pause: str, *, criu: Path | None = None) -> None:
-        """Start it, with this CRIU before all others; a directory without one makes a node without CRIU."""
+        """Start it. `criu` is where it finds CRIU; a directory without one makes a node without CRIU."""
         self.state = state
         self.socket = state / "containerd.sock"
         self.cgroup = f"/{state.name}"
@@ -85,10 +85,11 @@ class Containerd:
         (state / "registries" / address).mkdir(parents=True)
         (state / "registries" / address / "hosts.toml").write_text(f'server = "http://{address}"')
         (state / "config.toml").write_text(CONFIG.format(state=state, pause=pause, runc=runc))
+        its_path = f"{criu}:{PREFIX}/bin" if criu else f"{binary.find().parent}:{PREFIX}/bin:{PATH}"
         self._process = subprocess.Popen(
-            ["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child",
-             "sh", "-c", INIT, "sh", state, PREFIX / "bin" / "containerd"],
-            env={"PATH": f"{(criu or binary.find()).parent}:{PREFIX}/bin:{PREFIX}/sbin:{PATH}"},
+            ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child",
+             "sh", "-c", INIT, "sh", state, PREFIX / "bin" / "containerd", its_path],
+            env={"PATH": PATH},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip

@@ -1,0 +1,72 @@
+"""A server that generates as an engine does, and pauses as one: `python generating.py PORT CONTROL`.
+
+GET /generate/N answers after N steps of 20 ms with how often it was paused meanwhile; GET /state with all it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from controlled import StrawEngine  # it puts cria_inside on the path
+from cria_inside import control
+from cria_inside.commands import Commands
+
+STEP_SECONDS = 0.02
+
+
+class Generator(StrawEngine):
+    """Steps only while it is not paused; requests in flight are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = {"pauses": 0, "resumes": 0, "answered": 0, "generating": 0}
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        await super().pause_generation(mode=mode, clear_cache=clear_cache)
+        self.counts["pauses"] += 1
+
+    async def resume_generation(self) -> None:
+        await super().resume_generation()
+        self.counts["resumes"] += 1
+
+    async def generate(self, steps: int) -> dict[str, int]:
+        before = self.counts["pauses"]
+        self.counts["generating"] += 1
+        done = 0
+        while done < steps:
+            await asyncio.sleep(STEP_SECONDS)
+            done += not self.paused
+        self.counts["generating"] -= 1
+        self.counts["answered"] += 1
+        return {"steps": done, "pauses": self.counts["pauses"] - before}
+
+    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """HTTP, one request per connection."""
+        words = (await reader.readline()).decode().split()
+        while (await reader.readline()).strip():
+            pass
+        _, what, *number = words[1].split("/")
+        state = self.counts | {"paused": self.paused, "quiesced": self.calls}
+        answer = await self.generate(int(number[0])) if what == "generate" else state
+        body = json.dumps(answer).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+async def main() -> None:
+    generator = Generator()
+    server = await asyncio.start_server(generator.attend, "127.0.0.1", int(sys.argv[1]))
+    await control.serve(Commands(generator), sys.argv[2])
+    print("ready", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
