@@ -198,3 +198,30 @@ def test_nonsense_is_refused_and_touches_nothing(command: str, words: dict[str, 
     with pytest.raises(Failed):
         play(engine, lambda commands: commands.run(command, words))
     assert engine.calls == []
+
+
+def test_a_renewed_lease_counts_from_then_on() -> None:
+    engine = StrawEngine()
+
+    async def scene(commands: Commands) -> list[bool]:
+        await commands.run("pause", {})
+        await commands.run("renew", {"lease": 0.3})
+        await asyncio.sleep(0.1)
+        before = engine.paused
+        await asyncio.sleep(0.4)
+        return [before, engine.paused]
+
+    assert play(engine, scene, lease_seconds=0.05) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("paused", "lease", "why"), [(False, 10, "nothing to renew"), (True, 601, "at most 600 s")]
+)
+def test_a_lease_that_cannot_be_is_refused(paused: bool, lease: float, why: str) -> None:
+    async def scene(commands: Commands) -> None:
+        if paused:
+            await commands.run("pause", {})
+        await commands.run("renew", {"lease": lease})
+
+    with pytest.raises(Failed, match=why):
+        play(StrawEngine(), scene)

@@ -16,6 +16,7 @@ from cria_inside.control import Failed
 MODES = {"keep": "keep", "drain": "wait", "abort": "abort"}
 # Whoever paused may die before it resumes. Then the engine goes on by itself after so many seconds.
 LEASE_SECONDS = 60.0
+LONGEST_LEASE_SECONDS = 600.0
 Answer = TypeVar("Answer")
 log = logging.getLogger("vllm.cria_inside")
 
@@ -44,6 +45,7 @@ class Commands:
             "status": self.status,
             "pause": self.pause,
             "quiesce": self.quiesce,
+            "renew": self.renew,
             "groups": self.groups,
             "resume": self.resume,
         }
@@ -103,6 +105,15 @@ class Commands:
             "groups": sum(each["groups"] for each in workers),
             "dropped_bytes": sum(each["dropped_bytes"] for each in workers),
         }
+
+    async def renew(self, lease: float, seconds: float = 10.0) -> dict[str, Any]:  # noqa: ARG002
+        """Stand still for `lease` seconds from now on, then go on. Only while the pause is cria's."""
+        if not 0 < lease <= LONGEST_LEASE_SECONDS:
+            raise Failed(f"a lease is at most {LONGEST_LEASE_SECONDS:g} s, not {lease:g} s")
+        if not self._ours:
+            raise Failed("nothing to renew: cria has not paused the engine, or it has gone on")
+        self._renew(lease)
+        return {"lease_seconds": lease}
 
     async def groups(self, seconds: float = 10.0) -> dict[str, Any]:
         """The process groups of torch.distributed, as each worker knows them."""
