@@ -104,6 +104,15 @@ class NoSpace(CriaError):
     default_remedy = "free space, or write to another file system with -o"
 
 
+class CudaUnsuitable(CriaError):
+    """This host cannot take an engine's GPU memory, or cannot give it back."""
+
+    code = "cuda-unsuitable"
+    exit_status = 18
+    default_remedy = "pip install 'cria[cuda]', and a driver of NVIDIA of 570 or newer"
+    default_docs = "docs/how-to/gpu.md"
+
+
 # 20-29: the engine -----------------------------------------------------------------------------
 
 
@@ -160,6 +169,23 @@ class QuiesceFailed(CriaError):
     code = "quiesce-failed"
     exit_status = 26
     default_remedy = "dump it as it is: --no-quiesce"
+
+
+class GpuNotTaken(CriaError):
+    """The engine's GPU memory could not be taken; every process has its GPU and runs on."""
+
+    code = "gpu-not-taken"
+    exit_status = 27
+    default_docs = "docs/how-to/gpu.md"
+
+
+class GpuLost(CriaError):
+    """Processes of the engine lost their GPU and cannot be given it back."""
+
+    code = "gpu-lost"
+    exit_status = 28
+    default_remedy = "end the engine, then restore it or start it anew: cria stop PID"
+    default_docs = "docs/how-to/gpu.md"
 
 
 # 30-39: the dump -------------------------------------------------------------------------------
@@ -284,6 +310,14 @@ class CanaryMismatch(CriaError):
     code = "canary-mismatch"
     exit_status = 57
     default_remedy = "take a new checkpoint; to look at this one: cria restore --no-canary"
+
+
+class GpuNotGiven(CriaError):
+    """The restored engine did not get its GPUs; it was taken down."""
+
+    code = "gpu-not-given"
+    exit_status = 58
+    default_docs = "docs/how-to/gpu.md"
 
 
 # 60-69: the cluster ----------------------------------------------------------------------------

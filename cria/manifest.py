@@ -15,6 +15,7 @@ from cria.timings import Timings
 
 SCHEMA_VERSION: Final = 1
 Inflight = Literal["keep", "drain", "abort"]
+Weights = Literal["keep", "drop"]
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,8 @@ class Quiesced(msgspec.Struct, frozen=True, kw_only=True):
     """How the engine was brought to a still point, in which it wakes up after a restore.
 
     `control` is the unix socket over which it is told to go on; `inflight` what became of the requests
-    that ran; `groups` counts the process groups met at a barrier in all of `workers`.
+    that ran; `groups` counts the process groups met at a barrier in all of `workers`. `weights` says
+    where an engine with GPUs that was put to sleep has its weights; None where it was not.
     """
 
     control: str
@@ -99,6 +101,29 @@ class Quiesced(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     groups: int
     dropped_bytes: int
+    weights: Weights | None = None
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU: `uuid` as NVML writes it (GPU-...), `memory_bytes` all it has."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+
+
+class GpuState(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken off the GPUs, and lies in the images as memory of the processes `ranks`.
+
+    `gpus` are those they computed on, `others` all else that the driver showed them; `driver` is the
+    version of the kernel driver; `taken_bytes` what the processes grew by on the host.
+    """
+
+    ranks: tuple[int, ...]
+    gpus: tuple[Gpu, ...]
+    others: tuple[Gpu, ...] = ()
+    driver: str
+    taken_bytes: int
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +145,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     no_canary: str | None = None
     quiesced: Quiesced | None = None
     no_quiesce: str | None = None
+    gpu_state: GpuState | None = None
 
 
 def cria_version() -> str:
