@@ -113,6 +113,14 @@ class CudaUnsuitable(CriaError):
     default_docs = "docs/how-to/gpu.md"
 
 
+class NodeUnsuitable(CriaError):
+    """A node lacks what the action script needs there."""
+
+    code = "node-unsuitable"
+    exit_status = 19
+    default_docs = "docs/how-to/kubernetes-node.md"
+
+
 # 20-29: the engine -----------------------------------------------------------------------------
 
 

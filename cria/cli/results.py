@@ -11,6 +11,7 @@ import msgspec
 
 from cria.demo import DemoFacts
 from cria.engine.handle import Engine
+from cria.kubernetes.node import Installed
 from cria.timings import Timings
 
 if TYPE_CHECKING:
@@ -121,6 +122,22 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True):
     stopped: int
 
 
+class NodeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of a node: `action` is create, change or remove, `diff` a unified diff."""
+
+    path: str
+    action: str
+    diff: str
+
+
+class NodeChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria kubernetes node install|remove --json`: with `dry_run` it is what would change."""
+
+    root: str
+    changes: tuple[NodeChange, ...]
+    dry_run: bool
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of an error; the exit status goes with the code."""
 
@@ -149,5 +166,8 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "pack": Packed,
     "unpack": Unpacked,
     "demo": DemoFacts,
+    "kubernetes-node": Installed,
+    "kubernetes-node-install": NodeChanged,
+    "kubernetes-node-remove": NodeChanged,
     "error": Failed,
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SETTINGS: dict[str, Any] = {"on_failure": "refuse", "inflight": "keep", "seconds": 60.0}
 RESUME_SECONDS = 10.0
+GRACE_SECONDS = 5.0  # an engine keeps the time itself, and says what it waited for
 FROZEN_SECONDS = 600.0  # how long a runtime may keep a container frozen after its dump
 MOST_BYTES = 1 << 20
 
@@ -33,40 +34,42 @@ def main() -> int:
         return 0
     while os.open(os.devnull, os.O_RDWR) < 2:
         pass  # CRIU starts us without a standard input: what we open must not take its place
-    engines = find_engines(root)
-    if not engines:
-        return 0
-    return before_dump(root, engines) if stage == "pre-dump" else after_restore(engines)
+    return before_dump(root) if stage == "pre-dump" else after_restore(root)
 
 
-def before_dump(root: int, engines: list[Engine]) -> int:
+def before_dump(root: int) -> int:
     """Pause every engine, and leave somebody behind who resumes them when CRIU has ended, however it ends."""
-    settings = read_settings()
-    criu = os.pidfd_open(os.getppid())
     begin = time.monotonic()
+    engines: list[Engine] = []
+    refuse = True
     try:
+        engines = find_engines(root)
+        if not engines:
+            return 0
+        settings = read_settings()
+        refuse = settings["on_failure"] != "pass"
+        criu = os.pidfd_open(os.getppid())
         with Thawed(root):
             for engine in engines:
                 engine.quiesce(settings["inflight"], settings["seconds"])
     except (Failed, OSError, ValueError) as error:
-        resume_later(criu, engines, wait=False)
-        refused = settings["on_failure"] != "pass"
-        outcome = "the dump is refused" if refused else "it is dumped as it stands"
+        resume_later(None, engines)
+        outcome = "the dump is refused" if refuse else "it is dumped as it stands"
         say(f"no still point, {outcome}: {error or type(error).__name__}")
-        return 1 if refused else 0
-    resume_later(criu, engines, wait=True)
+        return 1 if refuse else 0
+    resume_later(criu, engines)
     say(f"{len(engines)} engine(s) at a still point after {time.monotonic() - begin:.3f} s")
     return 0
 
 
-def after_restore(engines: list[Engine]) -> int:
-    """The restored copy wakes up at its still point."""
-    for engine in engines:
-        try:
+def after_restore(root: int) -> int:
+    """The restored copy wakes up at its still point. It runs already, so nothing that fails is a reason to end it."""
+    try:
+        for engine in find_engines(root):
             engine.ask("resume", RESUME_SECONDS)
             say("the restored engine goes on")
-        except (Failed, OSError, ValueError) as error:
-            say(f"the restored engine goes on by itself within a minute: {error}")
+    except (Failed, OSError, ValueError) as error:
+        say(f"the restored engine goes on by itself within a minute: {error}")
     return 0
 
 
@@ -179,9 +182,7 @@ class Engine:
         import socket
 
         request = {"command": command, "seconds": seconds, **words}
-        deadline = (
-            time.monotonic() + seconds + 5.0
-        )  # it keeps the time itself and says what it waited for
+        deadline = time.monotonic() + seconds + GRACE_SECONDS
         received = b""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(seconds)
@@ -210,14 +211,14 @@ class Engine:
 # Letting it go on ------------------------------------------------------------------------------
 
 
-def resume_later(criu: int, engines: list[Engine], *, wait: bool) -> None:
-    """From a process of its own that outlives this one: CRIU waits for us, and the engine for CRIU.
+def resume_later(criu: int | None, engines: list[Engine]) -> None:
+    """When `criu` has ended. From a process that outlives this one: CRIU waits for us, the engine for CRIU.
 
-    When CRIU has ended, the runtime may still keep the engine frozen; the request waits in its socket.
+    After that the runtime may still keep the engine frozen; the request waits in its socket.
     """
     import select
 
-    if os.fork():
+    if not engines or os.fork():
         return
     os.setsid()
     if os.fork():
@@ -225,7 +226,7 @@ def resume_later(criu: int, engines: list[Engine], *, wait: bool) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
-    if wait:
+    if criu is not None:
         select.select([criu], [], [])
     for engine in engines:
         try:

@@ -7,7 +7,9 @@ import click
 from cria.cli import Verbs
 
 # name -> (module, one line), as in cria.cli.
-VERBS: dict[str, tuple[str, str]] = {}
+VERBS: dict[str, tuple[str, str]] = {
+    "node": ("cria.cli.kubernetes.node", "Have a node's checkpoints taken at a still point."),
+}
 
 
 @click.command(cls=Verbs, verbs=VERBS)

@@ -1,0 +1,241 @@
+"""The action script on a node: installed whole or not at all, and taken away without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cria.errors import NodeUnsuitable, NotWritable
+from cria.kubernetes import node, node_files
+from cria.kubernetes.node import Node, Settings
+
+CONF = "etc/criu/runc.conf"
+Tree = dict[str, tuple[int, bytes]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The file system of a node that has Python, CRIU and iptables, and nothing of cria's."""
+    for program in ("python3", "criu", "iptables"):
+        path = tmp_path / "usr/sbin" / program
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o755)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "opt").mkdir()
+    return tmp_path
+
+
+def tree(root: Path) -> Tree:
+    """Every path with its mode and content."""
+    return {
+        str(path.relative_to(root)): (
+            path.lstat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def install(root: Path, settings: Settings | None = None, **options: object) -> node.Plan:
+    plan = node.install(Node(root=root), settings or Settings(), **options)  # type: ignore[arg-type]
+    plan.carry_out()
+    return plan
+
+
+def options_of(root: Path, conf: str = CONF) -> list[str]:
+    """What CRIU reads: every line that is no comment."""
+    lines = (root / conf).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def cria(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cria", "kubernetes", "node", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_is_put_on_a_node_that_has_nothing(root: Path) -> None:
+    install(root, Settings(inflight="drain"))
+
+    script = root / "opt/cria/criu-action"
+    assert script.read_text().startswith("#!/usr/sbin/python3 -IS\n")
+    assert stat.S_IMODE(script.stat().st_mode) == 0o755
+    assert json.loads((root / "opt/cria/criu-action.json").read_text())["inflight"] == "drain"
+    assert options_of(root) == [
+        "action-script /opt/cria/criu-action",
+        "tcp-established",
+        "skip-in-flight",
+        "network-lock iptables",
+    ]
+
+
+def test_a_node_without_iptables_locks_the_network_another_way(root: Path) -> None:
+    (root / "usr/sbin/iptables").unlink()
+
+    install(root)
+
+    assert "network-lock nftables" in options_of(root)
+
+
+@pytest.mark.parametrize("conf", [None, b"", b"ghost-limit 1G\n", b"# mine, and no end of line"])
+def test_what_was_there_before_is_there_after_its_removal(root: Path, conf: bytes | None) -> None:
+    if conf is not None:
+        (root / CONF).parent.mkdir()
+        (root / CONF).write_bytes(conf)
+        (root / CONF).chmod(0o640)
+    before = tree(root)
+
+    install(root)
+    installed = tree(root)
+    node.remove(Node(root=root)).carry_out()
+
+    assert installed != before
+    assert tree(root) == before
+
+
+def test_what_the_administrator_wrote_stays_and_wins(root: Path) -> None:
+    (root / CONF).parent.mkdir()
+    (root / CONF).write_text("network-lock skip\ntcp-close\n")
+
+    install(root)
+
+    assert options_of(root) == [
+        "action-script /opt/cria/criu-action",
+        "skip-in-flight",
+        "network-lock skip",
+        "tcp-close",
+    ]
+
+
+def test_what_is_written_after_the_installation_outlives_it(root: Path) -> None:
+    install(root)
+    with (root / CONF).open("a") as conf:
+        conf.write("ghost-limit 1G\n")
+
+    node.remove(Node(root=root)).carry_out()
+
+    assert (root / CONF).read_text() == "ghost-limit 1G\n"
+
+
+def test_crun_s_own_configuration_gets_it_too(root: Path) -> None:
+    (root / "etc/criu").mkdir()
+    (root / "etc/criu/crun.conf").write_text("")
+
+    install(root)
+    there = options_of(root, "etc/criu/crun.conf")
+    node.remove(Node(root=root)).carry_out()
+
+    assert there == options_of_block()
+    assert (root / "etc/criu/crun.conf").read_text() == ""
+    assert not (root / CONF).exists()
+
+
+def options_of_block() -> list[str]:
+    lock = "network-lock iptables"
+    return ["action-script /opt/cria/criu-action", "tcp-established", "skip-in-flight", lock]
+
+
+def test_the_same_again_changes_nothing(root: Path) -> None:
+    install(root)
+
+    assert install(root).changes == ()
+
+
+def test_an_old_script_is_brought_up_to_date(root: Path) -> None:
+    install(root)
+    script = root / "opt/cria/criu-action"
+    script.write_text("#!/usr/sbin/python3 -IS\nold\n")
+    assert not node.show(Node(root=root)).up_to_date
+
+    plan = install(root, Settings(seconds=5))
+
+    assert {change.path.name for change in plan.changes} == {"criu-action", "criu-action.json"}
+    assert node.show(Node(root=root)).up_to_date
+    node.remove(Node(root=root)).carry_out()
+    assert not (root / "opt/cria").exists() and not (root / "etc/criu").exists()
+
+
+@pytest.mark.parametrize("link", [CONF, "etc/criu", "opt", "opt/cria/criu-action"])
+def test_a_symbolic_link_is_not_followed(root: Path, link: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("safe")
+    place = root / link
+    place.parent.mkdir(exist_ok=True, parents=True)
+    if place.is_dir():
+        place.rmdir()
+    place.symlink_to(victim / "file" if "." in link or "action" in link else victim)
+    before = tree(root)
+
+    with pytest.raises(NotWritable, match=f"{link} is a symbolic link"):
+        install(root)
+
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("last", ["criu-action", "criu-action.json", "installed.json", "runc.conf"])
+def test_one_that_fails_midway_leaves_nothing(
+    root: Path, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(root)
+    make = node_files._replace
+
+    def full_disk(directory: int, name: str, content: bytes, executable: bool) -> None:
+        if name == last:
+            raise OSError(28, os.strerror(28))
+        make(directory, name, content, executable)
+
+    monkeypatch.setattr(node_files, "_replace", full_disk)
+    with pytest.raises(NotWritable, match=last):
+        install(root)
+
+    assert tree(root) == before
+
+
+def test_a_node_without_python_is_refused(root: Path) -> None:
+    (root / "usr/sbin/python3").unlink()
+    before = tree(root)
+
+    with pytest.raises(NodeUnsuitable, match="no Python"):
+        install(root)
+    install(root, python=Path("/opt/python/bin/python3"))
+
+    assert before != tree(root)
+    assert (root / "opt/cria/criu-action").read_text().startswith("#!/opt/python/bin/python3 -IS\n")
+
+
+def test_the_command_shows_the_change_before_it_makes_it(root: Path) -> None:
+    before = tree(root)
+
+    dry = cria("install", "--root", root, "--dry-run")
+    untouched = tree(root) == before
+    done = cria("install", "--root", root)
+
+    assert untouched
+    assert "+action-script /opt/cria/criu-action" in dry.stderr
+    assert dry.stderr == done.stderr
+    assert done.stdout.splitlines()[-1] == "/etc/criu/runc.conf"
+    assert cria("remove", "--root", root, "--json").returncode == 0
+    assert tree(root) == before
+
+
+def test_the_command_says_what_is_installed_and_that_criu_is_missing(root: Path) -> None:
+    nothing = cria("show", "--root", root)
+    (root / "usr/sbin/criu").unlink()
+    warned = cria("install", "--root", root, "--on-failure", "pass")
+    shown = json.loads(cria("show", "--root", root, "--json").stdout)
+
+    assert nothing.returncode == 3
+    assert "no CRIU" in warned.stderr and warned.returncode == 0
+    assert shown["installed"] and shown["up_to_date"] and shown["criu"] is None
+    assert shown["settings"]["on_failure"] == "pass"
+    assert shown["configurations"] == ["/etc/criu/runc.conf"]
