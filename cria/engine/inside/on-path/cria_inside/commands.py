@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from cria_inside.control import Failed
+from cria_inside.sleep import LEVELS, Sleep, Sleeper
 
 # cria's word for what happens to requests in flight, and vLLM's.
 MODES = {"keep": "keep", "drain": "wait", "abort": "abort"}
@@ -21,7 +22,7 @@ Answer = TypeVar("Answer")
 log = logging.getLogger("vllm.cria_inside")
 
 
-class Engine(Protocol):
+class Engine(Sleeper, Protocol):
     """What is used of vLLM's EngineClient."""
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
@@ -37,6 +38,7 @@ class Commands:
 
     def __init__(self, engine: Engine, lease_seconds: float = LEASE_SECONDS) -> None:
         self._engine = engine
+        self._sleep = Sleep(engine)
         self._lease_seconds = lease_seconds
         self._lease: asyncio.TimerHandle | None = None
         self._ours = False
@@ -45,6 +47,7 @@ class Commands:
             "status": self.status,
             "pause": self.pause,
             "quiesce": self.quiesce,
+            "sleep": self.sleep,
             "renew": self.renew,
             "groups": self.groups,
             "resume": self.resume,
@@ -106,6 +109,19 @@ class Commands:
             "dropped_bytes": sum(each["dropped_bytes"] for each in workers),
         }
 
+    async def sleep(self, weights: str = "keep", seconds: float = 60.0) -> dict[str, Any]:
+        """Free what can be made again on the GPUs; the resume wakes the engine up. Only while the pause is cria's."""
+        if weights not in LEVELS:
+            raise Failed(f"no such way with weights: {weights}")
+        if not self._ours:
+            raise Failed(
+                "cria has not paused the engine: it stays awake, or as somebody else left it"
+            )
+        self._renew(seconds + self._lease_seconds)
+        await self._within(seconds, self._sleep.fall_asleep(weights), "did not fall asleep")
+        self._renew(self._lease_seconds)
+        return {"weights": self._sleep.weights}
+
     async def renew(self, lease: float, seconds: float = 10.0) -> dict[str, Any]:  # noqa: ARG002
         """Stand still for `lease` seconds from now on, then go on. Only while the pause is cria's."""
         if not 0 < lease <= LONGEST_LEASE_SECONDS:
@@ -125,7 +141,7 @@ class Commands:
         ours, self._ours = self._ours, False
         self._drop_lease()
         if ours:
-            await self._within(seconds, self._engine.resume_generation(), "did not go on")
+            await self._within(seconds, self._wake_and_go_on(), "did not go on")
         return {"resumed": ours}
 
     async def _within(self, seconds: float, call: Awaitable[Answer], trouble: str) -> Answer:
@@ -142,6 +158,11 @@ class Commands:
         self._unfinished.discard(future)
         if not future.cancelled():
             future.exception()  # looked at, else asyncio complains of those that nobody awaits any more
+
+    async def _wake_and_go_on(self) -> None:
+        """In one piece: whoever waits for it may stop waiting, and half of it would be an engine that hangs."""
+        await self._sleep.wake_up()
+        await self._engine.resume_generation()
 
     def _renew(self, seconds: float) -> None:
         self._drop_lease()
@@ -162,7 +183,7 @@ class Commands:
         self._drop_lease()
         if self._ours:
             self._ours = False
-            future = asyncio.ensure_future(self._engine.resume_generation())
+            future = asyncio.ensure_future(self._wake_and_go_on())
             self._unfinished.add(future)
             future.add_done_callback(self._finished)
 
