@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from cria.restore import BRING_UP, engine_of, prepare
 from cria.restore.work import Policy, Restore, Source
 
 if TYPE_CHECKING:
+    from cria.hooks import Hook
     from cria.ports import PortPlan
 
 
@@ -34,6 +36,8 @@ def restore_fleet(
     outside: Policy = "refuse",
     clients: Policy = "close",
     canary: bool = True,
+    hooks: Iterable[Hook] = (),
+    hook_seconds: float = 30.0,
     listener: Listener | None = None,
 ) -> tuple[Engine, ...]:
     """Restore `replicas` clones concurrently, each in namespaces of its own, and return those that stand.
@@ -41,6 +45,7 @@ def restore_fleet(
     `ports` are wishes with a range for each port that is named ("8000=8001..8004"), or none: then every
     port that is taken moves. When a clone fails the others go on, and a Warned event says so; with
     `all_or_none`, or when none stands, all that was started is taken down and the first error raised.
+    `hooks` are run for each clone, from as many threads.
     """
     fleet = Fleet(
         source=checkpoint,
@@ -51,6 +56,8 @@ def restore_fleet(
         all_or_none=all_or_none,
         policies={"outside": outside, "clients": clients},
         wants_canary=canary,
+        wants_hooks=tuple(hooks),
+        hook_seconds=hook_seconds,
         listener=listener or nobody,
     )
     run_steps("restore", FLEET_STEPS, fleet, listener=listener)
@@ -69,6 +76,8 @@ class Fleet(Source):
     policies: dict[str, Any]
     listener: Listener
     wants_canary: bool = True
+    wants_hooks: tuple[Hook, ...] = ()
+    hook_seconds: float = 30.0
 
     clones: list[Restore] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
@@ -100,6 +109,8 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
             policies=fleet.policies,
             clone=number,
             wants_canary=fleet.wants_canary,
+            wants_hooks=fleet.wants_hooks,
+            hook_seconds=fleet.hook_seconds,
             listener=partial(_tell, fleet.listener, number + 1),
         )
         clone.checkpoint, clone.client = fleet.checkpoint, fleet.client

@@ -18,7 +18,8 @@ class Step(Generic[Context]):
     """One named part of an operation and, where it changes something, the way back.
 
     `run` may return the number of bytes it moved. `undo` is called when a later step fails, and also
-    when `run` itself fails half-way: it must cope with both.
+    when `run` itself fails half-way: it must cope with both. Without `when` the step is always run;
+    one that is not wanted is neither run nor told of nor undone.
     """
 
     def __init__(
@@ -26,10 +27,13 @@ class Step(Generic[Context]):
         name: str,
         run: Callable[[Context], int | None],
         undo: Callable[[Context], None] | None = None,
+        *,
+        when: Callable[[Context], bool] | None = None,
     ) -> None:
         self.name = name
         self.run = run
         self.undo = undo
+        self.when = when
 
 
 class Stopwatch:
@@ -73,6 +77,8 @@ def run_steps(
     stopwatch = stopwatch or Stopwatch()
     with ExitStack() as undo:
         for step in steps:
+            if step.when is not None and not step.when(context):
+                continue
             listener(StepStarted(operation=operation, step=step.name))
             if step.undo is not None:
                 undo.callback(_undo, operation, step, context, listener)

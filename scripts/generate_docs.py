@@ -14,6 +14,7 @@ import click
 from cria.cli import cli, documents, results
 from cria.doctor import report
 from cria.errors import CriaError, all_kinds
+from cria.hooks.facts import Facts
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 MADE = "<!-- made by `make docs`; change the code instead -->"
@@ -27,6 +28,7 @@ def main() -> None:
         REFERENCE / "schema" / "ps.json": documents.schema_text(documents.Listing),
         REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
+    pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(Facts)
     for name, kind in results.SCHEMAS.items():
         pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)
     if "--check" in sys.argv[1:]:

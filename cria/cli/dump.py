@@ -36,6 +36,7 @@ from cria.cli import output
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
+@output.hook_options
 @output.json_option
 @output.progress_option
 def command(
@@ -51,6 +52,8 @@ def command(
     quiesce_seconds: float,
     dry_run: bool,
     explain: bool,
+    hooks: tuple[str, ...],
+    hook_seconds: float,
     as_json: bool,
     progress: str,
 ) -> None:
@@ -85,6 +88,8 @@ def command(
         canary=not no_canary,
         inflight=None if no_quiesce else inflight,
         quiesce_seconds=quiesce_seconds,
+        hooks=hooks,
+        hook_seconds=hook_seconds,
         listener=output.listener(progress),
     )
     if as_json:

@@ -27,6 +27,23 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
+def hook_options(function: Function) -> Function:
+    """The user's own programs, told of each stage: hooks/README.md."""
+    seconds = click.option(
+        "--hook-seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        help="Seconds a hook that is a program may take at each stage.",
+    )
+    return click.option(
+        "--hook",
+        "hooks",
+        multiple=True,
+        metavar="PATH|NAME",
+        help="Run this program, or the hook of an installed package, at each stage; repeatable.",
+    )(seconds(function))
+
+
 def progress_option(function: Function) -> Function:
     return click.option(
         "--progress",

@@ -53,6 +53,7 @@ POLICIES = ("refuse", "close", "keep")
 @click.option("--no-canary", is_flag=True, help="Do not compare what it generates with before.")
 @click.option("--dry-run", is_flag=True, help="Print the port plan, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
+@output.hook_options
 @output.json_option
 @output.progress_option
 def command(
@@ -69,6 +70,8 @@ def command(
     no_canary: bool,
     dry_run: bool,
     explain: bool,
+    hooks: tuple[str, ...],
+    hook_seconds: float,
     as_json: bool,
     progress: str,
 ) -> None:
@@ -103,6 +106,8 @@ def command(
                 outside=outside,
                 clients=clients,
                 canary=not no_canary,
+                hooks=hooks,
+                hook_seconds=hook_seconds,
                 listener=tell,
             ),
         )
@@ -117,6 +122,8 @@ def command(
             isolate="net" if isolate == "net" else "always",
             all_or_none=all_or_none,
             canary=not no_canary,
+            hooks=hooks,
+            hook_seconds=hook_seconds,
             listener=tell,
         )
     _show(engines, as_json=as_json, timings=progress != "none" and replicas is None)

@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cria.checkpoint import Checkpoint
-from cria.dump import engine, memory, publish
+from cria.dump import engine, memory, publish, told
 from cria.dump.work import Dump
 from cria.operation import Step, run_steps
 
 if TYPE_CHECKING:
     from cria.events import Listener
+    from cria.hooks import Hook
     from cria.inventory import Inventory
     from cria.manifest import Inflight
 
 DUMP_STEPS: tuple[Step[Dump], ...] = (
+    Step("check the hooks", told.check_the_hooks, when=told.has_hooks),
     Step("find the engine", engine.find_the_engine),
     Step("lock it", engine.lock_it, undo=engine.unlock_it),
     Step("find CRIU", engine.find_criu),
+    # A hook may send its clients elsewhere: what it holds is looked at after that.
+    Step("hooks: before-dump", told.before_dump, undo=told.dump_failed, when=told.has_hooks),
     Step("take its inventory", engine.take_its_inventory),
     Step("check it can be dumped", engine.check_it_can_be_dumped),
     Step("record the canary", engine.record_the_canary),
     Step("find its files", engine.find_its_files),
     Step("stage the checkpoint", publish.stage_the_checkpoint, undo=publish.discard_the_checkpoint),
     Step("pause the engine", engine.pause_the_engine, undo=engine.resume_the_engine),
+    Step("hooks: at-still-point", told.at_still_point, when=told.has_hooks),
     Step("drop what can be made again", engine.drop_what_can_be_made_again),
     Step("freeze and write memory", memory.freeze_and_write_memory, undo=memory.let_it_run_on),
     # From here the engine stands still and can still be let go: to one of the two steps that say how it goes on.
     Step("carry its files", memory.carry_its_files),
     Step("check the images", memory.check_the_images),
     Step("resume it, if it lives on", memory.resume_it_if_it_lives_on),
+    Step("hooks: after-resume", told.after_resume, when=told.has_hooks_and_lives_on),
     Step("record what it can find again", publish.record_what_it_can_find_again),
     Step("digest every part", publish.digest_every_part),
     Step("describe it", publish.describe_it),
     Step("publish it", publish.publish_it, undo=publish.take_it_back),
     Step("end it, unless it lives on", memory.end_it_unless_it_lives_on),
     Step("clear what it left", engine.clear_what_it_left),
+    Step("hooks: after-dump", told.after_dump, when=told.has_hooks),
 )
 
 
@@ -52,6 +60,8 @@ def dump(
     canary: bool = True,
     inflight: Inflight | None = "keep",
     quiesce_seconds: float = 60.0,
+    hooks: Iterable[Hook] = (),
+    hook_seconds: float = 30.0,
     listener: Listener | None = None,
 ) -> Checkpoint:
     """Dump the engine that `target` (any of its PIDs) belongs to into the new directory `output`.
@@ -60,7 +70,8 @@ def dump(
     engine ends, unless `leave_running`. `any_process` also takes a process tree that is no vLLM
     engine. With `canary` it generates a few tokens before, for every restore to compare with. It is
     brought to a still point first, requests `inflight` kept, drained or aborted; None leaves it as it is.
-    Raises a CriaError; the engine then runs on and `output` does not exist.
+    `hooks` are programs or functions that are run at the stages of hooks/README.md, a program for
+    `hook_seconds` at most. Raises a CriaError; the engine then runs on and `output` does not exist.
     """
     work = Dump(
         target=target,
@@ -72,6 +83,8 @@ def dump(
         wants_canary=canary,
         inflight=inflight,
         quiesce_seconds=quiesce_seconds,
+        wants_hooks=tuple(hooks),
+        hook_seconds=hook_seconds,
         listener=listener,
     )
     timings = run_steps("dump", DUMP_STEPS, work, listener=listener, stopwatch=work.stopwatch)

@@ -11,6 +11,7 @@ from cria.operation import Stopwatch
 if TYPE_CHECKING:
     from cria.engine.quiesce import StillPoint
     from cria.events import Listener
+    from cria.hooks import Hook, Hooks
     from cria.inventory import Inventory
     from cria.manifest import CarriedFile, DumpOptions, Inflight, Manifest, Part, RecordedFile
 
@@ -28,6 +29,8 @@ class Dump:
     wants_canary: bool = True
     inflight: Inflight | None = "keep"
     quiesce_seconds: float = 60.0
+    wants_hooks: tuple[Hook, ...] = ()
+    hook_seconds: float = 30.0
     listener: Listener | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -42,6 +45,7 @@ class Dump:
     options: DumpOptions = field(init=False)
     staged: Path | None = None
     conversation: Any = None
+    hooks: Hooks | None = None
     its_root: Path = Path("/")
     its_stores: tuple[str, ...] = ()
     its_temporary_files: tuple[str, ...] = ()

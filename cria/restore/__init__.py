@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from cria.checkpoint import Checkpoint
 from cria.operation import Step, run_steps
-from cria.restore import awake, place, prepare, processes
+from cria.restore import awake, place, prepare, processes, told
 from cria.restore.work import Isolate, Policy, Restore
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
     from cria.events import Listener
+    from cria.hooks import Hook
     from cria.timings import Timings
 
 PREPARE: tuple[Step[Restore], ...] = (
@@ -23,6 +25,9 @@ PREPARE: tuple[Step[Restore], ...] = (
     Step("hold the ports", prepare.hold_the_ports, undo=prepare.let_the_ports_go),
 )
 BRING_UP: tuple[Step[Restore], ...] = (
+    Step(
+        "hooks: before-restore", told.before_restore, undo=told.restore_failed, when=told.has_hooks
+    ),
     Step("choose where it lives", place.choose_where_it_lives, undo=place.leave_the_place),
     Step("make a private view", place.make_a_private_view, undo=place.remove_the_view),
     Step("put its files back", place.put_its_files_back, undo=place.take_its_files_away),
@@ -35,6 +40,7 @@ BRING_UP: tuple[Step[Restore], ...] = (
     Step("let its requests go on", awake.let_its_requests_go_on),
     Step("wait until healthy", awake.wait_until_healthy),
     Step("compare the canary", awake.compare_the_canary),
+    Step("hooks: after-restore", told.after_restore, when=told.has_hooks),
 )
 RESTORE_STEPS = (*PREPARE, *BRING_UP)
 
@@ -48,6 +54,8 @@ def restore(
     outside: Policy = "refuse",
     clients: Policy = "close",
     canary: bool = True,
+    hooks: Iterable[Hook] = (),
+    hook_seconds: float = 30.0,
     listener: Listener | None = None,
 ) -> Engine:
     """Restore `checkpoint` and return the running engine once it is healthy.
@@ -57,8 +65,9 @@ def restore(
     end in the checkpoint: they are refused, closed in the restored engine, or kept.
     The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
     when a PID or path it needs is taken, `always`, or `never`. `net` gives it a network namespace too: no
-    port is rewritten, and connections to its published ports are carried inside. Raises a CriaError;
-    then nothing of the engine runs and the checkpoint is as it was.
+    port is rewritten, and connections to its published ports are carried inside. `hooks` are programs or
+    functions that are run at the stages of hooks/README.md, a program for `hook_seconds` at most.
+    Raises a CriaError; then nothing of the engine runs and the checkpoint is as it was.
     """
     work = Restore(
         source=checkpoint,
@@ -67,6 +76,8 @@ def restore(
         isolate=isolate,
         policies={"outside": outside, "clients": clients},
         wants_canary=canary,
+        wants_hooks=tuple(hooks),
+        hook_seconds=hook_seconds,
         listener=listener,
     )
     timings = run_steps("restore", RESTORE_STEPS, work, listener=listener, stopwatch=work.stopwatch)

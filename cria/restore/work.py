@@ -13,6 +13,7 @@ from cria.operation import Stopwatch
 if TYPE_CHECKING:
     from cria.checkpoint import Checkpoint
     from cria.events import Listener
+    from cria.hooks import Hook, Hooks
     from cria.inventory import Endpoint
     from cria.manifest import CarriedFile
     from cria.namespaces.place import Host, OwnNamespaces
@@ -43,6 +44,8 @@ class Restore(Source):
     listener: Listener | None
     wants_canary: bool = True
     clone: int = 0
+    wants_hooks: tuple[Hook, ...] = ()
+    hook_seconds: float = 30.0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     plan: PortPlan = field(init=False)
@@ -54,6 +57,7 @@ class Restore(Source):
     place: Host | OwnNamespaces | None = None
     unix_names: dict[int, bytes] = field(default_factory=dict)
     forwards: list[Forward] = field(default_factory=list)
+    hooks: Hooks | None = None
     inner_root: int = 0
     root: int = 0
     url: str | None = None

@@ -17,7 +17,7 @@ FLOORS = (
     {"dump", "restore", "packing", "kubernetes"},
     {"doctor"},
     {"checkpoint"},
-    {"ports", "engine", "cuda", "criu", "images", "process", "storage", "namespaces"},
+    {"ports", "engine", "cuda", "criu", "images", "process", "storage", "namespaces", "hooks"},
     {"manifest"},
     {"operation", "inventory"},
     {"errors", "events", "timings"},

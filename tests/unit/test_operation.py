@@ -101,3 +101,18 @@ def test_the_bytes_a_step_moved_are_kept_with_its_time() -> None:
     timings = run_steps("test", [Step("copy", lambda _c: 4096)], None)
 
     assert timings.steps[0].bytes == 4096
+
+
+def test_a_step_that_is_not_wanted_leaves_no_trace() -> None:
+    log: list[str] = []
+    told: list[object] = []
+    unwanted = recording("a", log)
+    unwanted.when = lambda _context: False
+    wanted = recording("b", log, fails=True)
+    wanted.when = lambda _context: True
+
+    with pytest.raises(ValueError, match="b"):
+        run_steps("test", [unwanted, wanted], None, listener=told.append)
+
+    assert log == ["run b", "undo b"]
+    assert not [event for event in told if getattr(event, "step", "") == "a"]

@@ -1,0 +1,102 @@
+"""Dump a small server while clients use it through a load balancer, and let a hook see to it that none notices.
+
+    sudo .venv/bin/python examples/balancer.py
+
+The hook is `balancer-hook` beside this file, a few lines of shell; it works with `cria dump --hook` too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import cria
+from cria.engine.launch import launch
+from cria.hooks.facts import Facts
+from cria.ports import reserve_any
+
+SERVER = """
+import http.server, sys
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *words):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Server).serve_forever()
+"""
+
+
+class Clients(threading.Thread):
+    """Ask whichever server the balancer's list names first; count answers, and those that took too long."""
+
+    def __init__(self, backends: Path) -> None:
+        super().__init__(daemon=True)
+        self.backends, self.answered, self.slow = backends, 0, 0
+        self.leave = threading.Event()
+
+    def run(self) -> None:
+        while not self.leave.is_set():
+            begin = time.monotonic()
+            url = self.backends.read_text().split()[0]
+            with urllib.request.urlopen(url, timeout=10):
+                self.answered += 1
+            self.slow += time.monotonic() - begin > 0.2
+
+
+def show(facts: Facts) -> None:
+    """A hook may be a Python function too."""
+    listed = len(Path(os.environ["BACKENDS"]).read_text().split())
+    print(f"{facts.stage}: {listed} servers are in the balancer's list")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, reserve_any(2) as ports:
+        place = Path(name)
+        # Only a file that nobody else can write is run as a hook; in a checkout somebody else may.
+        hook = Path(shutil.copy(Path(__file__).with_name("balancer-hook"), place))
+        command = [sys.executable, "-c", SERVER]
+        servers = [launch([*command, str(port)], place / f"{port}.log") for port in ports]
+        clients = Clients(place / "backends")
+        try:
+            urls = [f"http://127.0.0.1:{port}" for port in ports]
+            clients.backends.write_text("\n".join(urls) + "\n")
+            os.environ |= {"BACKENDS": str(clients.backends), "BACKEND": urls[0]}
+            wait_for(urls)
+            clients.start()
+            cria.dump(
+                servers[0].pid,
+                place / "checkpoint",
+                leave_running=True,
+                any_process=True,
+                skip_in_flight=True,
+                hooks=[hook, show],
+            )
+            clients.leave.set()
+            clients.join()
+            print(f"{clients.slow} of the clients' requests had to wait for the dump")
+            assert clients.answered > 0
+        finally:
+            for server in servers:
+                server.process.terminate()
+                server.process.wait()
+
+
+def wait_for(urls: list[str]) -> None:
+    for url in urls:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()
