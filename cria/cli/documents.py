@@ -111,7 +111,7 @@ def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     for definition in made["$defs"].values():
         definition["description"] = cleandoc(definition.get("description", ""))
         fields = definition.get("properties", {})
-        if "role" in fields:
+        if "role" in fields and "Role" in made["$defs"]:
             role = made["$defs"]["Role"]["properties"]
             fields["role"] = {"type": "string"}
             fields["confidence"] = role["confidence"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command
-@click.argument("target", required=False, metavar="[PID|CHECKPOINT]")
+@click.argument("target", required=False, metavar="[PID|CHECKPOINT|ARCHIVE]")
 @click.option("--port", type=int, help="Name the engine by its HTTP port instead of a PID.")
 @click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
 @click.option("--sockets", is_flag=True, help="Every TCP, UDP and unix socket, and process groups.")
@@ -39,6 +40,8 @@ def command(
 ) -> None:
     """Show what an engine holds now, or what a checkpoint holds, in the same way.
 
+    ARCHIVE is a container's checkpoint as the kubelet or a container runtime writes it.
+
     Without options: what it is, its processes and its TCP sockets with the role of each; "?" marks a
     role that is likely, not certain. Without a target the engine is found by --port, or is the only
     one on this host.
@@ -46,6 +49,9 @@ def command(
     from cria.cli import inventory_tables as tables
     from cria.cli.documents import inspected, plain
 
+    if target is not None and Path(target).is_file():
+        _archive(Path(target), sockets=sockets, as_json=as_json)
+        return
     inventory, stored = _inventory(target, port, any_process)
     if memory and stored is None:
         inventory = _with_zeros(inventory)
@@ -68,6 +74,13 @@ def command(
         parts = [tables.summary(inventory, name), tables.processes(inventory, as_tree=True)]
         parts += [tables.sockets(inventory)]
     click.echo("\n\n".join(parts))
+
+
+def _archive(path: Path, *, sockets: bool, as_json: bool) -> None:
+    from cria.cli import archives
+
+    found = archives.inspected(path)
+    output.document(found) if as_json else click.echo(archives.tables(found, unix=sockets))
 
 
 def _inventory(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cria.cli import archives
 from cria.demo import DemoFacts
 from cria.engine.handle import Engine
 from cria.kubernetes.node import Installed
@@ -169,5 +170,8 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "kubernetes-node": Installed,
     "kubernetes-node-install": NodeChanged,
     "kubernetes-node-remove": NodeChanged,
+    "kubernetes-remap": archives.RemapDone,
+    "kubernetes-remap-dry-run": archives.RemapPlanned,
+    "inspect-archive": archives.InspectedArchive,
     "error": Failed,
 }

@@ -38,6 +38,10 @@ class Malformed(ValueError):
     """The tar breaks its own rules, or has what is not read here; the text says what."""
 
 
+class NoTar(Malformed):
+    """Where a header should stand is something else."""
+
+
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A plain file or directory of a tar; offsets are bytes of the tar, uncompressed.
 
@@ -181,7 +185,7 @@ def _parsed(block: bytes) -> tarfile.TarInfo:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
-        raise Malformed(f"it is no tar: {error}") from error
+        raise NoTar(f"it is no tar: {error}") from error
 
 
 def _records(data: bytes) -> Iterator[tuple[str, str]]:

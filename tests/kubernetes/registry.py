@@ -62,6 +62,17 @@ class Registry:
         self._blobs[f"{name}:latest"] = (MANIFEST, body)
         return f"{self.address}/{name}:latest"
 
+    def add_layout(self, name: str, layout: Path) -> str:
+        """Add the one image of an OCI image layout, as a push would. Returns what to pull."""
+        (described,) = json.loads((layout / "index.json").read_text())["manifests"]
+        body = (layout / "blobs" / described["digest"].replace(":", "/")).read_bytes()
+        manifest = json.loads(body)
+        for part in (described, manifest["config"], *manifest["layers"]):
+            content = (layout / "blobs" / part["digest"].replace(":", "/")).read_bytes()
+            assert self._keep(part["mediaType"], content)["digest"] == part["digest"]
+        self._blobs[f"{name}:latest"] = (MANIFEST, body)
+        return f"{self.address}/{name}:latest"
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()

@@ -9,6 +9,7 @@ from cria.cli import Verbs
 # name -> (module, one line), as in cria.cli.
 VERBS: dict[str, tuple[str, str]] = {
     "node": ("cria.cli.kubernetes.node", "Have a node's checkpoints taken at a still point."),
+    "remap": ("cria.cli.kubernetes.remap", "Move the ports in a container's checkpoint archive."),
 }
 
 
