@@ -58,7 +58,7 @@ def _run(
     if not quiet:
         for setting in launched.settings:
             state = "kept" if setting.kept else "set"
-            click.echo(f"{state}: {setting.name}={setting.value}  ({setting.why})", err=True)
+            click.echo(f"{state}: {setting}  ({setting.why})", err=True)
         click.echo("set: io_uring is hidden by a seccomp filter  (CRIU cannot dump it)", err=True)
         click.echo(f"process {launched.pid}, log {launched.log}", err=True)
     if not detach:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from cria.engine import seccomp
+from cria.engine import gpus, seccomp
+from cria.engine.setting import Setting
 from cria.errors import EngineFailed, NotWritable, UsageError
 
 # What the engine loads of cria: a directory of its own, so that none of cria's libraries comes with it.
@@ -21,22 +22,14 @@ MARK = "CRIA_ENGINE"  # in the environment of every engine that cria started: ho
 _MANY_NODES = ("--nnodes", "--master-addr", "--data-parallel-address", "--headless")
 
 
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """Something `cria run` sets for the engine, and why. `kept` when the user had set it already."""
-
-    name: str
-    value: str
-    why: str
-    kept: bool = False
-
-
 def settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Setting, ...]:
     """What to set for this command, given the environment the user has."""
+    on_gpus = gpus.wanted(command) if gpus.visible(environment) else ()
     chosen = tuple(
         msgspec.structs.replace(wanted, value=environment[wanted.name], kept=True)
         if wanted.name in environment
         else wanted
-        for wanted in _wanted(command)
+        for wanted in (*_wanted(command), *on_gpus)
     )
     return (*chosen, *_way_in(environment))
 
@@ -106,11 +99,11 @@ def launch(
         ) from error
     try:
         process = subprocess.Popen(
-            list(command),
+            [*command, *(each.name for each in chosen if each.option and not each.kept)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=base | {setting.name: setting.value for setting in chosen},
+            env=base | {each.name: each.value for each in chosen if not each.option},
             start_new_session=True,
             preexec_fn=seccomp.hide_io_uring,  # noqa: PLW1509 - cria has no other thread here
         )

@@ -11,9 +11,10 @@ from cria.engine.control import Control
 from cria.errors import QuiesceFailed, Unhealthy
 from cria.events import Listener, Warned, nobody
 from cria.inventory import Inventory
-from cria.manifest import Inflight, Quiesced
+from cria.manifest import Inflight, Quiesced, Weights
 
 RESUME_SECONDS = 10.0
+LONGEST_LEASE_SECONDS = 600.0  # the part inside grants no more
 
 
 class StillPoint:
@@ -72,6 +73,20 @@ class StillPoint:
             ) from error
         return self.quiesced.dropped_bytes
 
+    def sleep(self, weights: Weights, *, lease: float) -> None:
+        """Let vLLM free what it can make again on its GPUs, and stand still for `lease` seconds more.
+
+        Only warns where the engine was started without sleep mode. Raises QuiesceFailed.
+        """
+        if self._control is None or self.quiesced is None:
+            return
+        slept = self._ask(self._control, "sleep", weights=weights)["weights"]
+        self._ask(self._control, "renew", lease=min(lease, LONGEST_LEASE_SECONDS))
+        self.quiesced = msgspec.structs.replace(self.quiesced, weights=slept)
+        if slept is None:
+            words = "the engine cannot sleep: its whole KV cache goes into the checkpoint"
+            self._tell(Warned(message=words, remedy="start it with: --enable-sleep-mode"))
+
     def resume(self) -> None:
         """Let requests be computed again, those that waited first.
 
@@ -79,13 +94,14 @@ class StillPoint:
         """
         if self._control is None:
             return
+        asleep = self.quiesced is not None and self.quiesced.weights is not None
         try:
-            self._control.ask("resume", seconds=RESUME_SECONDS)
+            self._control.ask("resume", seconds=self._seconds if asleep else RESUME_SECONDS)
         except QuiesceFailed as error:
             words = f"{error.message}; it goes on by itself within a minute"
             self._tell(Warned(message=words, remedy=error.details))
 
-    def _ask(self, asked: Control, command: str, **words: str) -> dict[str, Any]:
+    def _ask(self, asked: Control, command: str, **words: str | float) -> dict[str, Any]:
         try:
             return asked.ask(command, seconds=self._seconds, **words)
         except QuiesceFailed as error:
