@@ -19,6 +19,7 @@ class StrawEngine:
     def __init__(self, *, paused: bool = False, hang: str = "", fail: str = "") -> None:
         self.paused, self.hang, self.fail = paused, hang, fail
         self.told: Told = []
+        self.engine_core: Any = None
         self.workers = [{"rank": 0, "groups": 5, "dropped_bytes": 4096, "error": None}]
 
     async def _do(self, call: str, words: Any = None) -> None:
@@ -177,8 +178,33 @@ def test_a_rank_that_did_not_come_is_named() -> None:
     engine = StrawEngine(paused=True)
     engine.workers = [{"rank": 0, "groups": 0, "dropped_bytes": 0, "error": "Ranks 1 failed"}]
 
-    with pytest.raises(Failed, match="rank 0: Ranks 1 failed"):
+    with pytest.raises(Failed, match="core 0 rank 0: Ranks 1 failed"):
         play(engine, lambda commands: commands.run("quiesce", {}))
+
+
+class SeveralCores:
+    """vLLM's client of several engine cores, as far as it is used; the second has a rank in trouble."""
+
+    def __init__(self, *errors: str | None) -> None:
+        self.errors = errors
+
+    async def call_utility_all_async(self, utility: str, *words: Any) -> list[list[dict[str, Any]]]:
+        assert (utility, words) == ("collective_rpc", ("cria_quiesce", None, (4.0,), None))
+        one = {"rank": 0, "groups": 1, "dropped_bytes": 4096}
+        return [[one | {"error": error}] for error in self.errors]
+
+
+def test_the_workers_of_every_engine_core_are_asked_and_heard() -> None:
+    """vLLM hands on what the first says: a worker of another could fail unheard."""
+    engine = StrawEngine(paused=True)
+    engine.engine_core = SeveralCores(None, None)
+    quiesce = lambda commands: commands.run("quiesce", {"seconds": 8.0})  # noqa: E731
+
+    assert play(engine, quiesce) == {"workers": 2, "groups": 2, "dropped_bytes": 8192}
+
+    engine.engine_core = SeveralCores(None, "no memory")
+    with pytest.raises(Failed, match="core 1 rank 0: no memory"):
+        play(engine, quiesce)
 
 
 def test_a_worker_that_never_answers_is_given_up_at_the_deadline() -> None:

@@ -97,16 +97,17 @@ class Commands:
             raise Failed("the engine is not paused: its KV cache is in use")
         self._renew(self._lease_seconds)
         # No timeout goes to the engine core: it would leave late answers for the next call to read.
-        call = self._engine.collective_rpc("cria_quiesce", None, (seconds / 2,))
-        workers = await self._within(seconds, call, "has a worker that does not answer")
-        wrong = [f"rank {each['rank']}: {each['error']}" for each in workers if each["error"]]
+        call = every_worker(self._engine, "cria_quiesce", seconds / 2)
+        cores = await self._within(seconds, call, "has a worker that does not answer")
+        workers = [(core, each) for core, answers in enumerate(cores) for each in answers]
+        wrong = [f"core {c} rank {w['rank']}: {w['error']}" for c, w in workers if w["error"]]
         if wrong:
             raise Failed("\n".join(wrong))
         free_heap()
         return {
             "workers": len(workers),
-            "groups": sum(each["groups"] for each in workers),
-            "dropped_bytes": sum(each["dropped_bytes"] for each in workers),
+            "groups": sum(each["groups"] for _, each in workers),
+            "dropped_bytes": sum(each["dropped_bytes"] for _, each in workers),
         }
 
     async def sleep(self, weights: str = "keep", seconds: float = 60.0) -> dict[str, Any]:
@@ -133,8 +134,9 @@ class Commands:
 
     async def groups(self, seconds: float = 10.0) -> dict[str, Any]:
         """The process groups of torch.distributed, as each worker knows them."""
-        call = self._engine.collective_rpc("cria_groups")
-        return {"ranks": await self._within(seconds, call, "has a worker that does not answer")}
+        call = every_worker(self._engine, "cria_groups")
+        cores = await self._within(seconds, call, "has a worker that does not answer")
+        return {"ranks": [each for answers in cores for each in answers]}
 
     async def resume(self, seconds: float = 10.0) -> dict[str, Any]:
         """Go on; an engine that somebody else had paused stays so. Twice is once."""
@@ -186,6 +188,19 @@ class Commands:
             future = asyncio.ensure_future(self._wake_and_go_on())
             self._unfinished.add(future)
             future.add_done_callback(self._finished)
+
+
+async def every_worker(engine: Any, method: str, *args: Any) -> list[list[Any]]:
+    """What each worker answers, for each engine core; no timeout goes there, see Commands.quiesce.
+
+    With data parallelism collective_rpc itself hands on the answers of the first core only (vLLM 0.32,
+    DPLBAsyncMPClient.call_utility_async).
+    """
+    to_all = getattr(getattr(engine, "engine_core", None), "call_utility_all_async", None)
+    if to_all is None:
+        return [await engine.collective_rpc(method, None, args)]
+    answers: list[list[Any]] = await to_all("collective_rpc", method, None, args, None)
+    return answers
 
 
 def free_heap() -> None:
