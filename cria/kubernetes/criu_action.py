@@ -92,15 +92,15 @@ def read_settings() -> dict[str, Any]:
 # Who is there ----------------------------------------------------------------------------------
 
 
-def find_engines(root: int) -> list[Engine]:
-    """The control sockets that processes of the tree below `root` listen on."""
+def find_engines(root: int, tree: list[int] | None = None) -> list[Engine]:
+    """The control sockets that processes of `tree` listen on: without it, of the tree below `root`."""
     with open(f"/proc/{root}/net/unix") as file:
         rows = [line.rstrip("\n").split(None, 7) for line in file if "/cria-" in line]
     # Columns: Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is what a listener has.
     listening = {row[6]: row[7] for row in rows if row[3] == "00010000" and is_control(row[7])}
     if not listening:
         return []
-    tree = descendants(root)
+    tree = descendants(root) if tree is None else tree
     known = {number for pid in tree for number in as_we_number(pid)}
     found: dict[str, Engine] = {}
     for pid in tree:
@@ -185,7 +185,7 @@ class Engine:
         deadline = time.monotonic() + seconds + GRACE_SECONDS
         received = b""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(seconds)
+            connection.settimeout(seconds + GRACE_SECONDS)
             connection.connect(f"/proc/self/fd/{self._directory}/{self._name}")
             self._check_who_listens(connection)
             connection.sendall(json.dumps(request).encode() + b"\n")

@@ -1,0 +1,148 @@
+"""Where the cluster is and who asks: a kubeconfig, or what every pod of the cluster is given."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cria.errors import ClusterUnreachable, KubernetesMissing, UsageError
+from cria.events import Listener, Warned, nobody
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx2
+    from lightkube import Client
+    from lightkube.config.kubeconfig import SingleConfig
+
+ANSWER_SECONDS = 30.0
+
+
+def load(
+    kubeconfig: Path | None = None, context: str | None = None, listener: Listener | None = None
+) -> SingleConfig:
+    """The credentials in `kubeconfig`; without one those of the pod we are in, $KUBECONFIG, ~/.kube/config.
+
+    Raises KubernetesMissing.
+    """
+    require()
+    import msgspec
+    import yaml  # type: ignore[import-untyped]
+    from lightkube.config.kubeconfig import KubeConfig
+    from lightkube.core.exceptions import ConfigError
+
+    try:
+        known = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
+        config = known.get(context)
+    except (ConfigError, KeyError, TypeError, OSError, yaml.YAMLError, msgspec.MsgspecError) as bad:
+        raise _no_credentials(bad) from bad
+    assert config is not None
+    if config.cluster.insecure:
+        words = f"{kubeconfig or 'the kubeconfig'} turns off the check of who the API server is"
+        cure = "remove insecure-skip-tls-verify from it"
+        (listener or nobody)(Warned(message=words, remedy=cure))
+    return config
+
+
+def require() -> None:
+    """Raises KubernetesMissing where the extra is not installed."""
+    try:
+        import lightkube  # noqa: F401
+    except ImportError as error:
+        raise KubernetesMissing(
+            "cria's part for clusters is not installed", details=str(error)
+        ) from error
+
+
+def clients(config: SingleConfig) -> tuple[Client, httpx2.Client]:
+    """The API server, in lightkube's words and in none: lightkube has no word for a node's proxy."""
+    from lightkube import Client
+    from lightkube.config import client_adapter
+
+    try:
+        http = client_adapter.Client(config, client_adapter.ConnectionParams(timeout=_patience()))
+        return Client(config=config, timeout=_patience()), http
+    except (OSError, ValueError) as error:  # files that the kubeconfig names
+        raise _no_credentials(error) from error
+
+
+def _patience() -> httpx2.Timeout:
+    import httpx2
+
+    return httpx2.Timeout(ANSWER_SECONDS)
+
+
+def kubelet_client(config: SingleConfig, url: str, ca: Path | None) -> httpx2.Client:
+    """A client of one kubelet at `url`, with the user's own credentials; `ca` signed its certificate.
+
+    Without `ca` it must be signed by the cluster's. Raises UsageError.
+    """
+    import httpx2
+    from lightkube.config.client_adapter import user_auth, user_cert, verify_cluster
+
+    if ca is None and config.cluster.insecure:
+        raise UsageError(
+            "nothing tells who a kubelet is",
+            details="the kubeconfig turns the check off, which is not done for kubelets",
+            remedy="name the certificate that signs theirs: --kubelet-ca FILE",
+        )
+    user = config.user
+    assert user is not None
+    if ca is None:
+        verify = verify_cluster(config.cluster, user, config.abs_file)
+    else:
+        verify = _trusting(ca)
+        if cert := user_cert(user, config.abs_file):
+            verify.load_cert_chain(*cert)
+    return httpx2.Client(
+        base_url=url, verify=verify, auth=user_auth(user), timeout=ANSWER_SECONDS, trust_env=False
+    )
+
+
+def _trusting(ca: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"{ca} holds no certificates", details=str(error), remedy="give a file in PEM format"
+        ) from error
+
+
+@contextmanager
+def reaching(whom: str) -> Iterator[None]:
+    """What hinders a conversation with `whom` becomes an error; answers are another matter.
+
+    Raises ClusterUnreachable, or KubernetesMissing when the credentials are not to be had.
+    """
+    import httpx2
+    from httpx2.websockets import HTTPXWSException, WebSocketUpgradeError
+    from lightkube import ApiError
+    from lightkube.core.exceptions import ConfigError
+
+    try:
+        yield
+    except (ApiError, WebSocketUpgradeError):
+        raise
+    except (ConfigError, OSError) as error:
+        raise _no_credentials(error) from error
+    except httpx2.TimeoutException as error:
+        raise _unreachable(whom, f"no answer in time ({type(error).__name__})") from error
+    except (httpx2.HTTPError, HTTPXWSException) as error:
+        raise _unreachable(whom, str(error) or type(error).__name__) from error
+
+
+def _unreachable(whom: str, why: str) -> ClusterUnreachable:
+    cure = "see whether it is there: kubectl get nodes"
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        cure = "name the certificate that signs its own: --kubelet-ca FILE, or in the kubeconfig"
+    return ClusterUnreachable(f"{whom} cannot be reached", details=why, remedy=cure)
+
+
+def _no_credentials(error: Exception) -> KubernetesMissing:
+    return KubernetesMissing(
+        "no credentials for a cluster",
+        details=f"{type(error).__name__}: {error}",
+        remedy="name a kubeconfig that works with kubectl: --kubeconfig FILE --context NAME",
+    )
