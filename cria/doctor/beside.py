@@ -1,43 +1,14 @@
-"""Checks of what stands beside CRIU on this host: the GPU driver and the container runtime."""
+"""Checks of what stands beside CRIU on this host: the container runtime."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cria.doctor.row import Row, ok, skip, warn
-from cria.process.tree import PROC
 
-# NVIDIA's checkpoint API is in the driver since 570 (cuCheckpointProcessLock and its sisters).
-_CHECKPOINT_API_DRIVER = 570
 OPTIONS = Path("/etc/criu")
-
-
-def gpu(_place: Path) -> Iterator[Row]:
-    version = driver()
-    if version is None:
-        yield skip("GPU", "no NVIDIA driver on this host")
-        return
-    count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    if int(version.split(".")[0]) < _CHECKPOINT_API_DRIVER:
-        remedy = f"install driver {_CHECKPOINT_API_DRIVER} or newer"
-        yield warn("GPU driver", f"{version} has no checkpoint API", remedy)
-    else:
-        yield ok("GPU driver", f"{version} has the checkpoint API, {count} GPUs")
-    tool = shutil.which("cuda-checkpoint")
-    yield ok("cuda-checkpoint", tool) if tool else skip("cuda-checkpoint", "not on PATH")
-
-
-def driver(proc: Path = PROC) -> str | None:
-    """The version of the NVIDIA kernel driver, such as 570.86.10."""
-    try:
-        text = (proc / "driver/nvidia/version").read_text()
-    except OSError:
-        return None
-    found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", text)
-    return found[1] if found else None
 
 
 def runtime(_place: Path) -> Iterator[Row]:
@@ -60,5 +31,4 @@ def runtime(_place: Path) -> Iterator[Row]:
             )
 
 
-GPU_CHECKS = (gpu,)
 RUNTIME_CHECKS = (runtime,)

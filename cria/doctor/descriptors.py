@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cria.cuda import devices as cuda_devices
 from cria.doctor.row import Row, fail, warn
 from cria.doctor.who import named
 from cria.inventory import Descriptor, Inventory
@@ -48,9 +49,10 @@ def _without_support(each: Descriptor) -> str | None:
 
 
 def devices(inventory: Inventory) -> Iterator[Row]:
-    """Devices whose state lives in a driver; the NVIDIA driver can hand it over beforehand."""
+    """Devices whose state lives in a driver. NVIDIA's hands it over beforehand: cria.doctor.gpu."""
+    gpus = set(cuda_devices.descriptors(inventory.descriptors))
     for each in inventory.descriptors:
-        if each.kind != "device" or _reopened(each):
+        if each.kind != "device" or each in gpus or _reopened(each):
             continue
         subject = f"{named(inventory, each.pid)} has the device {each.target} open"
         value, remedy = _driver(each)
@@ -64,11 +66,6 @@ def _reopened(each: Descriptor) -> bool:
 
 
 def _driver(each: Descriptor) -> tuple[str, str]:
-    if each.target.startswith("/dev/nvidia"):
-        return (
-            "the state of a GPU is not in reach of CRIU",
-            f"take it off the GPU first: cuda-checkpoint --toggle --pid {each.pid}",
-        )
     if os.major(each.device) == _INFINIBAND or "/infiniband/" in each.target:
         return (
             "RDMA queues cannot be checkpointed",

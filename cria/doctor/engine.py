@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cria.doctor import descriptors, processes, sockets
+from cria.doctor import descriptors, gpu, processes, sockets
 from cria.doctor.row import Row, fail, ok
 from cria.errors import CheckpointExists, NoSpace, NotWritable, PrivilegeMissing
 from cria.inventory import Inventory
@@ -67,6 +67,7 @@ ENGINE_CHECKS: tuple[Check, ...] = (
     processes.system_v_memory,
     descriptors.unsupported,
     descriptors.devices,
+    gpu.engine,
     descriptors.terminals,
     descriptors.foreign_mounts,
     descriptors.large_deleted_files,
@@ -83,6 +84,7 @@ ENGINE_ADVICE: tuple[Check, ...] = (
     sockets.accept_queues,
     sockets.unread_datagrams,
     descriptors.checked_files,
+    gpu.sharing,
 )
 
 

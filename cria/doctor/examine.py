@@ -16,6 +16,7 @@ from cria.criu import binary
 from cria.doctor import beside, files, recorded, restore
 from cria.doctor import criu as criu_checks
 from cria.doctor import engine as engine_checks
+from cria.doctor import gpu as gpu_checks
 from cria.doctor import host as host_checks
 from cria.doctor.expected import size_and_time
 from cria.doctor.row import Level, Row, rows_of
@@ -37,7 +38,7 @@ CHECKPOINT_CHECKS: tuple[tuple[str, tuple[restore.Check, ...]], ...] = (
             recorded.cpu,
             recorded.criu_version,
             recorded.room,
-            recorded.gpus,
+            gpu_checks.checkpoint,
         ),
     ),
     ("PIDs and ports", (restore.pids_now, recorded.ports)),
@@ -69,7 +70,7 @@ def host(place: str | os.PathLike[str] = ".") -> Diagnosis:
     rows = [
         *_group("Host", host_checks.HOST_CHECKS, where),
         *_group("CRIU", criu_checks.CRIU_CHECKS, where),
-        *_group("GPU", beside.GPU_CHECKS, where),
+        *_group("GPU", gpu_checks.GPU_CHECKS, where),
         *_group("Container runtime", beside.RUNTIME_CHECKS, where),
     ]
     return Diagnosis(about="host", target="", rows=tuple(rows))

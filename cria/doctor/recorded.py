@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -151,19 +150,6 @@ def room(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
             "mount -o remount,size=SIZE /dev/shm",
             NoSpace,
             recorded=f"{shared >> 20} MiB",
-        )
-
-
-def gpus(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
-    """A GPU's state comes back to the same devices."""
-    held = {d.target for d in checkpoint.manifest.inventory.descriptors if d.kind == "device"}
-    missing = sorted(d for d in held if d.startswith("/dev/nvidia") and not os.path.exists(d))  # noqa: PTH110
-    if missing:
-        yield fail(
-            "GPU devices are missing",
-            f"no {', '.join(missing)}",
-            "restore it on a host with the same GPUs",
-            CheckpointMismatch,
         )
 
 

@@ -43,10 +43,6 @@ class TestConnections:
 
 
 class TestDevices:
-    def test_a_gpu_is_taken_off_by_cuda_checkpoint(self) -> None:
-        row = one(descriptors.devices(inventory(descriptors=(device("/dev/nvidia0", 195),))))
-        assert row.level == "fail" and "cuda-checkpoint" in (row.remedy or "")
-
     def test_rdma_is_turned_off_by_its_variable(self) -> None:
         held = (device("/dev/infiniband/uverbs0", 231, 192),)
         row = one(descriptors.devices(inventory(descriptors=held)))

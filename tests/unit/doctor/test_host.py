@@ -10,30 +10,6 @@ import pytest
 from cria.doctor import beside, criu, host
 from cria.doctor.expected import write_rate
 
-NVIDIA = "NVRM version: NVIDIA UNIX {}  {}  Thu Jan  9 03:15:00 UTC 2025\nGCC version:  gcc 13.3\n"
-
-
-@pytest.mark.parametrize("kind", ["x86_64 Kernel Module", "Open Kernel Module for x86_64"])
-def test_the_version_of_the_driver(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "driver/nvidia").mkdir(parents=True)
-    (tmp_path / "driver/nvidia/version").write_text(NVIDIA.format(kind, "570.86.10"))
-    assert beside.driver(tmp_path) == "570.86.10"
-
-
-@pytest.mark.parametrize(("version", "level"), [("550.54.15", "warn"), ("570.86.10", "ok")])
-def test_the_checkpoint_api_came_with_driver_570(
-    version: str, level: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(beside, "driver", lambda: version)
-    row, _tool = beside.gpu(Path())
-    assert (row.subject, row.level) == ("GPU driver", level)
-
-
-def test_a_host_without_a_gpu_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "driver", lambda: None)
-    (row,) = beside.gpu(Path())
-    assert row.level == "skip"
-
 
 def test_runc_is_told_to_keep_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "OPTIONS", tmp_path)
