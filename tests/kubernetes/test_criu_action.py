@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import sys
 import tarfile
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 
 from tests.kubernetes.conftest import REPOSITORY, Container
 from tests.kubernetes.cri import Cri
-from tests.kubernetes.runtime import wait_for
+from tests.kubernetes.runtime import Containerd, wait_for
 
 CONTROL = "/tmp/cria-0123456789abcdef.sock"
 ACTION = REPOSITORY / "hooks" / "criu" / "criu-action"
@@ -59,13 +62,33 @@ def conf(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serving(
-    container: Callable[..., Container], free_port: Callable[[], int], conf: Path
-) -> Serving:
-    port = free_port()
-    annotations = {"org.criu.config": str(conf)}
-    running = container("generating.py", port, CONTROL, annotations=annotations)
-    return Serving(container=running, port=port)
+def serve(
+    container: Callable[..., Container], free_port: Callable[[], int]
+) -> Callable[..., Serving]:
+    def start(**fields: Any) -> Serving:
+        port = free_port()
+        return Serving(container=container("generating.py", port, CONTROL, **fields), port=port)
+
+    return start
+
+
+@pytest.fixture
+def serving(serve: Callable[..., Serving], conf: Path) -> Serving:
+    return serve(annotations={"org.criu.config": str(conf)})
+
+
+@pytest.fixture
+def on_the_node(containerd: Containerd) -> Iterator[Callable[..., str]]:
+    """Run `cria kubernetes node ...` on the node itself; what it installs is taken away again."""
+
+    def cria(*words: object) -> str:
+        command = [sys.executable, "-m", "cria", "kubernetes", "node"]
+        done = containerd.in_its_namespaces(*command, *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    yield cria
+    cria("remove")
 
 
 def dump_log(archive: Path) -> str:
@@ -120,3 +143,65 @@ def test_a_container_without_cria_inside_passes(
 
     assert "Running pre-dump scripts" in dump_log(archive)
     assert "cria:" not in dump_log(archive)
+
+
+def test_installed_on_a_node_it_works_for_every_container(
+    on_the_node: Callable[..., str],
+    containerd: Containerd,
+    serve: Callable[..., Serving],
+    checkpoint: Callable[[Container], Path],
+) -> None:
+    installed = on_the_node("install").split()
+    serving = serve()
+    request = Request(serving.port, steps=20)
+
+    archive = checkpoint(serving.container)
+    on_the_node("remove")
+    client = socket.create_connection(("127.0.0.1", serving.port))
+    with client, pytest.raises(grpc.RpcError, match="criu failed"):
+        checkpoint(serving.container)  # a connection, and nothing that says to keep it
+    request.join(timeout=20)
+    without = checkpoint(serving.container)
+
+    assert installed[-1] == "/etc/criu/runc.conf"
+    assert "at a still point" in dump_log(archive)
+    assert request.answer == {"steps": 20, "pauses": 1}
+    assert get(serving.port)["pauses"] == 1, "and no more when it was taken away"
+    assert "cria:" not in dump_log(without)
+    assert not list((containerd.node / "etc").glob("criu*")), "nothing is left on the node"
+
+
+@pytest.mark.parametrize("on_failure", ["refuse", "pass"])
+def test_without_a_still_point_it_is_refused_or_dumped_as_it_stands(
+    on_failure: str,
+    on_the_node: Callable[..., str],
+    containerd: Containerd,
+    serve: Callable[..., Serving],
+    checkpoint: Callable[[Container], Path],
+) -> None:
+    on_the_node("install", "--inflight", "drain", "--seconds", "0.3", "--on-failure", on_failure)
+    serving = serve()
+    request = Request(serving.port, steps=100)
+
+    if on_failure == "refuse":
+        with pytest.raises(grpc.RpcError, match="criu failed"):
+            checkpoint(serving.container)
+        log = next(containerd.state.rglob("criu-dump.log")).read_text()
+    else:
+        log = dump_log(checkpoint(serving.container))
+
+    assert "did not stand still (drain) within 0.3 s" in log
+    assert ("the dump is refused" in log) == (on_failure == "refuse")
+    request.join(timeout=20)
+    assert request.answer == {"steps": 100, "pauses": 0}
+    assert not get(serving.port)["paused"]
+
+
+def test_a_node_without_criu_says_so(
+    start_containerd: Callable[..., Containerd], base_image: str, tmp_path: Path
+) -> None:
+    containerd = start_containerd(criu=tmp_path)
+    cri = Cri(containerd.socket)
+
+    with pytest.raises(grpc.RpcError, match="CRIU binary not found"):
+        cri.CheckpointContainer(container_id="any", location=str(tmp_path / "archive.tar"))

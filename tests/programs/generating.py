@@ -26,6 +26,11 @@ class Generator(StrawEngine):
         self.counts = {"pauses": 0, "resumes": 0, "answered": 0, "generating": 0}
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        resumes = self.counts["resumes"]
+        while mode == "wait" and self.counts["generating"]:
+            await asyncio.sleep(STEP_SECONDS)
+            if self.counts["resumes"] > resumes:
+                return
         await super().pause_generation(mode=mode, clear_cache=clear_cache)
         self.counts["pauses"] += 1
 
