@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,16 +18,22 @@ import cria
 from cria.engine.control import Control, find
 from cria.engine.launch import Launched
 from cria.engine.take import take
-from cria.errors import NoSpace, QuiesceFailed
+from cria.errors import EngineBusy, NoSpace, QuiesceFailed
+from cria.hooks.facts import Facts
+
+from .conftest import wait_for
 
 pytestmark = pytest.mark.root
 NOBODY = 65534
 
 
 @pytest.fixture
-def controlled(start: Callable[..., Launched], tmp_path: Path) -> tuple[Launched, Control]:
+def controlled(
+    request: pytest.FixtureRequest, start: Callable[..., Launched], tmp_path: Path
+) -> tuple[Launched, Control]:
+    """The program, with the words that a test may give it."""
     path = tmp_path / f"cria-{'0' * 16}.sock"
-    launched = start("controlled.py", path)
+    launched = start("controlled.py", path, *getattr(request, "param", ()))
     return launched, Control(pid=launched.pid, path=str(path))
 
 
@@ -196,3 +206,152 @@ def test_one_that_shall_not_be_quiesced_is_not(
     assert checkpoint.manifest.quiesced is None
     assert "--no-quiesce" in str(checkpoint.manifest.no_quiesce)
     assert calls(launched.pid, control) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\n",
+        b"pause\n",
+        b"[1]\n",
+        b'"pause"\n',
+        b'{"seconds": 1}\n',
+        b"x" * 200_000 + b"\n",
+        b"\xff\xfe\n",
+    ],
+    ids=["nothing", "no JSON", "a list", "a word", "no command", "endless", "no text"],
+)
+def test_nonsense_is_answered_and_does_no_harm(
+    controlled: tuple[Launched, Control], said: bytes
+) -> None:
+    _, control = controlled
+    with socket.socket(socket.AF_UNIX) as connection, suppress(BrokenPipeError):
+        connection.settimeout(5)
+        connection.connect(control.path)
+        connection.sendall(said)
+        with suppress(ConnectionResetError):  # it hangs up with bytes unread
+            assert "no command in JSON" in connection.makefile().read()
+
+    assert control.ask("status", seconds=2) == {"paused": False, "by_cria": False}
+
+
+@pytest.mark.parametrize("words", [{"seconds": "soon"}, {"inflight": 3}, {"a": 1}])
+def test_a_command_with_words_that_do_not_fit_is_refused(
+    controlled: tuple[Launched, Control], words: dict[str, object]
+) -> None:
+    _, control = controlled
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(control.path)
+        connection.sendall(json.dumps({"command": "pause"} | words).encode() + b"\n")
+        answer = json.loads(connection.makefile().read())
+
+    assert "error" in answer
+    assert not control.ask("status", seconds=2)["paused"]
+
+
+def test_who_connects_and_says_nothing_keeps_nobody_waiting(
+    controlled: tuple[Launched, Control],
+) -> None:
+    _, control = controlled
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(control.path)
+        begin = time.monotonic()
+        control.ask("status", seconds=2)
+
+    assert time.monotonic() - begin < 2
+
+
+def test_resuming_twice_is_resuming_once(controlled: tuple[Launched, Control]) -> None:
+    _, control = controlled
+    control.ask("pause", seconds=2)
+
+    answers = [control.ask("resume", seconds=2) for _ in range(2)]
+
+    assert answers == [{"resumed": True}, {"resumed": False}]
+    assert not control.ask("status", seconds=2)["paused"]
+
+
+@pytest.mark.parametrize("controlled", [(0.5,)], indirect=True)
+def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
+    controlled: tuple[Launched, Control], tmp_path: Path
+) -> None:
+    launched, control = controlled
+    hook = tmp_path / "hook"
+    hook.write_text(
+        f'#!/bin/sh\n[ "$1" != at-still-point ] || {{ touch {tmp_path}/still; sleep 9; }}\n'
+    )
+    hook.chmod(0o700)
+    words = ["dump", launched.pid, "-o", tmp_path / "cp", "--any-process", "--hook", hook]
+    dump = subprocess.Popen(
+        [sys.executable, "-m", "cria", *map(str, words)], stderr=subprocess.DEVNULL
+    )
+    wait_for((tmp_path / "still").exists, seconds=20)
+    dump.kill()
+    dump.wait()
+
+    wait_for(lambda: not control.ask("status", seconds=2)["paused"])
+
+
+@pytest.mark.parametrize("controlled", [(0.2,)], indirect=True)
+def test_a_hook_that_outlasts_the_lease_of_the_pause_ends_the_dump(
+    controlled: tuple[Launched, Control], tmp_path: Path
+) -> None:
+    """The engine has gone on by then: what would be dumped is no still point."""
+    launched, _ = controlled
+
+    with pytest.raises(QuiesceFailed) as caught:
+        cria.dump(
+            launched.pid,
+            tmp_path / "cp",
+            any_process=True,
+            hooks=[lambda facts: time.sleep(1.0 if facts.stage == "at-still-point" else 0)],
+        )
+
+    assert "not paused" in str(caught.value.details)
+    assert not (tmp_path / "cp").exists()
+
+
+@pytest.mark.parametrize(
+    ("controlled", "command"),
+    [((60, "pause_generation"), "pause"), ((60, "collective_rpc"), "quiesce")],
+    indirect=["controlled"],
+    ids=["while it pauses", "while it drops its caches"],
+)
+def test_an_engine_that_dies_meanwhile_is_said_to_have_ended(
+    controlled: tuple[Launched, Control], command: str, tmp_path: Path
+) -> None:
+    launched, _ = controlled
+    begin = time.monotonic()
+
+    with pytest.raises(QuiesceFailed) as caught:
+        cria.dump(launched.pid, tmp_path / "cps" / "cp", any_process=True)
+
+    assert launched.process.wait(timeout=5) == 7
+    assert f"did not answer: {command}" in caught.value.message
+    assert f"({launched.pid}) has ended" in str(caught.value.details)
+    assert time.monotonic() - begin < 10, "nobody waits for one that is gone"
+    assert list((tmp_path / "cps").iterdir()) == []
+
+
+def test_a_second_dump_while_one_runs_is_refused_at_once_and_does_not_disturb_it(
+    controlled: tuple[Launched, Control], tmp_path: Path
+) -> None:
+    launched, control = controlled
+    refused: list[EngineBusy] = []
+
+    def dump_too(facts: Facts) -> None:
+        if facts.stage == "at-still-point":
+            with pytest.raises(EngineBusy) as caught:
+                cria.dump(launched.pid, tmp_path / "second", any_process=True)
+            refused.append(caught.value)
+
+    cria.dump(
+        launched.pid, tmp_path / "first", any_process=True, leave_running=True, hooks=[dump_too]
+    )
+
+    assert str(launched.pid) in refused[0].message
+    assert refused[0].remedy
+    assert not (tmp_path / "second").exists()
+    assert not control.ask("status", seconds=2)["paused"]
+    cria.dump(launched.pid, tmp_path / "second", any_process=True, leave_running=True)

@@ -1,27 +1,33 @@
-"""A process that is controlled as an engine is, down to the last command: `python controlled.py PATH`."""
+"""A process that is controlled as an engine is, down to the last command.
+
+python controlled.py PATH [LEASE_SECONDS [CALL]]: at CALL, a method of the engine, it dies.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2] / "cria" / "engine" / "inside" / "on-path"))
 from cria_inside import control
-from cria_inside.commands import Commands
+from cria_inside.commands import LEASE_SECONDS, Commands
 
 
 class StrawEngine:
     """Stands in for vLLM. Its workers count their calls, which tells one process from its clone."""
 
-    def __init__(self) -> None:
+    def __init__(self, dies_at: str = "") -> None:
         self.paused = False
         self.calls = 0
+        self.dies_at = dies_at
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         assert clear_cache
         self.paused = True
+        self._die("pause_generation")
 
     async def resume_generation(self) -> None:
         self.paused = False
@@ -33,12 +39,20 @@ class StrawEngine:
         self, method: str, timeout: float | None = None, args: tuple[Any, ...] = ()
     ) -> list[dict[str, Any]]:
         self.calls += 1
+        self._die("collective_rpc")
         one = {"groups": 3, "dropped_bytes": 4096, "error": None, "calls": self.calls}
         return [{"rank": rank, **one} for rank in range(2)]
 
+    def _die(self, call: str) -> None:
+        if call == self.dies_at:
+            os._exit(7)
+
 
 async def main() -> None:
-    await control.serve(Commands(StrawEngine()), sys.argv[1])
+    path, *more = sys.argv[1:]
+    lease = float(more[0]) if more else LEASE_SECONDS
+    engine = StrawEngine(dies_at=more[1] if len(more) > 1 else "")
+    await control.serve(Commands(engine, lease), path)
     print("ready", flush=True)
     await asyncio.Event().wait()
 
