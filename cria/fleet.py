@@ -17,7 +17,7 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.restore import BRING_UP, engine_of, prepare
+from cria.restore import BRING_UP, engine_of, gpu, prepare
 from cria.restore.work import Policy, Restore, Source
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def restore_fleet(
     outside: Policy = "refuse",
     clients: Policy = "close",
     canary: bool = True,
+    gpus: dict[str, str] | None = None,
+    gpu_seconds: float = 300.0,
     hooks: Iterable[Hook] = (),
     hook_seconds: float = 30.0,
     listener: Listener | None = None,
@@ -56,6 +58,8 @@ def restore_fleet(
         all_or_none=all_or_none,
         policies={"outside": outside, "clients": clients},
         wants_canary=canary,
+        wants_gpus=gpus or {},
+        gpu_seconds=gpu_seconds,
         wants_hooks=tuple(hooks),
         hook_seconds=hook_seconds,
         listener=listener or nobody,
@@ -114,6 +118,7 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
             listener=partial(_tell, fleet.listener, number + 1),
         )
         clone.checkpoint, clone.client = fleet.checkpoint, fleet.client
+        clone.gpu_map, clone.gpu_seconds = fleet.gpu_map, fleet.gpu_seconds
         fleet.clones.append(clone)
     if fleet.isolate == "net":
         for clone in fleet.clones:
@@ -173,6 +178,7 @@ FLEET_STEPS: tuple[Step[Fleet], ...] = (
     Step("open the checkpoint", prepare.open_the_checkpoint),
     Step("find CRIU", prepare.find_criu),
     Step("check it fits", prepare.check_it_fits),
+    Step("choose its GPUs", gpu.choose_its_gpus, when=gpu.had_gpus),
     Step("see that memory suffices", see_that_memory_suffices),
     Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
     Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),

@@ -34,6 +34,18 @@ from cria.cli import output
 @click.option(
     "--quiesce-seconds", type=float, default=60.0, help="Seconds it may take to stand still."
 )
+@click.option(
+    "--weights",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    help="With GPUs: weights are in the checkpoint, or read again from the model's files.",
+)
+@click.option(
+    "--gpu-seconds",
+    type=float,
+    default=300.0,
+    help="Seconds that a copy off a GPU, or back, may take.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, touch nothing.")
 @click.option("--explain", is_flag=True, help="Print the steps and stop.")
 @output.hook_options
@@ -50,6 +62,8 @@ def command(
     no_quiesce: bool,
     inflight: Literal["keep", "drain", "abort"],
     quiesce_seconds: float,
+    weights: Literal["keep", "drop"],
+    gpu_seconds: float,
     dry_run: bool,
     explain: bool,
     hooks: tuple[str, ...],
@@ -88,6 +102,8 @@ def command(
         canary=not no_canary,
         inflight=None if no_quiesce else inflight,
         quiesce_seconds=quiesce_seconds,
+        weights=weights,
+        gpu_seconds=gpu_seconds,
         hooks=hooks,
         hook_seconds=hook_seconds,
         listener=output.listener(progress),

@@ -48,6 +48,16 @@ POLICIES = ("refuse", "close", "keep")
     default="auto",
     help="Namespaces of its own: when something it needs is taken, always, never; net: its network too.",
 )
+@click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="A GPU for another, by UUID; repeatable.",
+)
+@click.option(
+    "--gpu-seconds", type=float, default=300.0, help="Seconds that a copy to a GPU may take."
+)
 @click.option("--replicas", type=click.IntRange(min=1), help="Restore so many clones at once.")
 @click.option("--all-or-none", is_flag=True, help="If one clone fails, take all down.")
 @click.option("--no-canary", is_flag=True, help="Do not compare what it generates with before.")
@@ -65,6 +75,8 @@ def command(
     clients: Policy,
     wait_seconds: float,
     isolate: Literal["auto", "always", "never", "net"],
+    gpus: tuple[str, ...],
+    gpu_seconds: float,
     replicas: int | None,
     all_or_none: bool,
     no_canary: bool,
@@ -80,6 +92,7 @@ def command(
     The checkpoint is not changed and can be restored again and again.
     """
     from cria.checkpoint import Checkpoint
+    from cria.cuda import devices
     from cria.fleet import plan_fleet, restore_fleet
     from cria.ports import Wishes
     from cria.restore import RESTORE_STEPS, restore
@@ -90,6 +103,7 @@ def command(
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
     wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
+    exchanged = devices.parse(gpus)
     opened = Checkpoint.open(checkpoint)
     if dry_run:
         plans = plan_fleet(opened, replicas or 1, wishes, outside=outside, clients=clients)
@@ -106,6 +120,8 @@ def command(
                 outside=outside,
                 clients=clients,
                 canary=not no_canary,
+                gpus=exchanged,
+                gpu_seconds=gpu_seconds,
                 hooks=hooks,
                 hook_seconds=hook_seconds,
                 listener=tell,
@@ -122,6 +138,8 @@ def command(
             isolate="net" if isolate == "net" else "always",
             all_or_none=all_or_none,
             canary=not no_canary,
+            gpus=exchanged,
+            gpu_seconds=gpu_seconds,
             hooks=hooks,
             hook_seconds=hook_seconds,
             listener=tell,

@@ -14,6 +14,10 @@ from typing import Any, Protocol
 from cria.errors import PycriuMissing
 from cria.images.bindings import find_pycriu
 
+# CRIU loads every plugin of a directory, cuda_plugin.so too, which does what cria.cuda does. It wants
+# the directory to exist: this one does in every mount namespace, and holds no library.
+WITHOUT_PLUGINS = ("/usr/bin/env", "CRIU_LIBS_DIR=/proc/self/ns")
+
 
 class CriuRefused(Exception):
     """CRIU answered no; what its error lines mean is worked out in cria.criu.log."""
@@ -56,14 +60,24 @@ class Client:
         """Ask CRIU whether this kernel has what it needs. Raises CriuRefused."""
         self._ask(self._rpc.CHECK, self.options(), notify=False).finish()
 
-    def dump(self, options: Any, inside: Runner | None = None) -> Conversation:
-        return self._ask(self._rpc.DUMP, options, notify=True, inside=inside)
+    def dump(
+        self, options: Any, inside: Runner | None = None, *, plugins: bool = True
+    ) -> Conversation:
+        return self._ask(self._rpc.DUMP, options, notify=True, inside=inside, plugins=plugins)
 
-    def restore(self, options: Any, inside: Runner | None = None) -> Conversation:
-        return self._ask(self._rpc.RESTORE, options, notify=True, inside=inside)
+    def restore(
+        self, options: Any, inside: Runner | None = None, *, plugins: bool = True
+    ) -> Conversation:
+        return self._ask(self._rpc.RESTORE, options, notify=True, inside=inside, plugins=plugins)
 
     def _ask(
-        self, kind: int, options: Any, *, notify: bool, inside: Runner | None = None
+        self,
+        kind: int,
+        options: Any,
+        *,
+        notify: bool,
+        inside: Runner | None = None,
+        plugins: bool = True,
     ) -> Conversation:
         request = self._rpc.criu_req(type=kind, opts=options)
         request.opts.notify_scripts = notify
@@ -71,20 +85,21 @@ class Client:
         with theirs:
             worker = None
             if inside is None:
-                worker = self._start(theirs)
+                worker = self._start(theirs, () if plugins else WITHOUT_PLUGINS)
             else:
                 # CRIU finds descriptors by the PID of its peer, which it cannot see from inside.
                 images = request.opts.images_dir_fd
                 request.opts.images_dir_fd = -1
                 channel, directory = inside.numbered([theirs.fileno(), images])
                 request.opts.images_dir = f"/proc/self/fd/{directory}"
-                inside.run([str(self.criu), "swrk", str(channel)], [theirs.fileno(), images])
+                command = [*(() if plugins else WITHOUT_PLUGINS), str(self.criu), "swrk"]
+                inside.run([*command, str(channel)], [theirs.fileno(), images])
         ours.send(request.SerializeToString())
         return Conversation(self._rpc, worker, ours, self._rpc.criu_req_type.Name(kind).lower())
 
-    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    def _start(self, theirs: socket.socket, before: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [self.criu, "swrk", str(theirs.fileno())],
+            [*before, str(self.criu), "swrk", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cria.checkpoint import Checkpoint
-from cria.dump import engine, memory, publish, told
+from cria.dump import engine, gpu, memory, publish, told
 from cria.dump.work import Dump
 from cria.operation import Step, run_steps
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cria.events import Listener
     from cria.hooks import Hook
     from cria.inventory import Inventory
-    from cria.manifest import Inflight
+    from cria.manifest import Inflight, Weights
 
 DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("check the hooks", told.check_the_hooks, when=told.has_hooks),
@@ -33,6 +33,8 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("pause the engine", engine.pause_the_engine, undo=engine.resume_the_engine),
     Step("hooks: at-still-point", told.at_still_point, when=told.has_hooks),
     Step("drop what can be made again", engine.drop_what_can_be_made_again),
+    Step("free what vLLM can make again", gpu.free_what_vllm_can_make_again, when=gpu.uses_gpus),
+    Step("take its GPU memory", gpu.take_its_gpu_memory, undo=gpu.give_it_back, when=gpu.uses_gpus),
     Step("freeze and write memory", memory.freeze_and_write_memory, undo=memory.let_it_run_on),
     # From here the engine stands still and can still be let go: to one of the two steps that say how it goes on.
     Step("carry its files", memory.carry_its_files),
@@ -45,6 +47,7 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("publish it", publish.publish_it, undo=publish.take_it_back),
     Step("end it, unless it lives on", memory.end_it_unless_it_lives_on),
     Step("clear what it left", engine.clear_what_it_left),
+    Step("say that it lost its GPUs", gpu.say_that_it_lost_its_gpus, when=gpu.lost_its_gpus),
     Step("hooks: after-dump", told.after_dump, when=told.has_hooks),
 )
 
@@ -60,6 +63,8 @@ def dump(
     canary: bool = True,
     inflight: Inflight | None = "keep",
     quiesce_seconds: float = 60.0,
+    weights: Weights = "keep",
+    gpu_seconds: float = 300.0,
     hooks: Iterable[Hook] = (),
     hook_seconds: float = 30.0,
     listener: Listener | None = None,
@@ -70,6 +75,8 @@ def dump(
     engine ends, unless `leave_running`. `any_process` also takes a process tree that is no vLLM
     engine. With `canary` it generates a few tokens before, for every restore to compare with. It is
     brought to a still point first, requests `inflight` kept, drained or aborted; None leaves it as it is.
+    Of an engine with GPUs `weights` are kept in the checkpoint or dropped, to be read again from the
+    model's files; each copy to the host or back may take `gpu_seconds`.
     `hooks` are programs or functions that are run at the stages of hooks/README.md, a program for
     `hook_seconds` at most. Raises a CriaError; the engine then runs on and `output` does not exist.
     """
@@ -83,6 +90,8 @@ def dump(
         wants_canary=canary,
         inflight=inflight,
         quiesce_seconds=quiesce_seconds,
+        weights=weights,
+        gpu_seconds=gpu_seconds,
         wants_hooks=tuple(hooks),
         hook_seconds=hook_seconds,
         listener=listener,

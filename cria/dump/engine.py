@@ -76,7 +76,7 @@ def pause_the_engine(work: Dump) -> None:
 
 
 def resume_the_engine(work: Dump) -> None:
-    if work.still is not None:
+    if work.still is not None and work.lost is None:
         work.still.resume()
 
 

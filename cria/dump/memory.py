@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cria.dump import gpu
 from cria.dump.engine import resume_the_engine
 from cria.errors import CriaError, DumpFailed
 
@@ -33,7 +34,7 @@ def freeze_and_write_memory(work: Dump) -> int:
     message.log_file = layout.DUMP_LOG
     try:
         with log.explained(work.staged / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
-            work.conversation = work.client.dump(message, inside)
+            work.conversation = work.client.dump(message, inside, plugins=work.gpu is None)
             work.conversation.wait_for("post-dump")
     finally:
         os.close(images)
@@ -77,7 +78,9 @@ def resume_it_if_it_lives_on(work: Dump) -> None:
     """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
     if work.leave_running:
         _finish(work)
-        resume_the_engine(work)
+        gpu.give_it_back_or_remember(work)
+        if work.lost is None:
+            resume_the_engine(work)
 
 
 def end_it_unless_it_lives_on(work: Dump) -> None:

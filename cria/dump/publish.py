@@ -72,6 +72,7 @@ def describe_it(work: Dump) -> None:
         no_canary=work.no_canary,
         quiesced=work.still.quiesced if work.still else None,
         no_quiesce=work.still.why_not if work.still else None,
+        gpu_state=work.gpu_state,
     )
     write(work.manifest, work.staged / layout.MANIFEST)
 
@@ -85,9 +86,10 @@ def publish_it(work: Dump) -> None:
 
 
 def take_it_back(work: Dump) -> None:
-    """Not once the engine has ended: then the checkpoint is all there is of it."""
+    """Not once the engine has ended, or lost its GPUs: then the checkpoint is all there is of it."""
     from cria.process import ended
 
-    gone = not work.leave_running and ended.wait([work.inventory.root])
+    ended_by_us = not work.leave_running and ended.wait([work.inventory.root])
+    gone = ended_by_us or work.lost is not None
     if work.published and work.staged is not None and not gone:
         work.output.rename(work.staged)

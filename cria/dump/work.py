@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any
 from cria.operation import Stopwatch
 
 if TYPE_CHECKING:
+    from cria.cuda.memory import GpuMemory
     from cria.engine.quiesce import StillPoint
+    from cria.errors import GpuLost
     from cria.events import Listener
     from cria.hooks import Hook, Hooks
     from cria.inventory import Inventory
-    from cria.manifest import CarriedFile, DumpOptions, Inflight, Manifest, Part, RecordedFile
+    from cria.manifest import (
+        CarriedFile,
+        DumpOptions,
+        GpuState,
+        Inflight,
+        Manifest,
+        Part,
+        RecordedFile,
+        Weights,
+    )
 
 
 @dataclass(kw_only=True)
@@ -29,6 +40,8 @@ class Dump:
     wants_canary: bool = True
     inflight: Inflight | None = "keep"
     quiesce_seconds: float = 60.0
+    weights: Weights = "keep"
+    gpu_seconds: float = 300.0
     wants_hooks: tuple[Hook, ...] = ()
     hook_seconds: float = 30.0
     listener: Listener | None = None
@@ -42,6 +55,9 @@ class Dump:
     canary: Any = None
     no_canary: str | None = None
     still: StillPoint | None = None
+    gpu: GpuMemory | None = None
+    gpu_state: GpuState | None = None
+    lost: GpuLost | None = None
     options: DumpOptions = field(init=False)
     staged: Path | None = None
     conversation: Any = None

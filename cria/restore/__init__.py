@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cria.checkpoint import Checkpoint
 from cria.operation import Step, run_steps
-from cria.restore import awake, place, prepare, processes, told
+from cria.restore import awake, gpu, place, prepare, processes, told
 from cria.restore.work import Isolate, Policy, Restore
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ PREPARE: tuple[Step[Restore], ...] = (
     Step("open the checkpoint", prepare.open_the_checkpoint),
     Step("find CRIU", prepare.find_criu),
     Step("check it fits", prepare.check_it_fits),
+    Step("choose its GPUs", gpu.choose_its_gpus, when=gpu.had_gpus),
     Step("plan the ports", prepare.plan_the_ports, undo=prepare.let_the_ports_go),
     Step("hold the ports", prepare.hold_the_ports, undo=prepare.let_the_ports_go),
 )
@@ -37,6 +38,7 @@ BRING_UP: tuple[Step[Restore], ...] = (
     # Every process exists now, none runs, and all can still be taken down without a trace.
     Step("check the ports are ours", processes.check_the_ports_are_ours),
     Step("let it run", processes.let_it_run),
+    Step("give it its GPUs", gpu.give_it_its_gpus, when=gpu.had_gpus),
     Step("let its requests go on", awake.let_its_requests_go_on),
     Step("wait until healthy", awake.wait_until_healthy),
     Step("compare the canary", awake.compare_the_canary),
@@ -54,6 +56,8 @@ def restore(
     outside: Policy = "refuse",
     clients: Policy = "close",
     canary: bool = True,
+    gpus: dict[str, str] | None = None,
+    gpu_seconds: float = 300.0,
     hooks: Iterable[Hook] = (),
     hook_seconds: float = 30.0,
     listener: Listener | None = None,
@@ -65,7 +69,8 @@ def restore(
     end in the checkpoint: they are refused, closed in the restored engine, or kept.
     The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
     when a PID or path it needs is taken, `always`, or `never`. `net` gives it a network namespace too: no
-    port is rewritten, and connections to its published ports are carried inside. `hooks` are programs or
+    port is rewritten, and connections to its published ports are carried inside. `gpus` says which GPU
+    takes the place of which, by UUID; each copy from the host may take `gpu_seconds`. `hooks` are programs or
     functions that are run at the stages of hooks/README.md, a program for `hook_seconds` at most.
     Raises a CriaError; then nothing of the engine runs and the checkpoint is as it was.
     """
@@ -76,6 +81,8 @@ def restore(
         isolate=isolate,
         policies={"outside": outside, "clients": clients},
         wants_canary=canary,
+        wants_gpus=gpus or {},
+        gpu_seconds=gpu_seconds,
         wants_hooks=tuple(hooks),
         hook_seconds=hook_seconds,
         listener=listener,

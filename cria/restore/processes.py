@@ -32,7 +32,8 @@ def restore_the_processes(work: Restore) -> int:
     try:
         inside = work.place if isinstance(work.place, OwnNamespaces) else None
         with log.explained(work.view / "restore.log", during=RestoreFailed):
-            work.conversation = work.client.restore(message, inside)
+            plugins = work.checkpoint.manifest.gpu_state is None
+            work.conversation = work.client.restore(message, inside, plugins=plugins)
             work.inner_root = work.conversation.wait_for("post-restore")
         work.root = work.place.host_pid(work.inner_root)
     finally:

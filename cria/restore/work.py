@@ -31,6 +31,9 @@ class Source:
     source: Checkpoint | str | os.PathLike[str]
     checkpoint: Checkpoint = field(init=False)
     client: Any = None
+    wants_gpus: dict[str, str] = field(default_factory=dict)
+    gpu_map: dict[str, str] = field(default_factory=dict)
+    gpu_seconds: float = 300.0
 
 
 @dataclass(kw_only=True)
