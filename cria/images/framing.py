@@ -20,6 +20,7 @@ COMMON, SERVICE = 0x54564319, 0x55105940
 INVENTORY, PSTREE, FILES, STATS = 0x58313116, 0x50273030, 0x56303138, 0x57093306
 REMAP_FPATH, TCP_STREAM = 0x59133954, 0x51465506
 CORE, IDS, FDINFO = 0x55053847, 0x54432030, 0x56213732
+PAGEMAP, MM = 0x56084025, 0x57492820
 
 _WORD = Struct("<I")
 
@@ -72,6 +73,11 @@ def write(path: Path, image: Image) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def header(kind: int) -> bytes:
+    """How an image file of `kind` begins."""
+    return _WORD.pack(COMMON) + _WORD.pack(kind)
 
 
 def join(header: bytes, entries: Iterable[bytes]) -> bytes:

@@ -1,0 +1,138 @@
+"""Which memory the images hold: the mappings of a process, and where in its pages file each page lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cria.errors import CheckpointDamaged
+from cria.images import framing
+from cria.images.bindings import load
+
+PAGE = 4096
+
+# Source: enum in criu/include/pagemap.h.
+IN_PARENT, LAZY, PRESENT = 1, 2, 4
+
+# Source: criu/include/image.h, the bits of vma_entry.status.
+REGULAR, STACK, VDSO, HEAP = 1, 1 << 1, 1 << 3, 1 << 5
+FILE_PRIVATE, ANON_PRIVATE = 1 << 6, 1 << 9
+_SPECIAL = STACK | VDSO | 1 << 2 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 17
+
+# Source: mmap(2).
+MAP_PRIVATE, MAP_GROWSDOWN, MAP_NORESERVE = 0x2, 0x100, 0x4000
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+
+
+class Mapping(msgspec.Struct, frozen=True, kw_only=True):
+    """One mapping of a process: addresses in bytes, the rest as in vma.proto."""
+
+    start: int
+    end: int
+    prot: int
+    flags: int
+    status: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Private and anonymous, and nothing else: here, and only here, an absent page reads as zero."""
+        return bool(self.status & ANON_PRIVATE) and not self.status & (_SPECIAL | FILE_PRIVATE)
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """Pages that follow each other: `offset` is where they lie in the pages file, None when not in it."""
+
+    start: int
+    pages: int
+    flags: int
+    offset: int | None
+
+    @property
+    def size(self) -> int:
+        return self.pages * PAGE
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of one process: its mappings and its runs, both by address."""
+
+    pid: int
+    pages_id: int
+    mappings: tuple[Mapping, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def pages_file(self) -> str:
+        return f"pages-{self.pages_id}.img"
+
+
+def pids(images_dir: Path) -> list[int]:
+    """The processes whose memory is in `images_dir`."""
+    return sorted(int(path.stem.split("-")[1]) for path in images_dir.glob("mm-*.img"))
+
+
+def read(images_dir: Path, pid: int, criu_binary: Path | None = None) -> Memory:
+    """What mm-PID.img and pagemap-PID.img say. Raises CheckpointDamaged or CheckpointMissing."""
+    raw = framing.first(images_dir / f"mm-{pid}.img", framing.MM)
+    mappings = tuple(
+        Mapping(start=v.start, end=v.end, prot=v.prot, flags=v.flags, status=v.status)
+        for v in load("mm", criu_binary).mm_entry.FromString(raw).vmas
+    )
+    head, *entries = framing.read(images_dir / pagemap_name(pid), framing.PAGEMAP).entries
+    pages_id = load("pagemap", criu_binary).pagemap_head.FromString(head).pages_id
+    runs = tuple(_runs(entries, criu_binary))
+    memory = Memory(pid=pid, pages_id=pages_id, mappings=mappings, runs=runs)
+    _check_sizes(images_dir, memory)
+    return memory
+
+
+def write_pagemap(
+    directory: Path, pid: int, pages_id: int, runs: Iterable[Run], criu_binary: Path | None = None
+) -> None:
+    """Put a pagemap of `runs` into `directory`: their pages must lie in the pages file in this order."""
+    schema = load("pagemap", criu_binary)
+    entry = schema.pagemap_entry
+    wide = "nr_pages" in entry.DESCRIPTOR.fields_by_name  # since CRIU 4.1
+    payloads = [schema.pagemap_head(pages_id=pages_id).SerializeToString()]
+    for run in runs:
+        few = min(run.pages, 0xFFFFFFFF)
+        fields: dict[str, Any] = {"nr_pages": run.pages} if wide else {}
+        made = entry(vaddr=run.start, compat_nr_pages=few, flags=run.flags, **fields)
+        payloads.append(made.SerializeToString())
+    framing.write(
+        directory / pagemap_name(pid),
+        framing.Image(header=framing.header(framing.PAGEMAP), entries=tuple(payloads)),
+    )
+
+
+def pagemap_name(pid: int) -> str:
+    return f"pagemap-{pid}.img"
+
+
+def _runs(entries: Iterable[bytes], criu_binary: Path | None) -> Iterator[Run]:
+    parse, offset = load("pagemap", criu_binary).pagemap_entry.FromString, 0
+    for raw in entries:
+        entry = parse(raw)
+        pages = getattr(entry, "nr_pages", 0) or entry.compat_nr_pages
+        # Images of before CRIU 1.8 have no flags; every page is then in the file or in a parent.
+        flags = entry.flags or (IN_PARENT if entry.in_parent else PRESENT)
+        present = bool(flags & PRESENT)
+        yield Run(start=entry.vaddr, pages=pages, flags=flags, offset=offset if present else None)
+        offset += pages * PAGE if present else 0
+
+
+def _check_sizes(images_dir: Path, memory: Memory) -> None:
+    told = sum(run.size for run in memory.runs if run.offset is not None)
+    path = images_dir / memory.pages_file
+    found = path.stat().st_size if path.exists() else 0
+    if told != found:
+        raise CheckpointDamaged(
+            f"{path} does not hold the pages that {pagemap_name(memory.pid)} tells of",
+            details=f"it has {found} bytes, the pagemap tells of {told}; pages of {PAGE} bytes",
+        )
