@@ -85,9 +85,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             details=error.strerror,
             remedy="name the archive that the kubelet or the container runtime wrote",
         ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _other(path, "it is not a file")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _other(path, "it is not a file")
         yield file
 
 
@@ -153,8 +154,8 @@ class _Collected:
             for member in tar.members():
                 self._take(member, tar)
         except (NoTar, EOFError) as error:
-            if self._names:
-                raise
+            if self._names or (compression != "none" and isinstance(error, EOFError)):
+                raise  # it has begun well
             raise _other(self._path, str(error)) from error
         self._check()
         assert self._files is not None

@@ -152,26 +152,37 @@ def test_addresses_move_as_well(
         socket.create_connection(("127.0.0.1", inner.new.port))
 
 
+@pytest.fixture
+def run_image(
+    make_sandbox: Callable[..., Sandbox],
+    run_container: Callable[..., Container],
+    registry: Registry,
+    cri: Cri,
+) -> Callable[..., Container]:
+    """Push a container image, pull it as a node does and run a container of it like another."""
+
+    def run(layout: Path, like: Container) -> Container:
+        image = registry.add_layout(f"checkpoint-{like.name}", layout)
+        cri.PullImage(image={"image": image})
+        return run_container(make_sandbox(), image, **like.fields)
+
+    return run
+
+
 @pytest.mark.parametrize("compressed", ["none", "gzip", "zstd"])
 def test_a_container_image_of_the_archive_restores_after_it_was_pulled(
     compressed: Compression,
     serving: Pair,
     checkpoint: Callable[[Container], Path],
-    make_sandbox: Callable[..., Sandbox],
-    run_container: Callable[..., Container],
-    registry: Registry,
-    cri: Cri,
-    free_port: Callable[[], int],
+    run_image: Callable[..., Container],
     tmp_path: Path,
 ) -> None:
-    packed, new_port = tmp_path / "packed", free_port()
+    packed = tmp_path / "packed"
     with packed.open("wb") as file, writer(file, compressed) as stream:
         stream.write(checkpoint(serving.container).read_bytes())
 
-    done = remap(packed, f"oci:{tmp_path / 'image'}", ports={serving.port: new_port})
-    image = registry.add_layout(f"checkpoint-{compressed}", done.path)
-    cri.PullImage(image={"image": image})
-    run_container(make_sandbox(), image, **serving.container.fields)
+    done = remap(packed, f"oci:{tmp_path / 'image'}", ports=f"{serving.port}={serving.port - 1}")
+    run_image(done.path, serving.container)
 
-    assert ask(new_port)["pair"]
+    assert ask(serving.port - 1)["pair"]
     assert ask(serving.port)["pair"]

@@ -1,0 +1,24 @@
+"""CRIU's message classes for tests of image entries; without them those tests are skipped."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+import pytest
+
+from cria.criu import binary
+from cria.errors import CriuMissing, PycriuMissing
+from cria.images.bindings import load
+
+
+@pytest.fixture(scope="session")
+def fdinfo() -> ModuleType:
+    try:
+        return load("fdinfo", binary.find())
+    except (CriuMissing, PycriuMissing) as error:
+        if os.environ.get("CI"):
+            pytest.fail(error.message)
+        pytest.skip(
+            f"{error.message}; run `make setup`, or set CRIA_CRIU to a CRIU with pycriu beside it"
+        )
