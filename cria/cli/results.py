@@ -12,6 +12,7 @@ import msgspec
 from cria.cli import archives
 from cria.demo import DemoFacts
 from cria.engine.handle import Engine
+from cria.kubernetes.many import Report
 from cria.kubernetes.node import Installed
 from cria.timings import Timings
 
@@ -166,6 +167,7 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "verify": Verified,
     "pack": Packed,
     "unpack": Unpacked,
+    "kubernetes-checkpoint": Report,
     "demo": DemoFacts,
     "kubernetes-node": Installed,
     "kubernetes-node-install": NodeChanged,

@@ -63,9 +63,11 @@ class Cluster:
         kubelets: Kubelets | None = None,
         listener: Listener | None = None,
     ) -> None:
-        """Raises KubernetesMissing. Nothing is asked yet."""
+        """Raises KubernetesMissing, UsageError. Nothing is asked yet."""
         self._config = credentials.load(kubeconfig, context, listener)
         self._kubelets = kubelets
+        if kubelets is not None:
+            self._tls = credentials.kubelet_tls(self._config, kubelets.ca)
         self._client, self._http = credentials.clients(self._config)
 
     @property
@@ -127,7 +129,7 @@ class Cluster:
         http, path, whom = self._http, f"/api/v1/nodes/{found.node}/proxy", _SERVER
         if self._kubelets is not None:
             url = self._kubelets.url_of(found)
-            http = credentials.kubelet_client(self._config, url, self._kubelets.ca)
+            http = credentials.kubelet_client(self._config, url, self._tls)
             path, whom = "", f"the kubelet of node {found.node}"
         path += f"/checkpoint/{found.namespace}/{found.pod}/{found.container}"
         patience = httpx2.Timeout(credentials.ANSWER_SECONDS, read=seconds + GRACE_SECONDS)

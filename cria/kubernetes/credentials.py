@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightkube.config.kubeconfig import SingleConfig
 
 ANSWER_SECONDS = 30.0
+_NO_KUBECONFIG = (AttributeError, KeyError, TypeError)  # what lightkube stumbles over in other YAML
 
 
 def load(
@@ -36,7 +37,7 @@ def load(
     try:
         known = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
         config = known.get(context)
-    except (ConfigError, KeyError, TypeError, OSError, yaml.YAMLError, msgspec.MsgspecError) as bad:
+    except (ConfigError, OSError, yaml.YAMLError, msgspec.MsgspecError, *_NO_KUBECONFIG) as bad:
         raise _no_credentials(bad) from bad
     assert config is not None
     if config.cluster.insecure:
@@ -74,40 +75,42 @@ def _patience() -> httpx2.Timeout:
     return httpx2.Timeout(ANSWER_SECONDS)
 
 
-def kubelet_client(config: SingleConfig, url: str, ca: Path | None) -> httpx2.Client:
-    """A client of one kubelet at `url`, with the user's own credentials; `ca` signed its certificate.
+def kubelet_tls(config: SingleConfig, ca: Path | None) -> ssl.SSLContext:
+    """How kubelets prove who they are: their certificates are signed by `ca`, else by the cluster's own.
 
-    Without `ca` it must be signed by the cluster's. Raises UsageError.
+    Raises UsageError.
     """
-    import httpx2
-    from lightkube.config.client_adapter import user_auth, user_cert, verify_cluster
+    from lightkube.config.client_adapter import user_cert, verify_cluster
 
+    user = config.user
+    assert user is not None
     if ca is None and config.cluster.insecure:
         raise UsageError(
             "nothing tells who a kubelet is",
             details="the kubeconfig turns the check off, which is not done for kubelets",
             remedy="name the certificate that signs theirs: --kubelet-ca FILE",
         )
-    user = config.user
-    assert user is not None
     if ca is None:
-        verify = verify_cluster(config.cluster, user, config.abs_file)
-    else:
-        verify = _trusting(ca)
-        if cert := user_cert(user, config.abs_file):
-            verify.load_cert_chain(*cert)
-    return httpx2.Client(
-        base_url=url, verify=verify, auth=user_auth(user), timeout=ANSWER_SECONDS, trust_env=False
-    )
-
-
-def _trusting(ca: Path) -> ssl.SSLContext:
+        return verify_cluster(config.cluster, user, config.abs_file)
     try:
-        return ssl.create_default_context(cafile=ca)
+        tls = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(
             f"{ca} holds no certificates", details=str(error), remedy="give a file in PEM format"
         ) from error
+    if cert := user_cert(user, config.abs_file):
+        tls.load_cert_chain(*cert)
+    return tls
+
+
+def kubelet_client(config: SingleConfig, url: str, tls: ssl.SSLContext) -> httpx2.Client:
+    """A client of the kubelet at `url`, with the user's own credentials."""
+    import httpx2
+    from lightkube.config.client_adapter import user_auth
+
+    assert config.user is not None
+    auth = user_auth(config.user)
+    return httpx2.Client(base_url=url, verify=tls, auth=auth, timeout=_patience(), trust_env=False)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from cria.kubernetes.criu_action import Engine, Failed, find_engines
@@ -15,12 +16,16 @@ RESUME_SECONDS = 10.0
 
 
 def main(request: str) -> None:
-    """Print the answer to a request as JSON: what `carry_out` returns, or {"error": ...}."""
+    """Print the answer to a request for the engines of this container."""
+    print(answer(request, lambda: find_engines(os.getpid(), ours())))
+
+
+def answer(request: str, engines: Callable[[], list[Engine]]) -> str:
+    """What `carry_out` returns, or {"error": ...}; both requests and answers are JSON."""
     try:
-        answer = carry_out(json.loads(request), find_engines(os.getpid(), ours()))
+        return json.dumps(carry_out(json.loads(request), engines()))
     except (Failed, OSError, ValueError) as error:
-        answer = {"error": str(error) or type(error).__name__}
-    print(json.dumps(answer))
+        return json.dumps({"error": str(error) or type(error).__name__})
 
 
 def ours() -> list[int]:
@@ -43,6 +48,8 @@ def carry_out(request: dict[str, Any], engines: list[Engine]) -> dict[str, Any]:
     """
     if request["command"] == "resume":
         return {"resumed": [resume(engine) for engine in engines]}
+    if request["command"] != "pause":
+        raise Failed(f"no such command: {request['command']}")
     begun = []
     try:
         for engine in engines:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cria.errors import NoSuchProcess, PrivilegeMissing, QuiesceFailed
+from cria.errors import CriaError, NoSuchProcess, PrivilegeMissing, QuiesceFailed
 from cria.events import Listener, Warned, nobody
 from cria.kubernetes.cluster import Cluster
 from cria.kubernetes.place import Found
@@ -122,11 +122,9 @@ class StillPoint:
         self._paused = False
         try:
             told = self._ask({"command": "resume"}, RESUME_SECONDS).resumed
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide why we are here
-            words = (
-                f"{self._found} was not told to go on; it does by itself within its lease: {error}"
-            )
-            self._tell(Warned(message=words))
+        except CriaError as error:
+            words = f"{self._found} was not told to go on: {error}"
+            self._tell(Warned(message=words, remedy="none: it goes on when its lease ends"))
             return
         self.still = msgspec.structs.replace(self.still, resumed=any(told))
 

@@ -8,6 +8,10 @@ from cria.cli import Verbs
 
 # name -> (module, one line), as in cria.cli.
 VERBS: dict[str, tuple[str, str]] = {
+    "checkpoint": (
+        "cria.cli.kubernetes.checkpoint",
+        "Have a container checkpointed by its node, at a still point.",
+    ),
     "node": ("cria.cli.kubernetes.node", "Have a node's checkpoints taken at a still point."),
     "remap": ("cria.cli.kubernetes.remap", "Move the ports in a container's checkpoint archive."),
 }

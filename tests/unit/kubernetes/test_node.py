@@ -16,6 +16,15 @@ from cria.kubernetes import node, node_files
 from cria.kubernetes.node import Node, Settings
 
 CONF = "etc/criu/runc.conf"
+OURS = [
+    "action-script /opt/cria/criu-action",
+    "tcp-established",
+    "skip-in-flight",
+    "link-remap",
+    "file-locks",
+    "ghost-limit 512M",
+    "network-lock iptables",
+]
 Tree = dict[str, tuple[int, bytes]]
 
 
@@ -70,12 +79,7 @@ def test_it_is_put_on_a_node_that_has_nothing(root: Path) -> None:
     assert script.read_text().startswith("#!/usr/sbin/python3 -IS\n")
     assert stat.S_IMODE(script.stat().st_mode) == 0o755
     assert json.loads((root / "opt/cria/criu-action.json").read_text())["inflight"] == "drain"
-    assert options_of(root) == [
-        "action-script /opt/cria/criu-action",
-        "tcp-established",
-        "skip-in-flight",
-        "network-lock iptables",
-    ]
+    assert options_of(root) == OURS
 
 
 def test_a_node_without_iptables_locks_the_network_another_way(root: Path) -> None:
@@ -109,8 +113,7 @@ def test_what_the_administrator_wrote_stays_and_wins(root: Path) -> None:
     install(root)
 
     assert options_of(root) == [
-        "action-script /opt/cria/criu-action",
-        "skip-in-flight",
+        *(line for line in OURS if line not in ("tcp-established", "network-lock iptables")),
         "network-lock skip",
         "tcp-close",
     ]
@@ -134,14 +137,9 @@ def test_crun_s_own_configuration_gets_it_too(root: Path) -> None:
     there = options_of(root, "etc/criu/crun.conf")
     node.remove(Node(root=root)).carry_out()
 
-    assert there == options_of_block()
+    assert there == OURS
     assert (root / "etc/criu/crun.conf").read_text() == ""
     assert not (root / CONF).exists()
-
-
-def options_of_block() -> list[str]:
-    lock = "network-lock iptables"
-    return ["action-script /opt/cria/criu-action", "tcp-established", "skip-in-flight", lock]
 
 
 def test_the_same_again_changes_nothing(root: Path) -> None:

@@ -1,0 +1,208 @@
+"""cria kubernetes checkpoint: parse, call cria.kubernetes, print where the archives are."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cria.cli import output
+
+if TYPE_CHECKING:
+    from cria.kubernetes.checkpoint import Options
+    from cria.kubernetes.cluster import Cluster
+    from cria.kubernetes.many import Outcome, Report
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@click.command
+@click.argument("place", required=False, metavar="[NS/POD[/CONTAINER]]")
+@click.option("-l", "--selector", help="In place of a pod: every pod with these labels.")
+@click.option("-n", "--namespace", help="With -l: in this namespace, not in all.")
+@click.option("--node", help="With -l: on this node only.")
+@click.option("-c", "--container", help="With -l: the container, where pods have several.")
+@click.option("--at-once", type=click.IntRange(1), default=4, help="With -l: so many at once.")
+@click.option("--per-node", type=click.IntRange(1), default=1, help="With -l: so many on one node.")
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    default=3,
+    help="With -l: so often where the cluster cannot be reached.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=600,
+    help="Seconds the node may take for one container.",
+)
+@click.option(
+    "--quiesce",
+    type=click.Choice(["exec", "node", "hook", "none"]),
+    default="exec",
+    help="Who brings the engine to a still point: cria, by exec in the container or from the node itself; the node's hook; nobody.",
+)
+@click.option(
+    "--inflight",
+    type=click.Choice(["keep", "drain", "abort"]),
+    default="keep",
+    help="Requests that run are kept and go on later, waited for, or aborted.",
+)
+@click.option(
+    "--quiesce-seconds", type=SECONDS, default=60.0, help="Seconds it may take to stand still."
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=1, max=600),
+    default=60.0,
+    help="Seconds after which an engine goes on that nobody resumes.",
+)
+@click.option("--python", default="python3", help="A Python in the container, for --quiesce exec.")
+@click.option(
+    "--kubeconfig", type=FILE, help="Credentials; else the pod's own, $KUBECONFIG, ~/.kube/config."
+)
+@click.option("--context", help="The one to use of the kubeconfig.")
+@click.option(
+    "--kubelet",
+    metavar="auto|URL",
+    help="Ask the kubelets themselves and not by way of the API server.",
+)
+@click.option("--kubelet-ca", type=FILE, help="What the kubelets' certificates are signed with.")
+@click.option("--archives", type=DIRECTORY, help="Where the kubelet's archives are seen from here.")
+@click.option("--manifests", type=DIRECTORY, help="Where manifests go; else beside the archives.")
+@click.option("--explain", is_flag=True, help="Print the steps and stop.")
+@output.json_option
+@output.progress_option
+def command(
+    place: str | None,
+    selector: str | None,
+    explain: bool,
+    as_json: bool,
+    progress: str,
+    **words: Any,
+) -> None:
+    """Have its node checkpoint a container, at a still point of its engine, which then goes on.
+
+    The path of the archive on the node is printed. With -l the containers of many pods: a table.
+    """
+    from cria.kubernetes.checkpoint import CHECKPOINT_STEPS
+
+    if explain:
+        click.echo("\n".join(step.name for step in CHECKPOINT_STEPS))
+        return
+    if bool(place) == bool(selector):
+        raise click.UsageError("Name either a container or labels: NS/POD/CONTAINER, or -l.")
+    signal.signal(signal.SIGTERM, interrupted)
+    if place:
+        one(place, words, as_json=as_json, progress=progress)
+    else:
+        many(str(selector), words, as_json=as_json, progress=progress)
+
+
+def interrupted(_number: int, _frame: Any) -> None:
+    """A pod that is deleted is sent SIGTERM: what stands still must go on before we end."""
+    raise KeyboardInterrupt
+
+
+def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
+    from cria.kubernetes.checkpoint import checkpoint
+    from cria.kubernetes.many import single
+
+    done = checkpoint(
+        place,
+        cluster=cluster(words, progress),
+        options=options(words),
+        listener=output.listener(progress),
+    )
+    if as_json:
+        output.document(single(done))
+        return
+    if progress != "none":
+        click.echo(f"\n{output.timings_table(done.manifest.timings)}", err=True)
+    click.echo(done.manifest.archive)
+
+
+def many(selector: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
+    from cria.kubernetes.many import Share, checkpoint_all
+
+    report = checkpoint_all(
+        selector,
+        cluster=cluster(words, progress),
+        namespace=words["namespace"],
+        node=words["node"],
+        container=words["container"],
+        options=options(words),
+        share=Share(at_once=words["at_once"], per_node=words["per_node"], tries=words["tries"]),
+        # Many are told of at once, so none has a line of its own.
+        listener=output.listener("lines" if progress == "auto" else progress),
+    )
+    output.document(report) if as_json else click.echo(shown(report))
+    if report.failed:
+        raise click.exceptions.Exit(_some_failed(report, as_json=as_json))
+
+
+def _some_failed(report: Report, *, as_json: bool) -> int:
+    """The exit status; the error itself is told where the report is not already a document of it."""
+    from cria.cli import failure
+    from cria.errors import SomeNotCheckpointed
+
+    try:
+        report.raise_if_failed()
+    except SomeNotCheckpointed as error:
+        if not as_json:
+            failure.show(error, as_json=False)
+    return SomeNotCheckpointed.exit_status
+
+
+def shown(report: Report) -> str:
+    """One row for each container."""
+    head = ("container", "node", "seconds", "size", "still point", "archive")
+    return output.table(head, [_row(each) for each in report.outcomes])
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    first = (outcome.place, outcome.node, f"{outcome.seconds:.1f}")
+    if outcome.done is None:
+        assert outcome.failure is not None
+        return (*first, "-", "-", f"none: {outcome.failure.code}")
+    manifest = outcome.done.manifest
+    size = output.size(manifest.checked.bytes) if manifest.checked else "not read"
+    return (*first, size, manifest.still.by, manifest.archive)
+
+
+def cluster(words: dict[str, Any], progress: str) -> Cluster:
+    from cria.kubernetes.cluster import Cluster, Kubelets
+
+    url, ca = words["kubelet"], words["kubelet_ca"]
+    if ca and not url:
+        raise click.UsageError("--kubelet-ca is of use with --kubelet only.")
+    kubelets = Kubelets(url=None if url == "auto" else url, ca=ca) if url else None
+    return Cluster(
+        kubeconfig=words["kubeconfig"],
+        context=words["context"],
+        kubelets=kubelets,
+        listener=output.listener(progress),
+    )
+
+
+def options(words: dict[str, Any]) -> Options:
+    from cria.kubernetes.checkpoint import Options
+    from cria.kubernetes.still import Wish
+
+    wish = Wish(
+        by=words["quiesce"],
+        inflight=words["inflight"],
+        seconds=words["quiesce_seconds"],
+        lease_seconds=words["lease"],
+        python=words["python"],
+    )
+    return Options(
+        wish=wish,
+        timeout_seconds=words["timeout"],
+        archives=words["archives"],
+        manifests=words["manifests"],
+    )
