@@ -22,11 +22,12 @@ tools: # what check and docs need: no CRIU, no vLLM
 demo: setup ## start vLLM on the CPU, dump it, restore it on another port, compare tokens
 	$(SUDO) .venv/bin/cria demo
 
-test: setup setup-kubernetes ## all tests: unit, integration (real CRIU), kubernetes (real containerd), engine (real vLLM)
+test: setup setup-kubernetes ## all tests: unit, integration (real CRIU), kubernetes (real containerd), gpu (where there is one), engine (real vLLM)
 	$(PYTEST) tests/unit -m 'not many'
 	$(PYTEST) tests/unit -m many
 	$(PYTEST) tests/integration
 	$(PYTEST) tests/kubernetes
+	$(PYTEST) tests/gpu
 	$(PYTEST) tests/engine
 
 check: tools ## ruff, mypy, shellcheck; are the generated pages up to date?
