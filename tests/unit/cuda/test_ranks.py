@@ -118,20 +118,31 @@ def test_a_rank_that_had_failed_before_is_named_and_the_others_run() -> None:
 
 
 def test_a_late_rank_is_waited_for_and_brought_back_with_the_others(
-    drivers: list[StandIn],
+    drivers: list[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It answers after its time, but while the others are being brought back."""
+    """It answers after its time: to leave it would be to have it checkpointed while the others run."""
+    monkeypatch.setattr("tests.cuda_standin.SLOW_SECONDS", 0.3)
     driver = StandIn(PIDS, [Fault(12, "checkpoint", "slow")])
     drivers.append(driver)
 
-    trouble = None
-    try:
-        Ranks(driver, PIDS, limits=Limits(lock=0.02, copy=0.05)).reach("checkpointed")
-    except Trouble as error:
-        trouble = error
+    with pytest.raises(Trouble) as raised:
+        Ranks(driver, PIDS, limits=Limits(lock=0.2, copy=0.2)).reach("checkpointed")
 
-    assert len(together(driver, trouble)) == 1
-    assert None not in driver.states.values()
+    assert "no answer" in raised.value.reasons[12]
+    assert raised.value.undone
+    assert set(driver.states.values()) == {"running"}
+
+
+@pytest.mark.parametrize(("goal", "first", "second"), [
+    ("checkpointed", "lock", "checkpoint"), ("running", "restore", "unlock"),
+])  # fmt: skip
+def test_nobody_goes_on_while_one_has_not_come_so_far(goal: Goal, first: str, second: str) -> None:
+    before = "running" if goal == "checkpointed" else "checkpointed"
+    driver = StandIn(PIDS, [Fault(12, first, "refuse", None)], state=before)
+
+    reach(driver, goal)
+
+    assert second not in {action for action, _ in driver.calls}
 
 
 faults = st.builds(
