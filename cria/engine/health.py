@@ -12,6 +12,7 @@ from cria.inventory import Endpoint, Inventory
 from cria.process.tree import stat
 
 POLL_SECONDS = 0.01
+_WAITS = "waits for "  # as cria_inside.meeting names a worker
 _STATES = {
     "R": "runs",
     "S": "sleeps",
@@ -59,7 +60,15 @@ def states(inventory: Inventory) -> Iterator[str]:
     for process in inventory.processes:
         now = stat(process.pid)
         state = now.state if now else "Z"
-        yield f"{process.role.name} ({process.pid}) {_STATES.get(state, state)}"
+        words = _STATES.get(state, state)
+        if now and now.name.startswith(_WAITS):
+            words = f"{now.name.replace(_WAITS, _WAITS + 'rank ')} at the still point"
+        yield f"{process.role.name} ({process.pid}) {words}"
+
+
+def has_ended(inventory: Inventory) -> bool:
+    """Whether a process of the engine is gone: then it cannot go on."""
+    return not all(_alive(process.pid) for process in inventory.processes)
 
 
 def _alive(pid: int) -> bool:

@@ -14,6 +14,7 @@ from cria.inventory import Inventory
 from cria.manifest import Inflight, Quiesced, Weights
 
 RESUME_SECONDS = 10.0
+_END_IT = "a process of it has ended: end the rest, cria stop PID, and start it again"
 LONGEST_LEASE_SECONDS = 600.0  # the part inside grants no more
 
 
@@ -108,7 +109,8 @@ class StillPoint:
             # One that is stopped or gone is why the others wait.
             said = [error.details or "", *health.states(self._inventory)]
             details = "\n".join(line for line in said if line)
-            raise QuiesceFailed(error.message, details=details) from error
+            remedy = _END_IT if health.has_ended(self._inventory) else None
+            raise QuiesceFailed(error.message, details=details, remedy=remedy) from error
 
 
 def resume_restored(root: int, quiesced: Quiesced, *, seconds: float) -> None:

@@ -330,6 +330,7 @@ def test_an_engine_that_dies_meanwhile_is_said_to_have_ended(
     assert launched.process.wait(timeout=5) == 7
     assert f"did not answer: {command}" in caught.value.message
     assert f"({launched.pid}) has ended" in str(caught.value.details)
+    assert "start it again" in str(caught.value.remedy)
     assert time.monotonic() - begin < 10, "nobody waits for one that is gone"
     assert list((tmp_path / "cps").iterdir()) == []
 

@@ -171,7 +171,10 @@ def test_the_workers_are_called_without_a_timeout_and_summed_up() -> None:
     answer = play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
 
     assert answer == {"workers": 2, "groups": 10, "dropped_bytes": 8192}
-    assert engine.told == [("cria_quiesce", (None, (4.0,)))]
+    ((call, (timeout, (token, seconds))),) = engine.told
+    assert (call, timeout, seconds) == ("cria_quiesce", None, 10.0)
+    play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
+    assert token not in str(engine.told[-1]), "each roll call has a token of its own"
 
 
 def test_a_rank_that_did_not_come_is_named() -> None:
@@ -189,7 +192,8 @@ class SeveralCores:
         self.errors = errors
 
     async def call_utility_all_async(self, utility: str, *words: Any) -> list[list[dict[str, Any]]]:
-        assert (utility, words) == ("collective_rpc", ("cria_quiesce", None, (4.0,), None))
+        method, timeout, (_token, seconds), _ = words
+        assert (utility, method, timeout, seconds) == ("collective_rpc", "cria_quiesce", None, 10.0)
         one = {"rank": 0, "groups": 1, "dropped_bytes": 4096}
         return [[one | {"error": error}] for error in self.errors]
 

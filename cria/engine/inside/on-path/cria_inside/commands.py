@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -97,7 +98,9 @@ class Commands:
             raise Failed("the engine is not paused: its KV cache is in use")
         self._renew(self._lease_seconds)
         # No timeout goes to the engine core: it would leave late answers for the next call to read.
-        call = every_worker(self._engine, "cria_quiesce", seconds / 2)
+        # The ranks wait for each other a little longer, so that it can be seen from outside for whom.
+        words = (secrets.token_hex(8), seconds + 2.0)
+        call = every_worker(self._engine, "cria_quiesce", *words)
         cores = await self._within(seconds, call, "has a worker that does not answer")
         workers = [(core, each) for core, answers in enumerate(cores) for each in answers]
         wrong = [f"core {c} rank {w['rank']}: {w['error']}" for c, w in workers if w["error"]]

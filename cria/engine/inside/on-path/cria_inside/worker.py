@@ -6,18 +6,18 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from cria_inside.commands import free_heap
+from cria_inside.meeting import known, meet
 
 MADV_DONTNEED = 4
 
 
-def quiesce(self: Any, seconds: float) -> dict[str, Any]:
+def quiesce(self: Any, token: str, seconds: float) -> dict[str, Any]:
     """Method of a worker whose engine is paused and has no block of its KV cache in use.
 
     It never raises: vLLM stops reading at the first failure, and the next call would be given the
@@ -27,7 +27,7 @@ def quiesce(self: Any, seconds: float) -> dict[str, Any]:
     try:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
-        answer["groups"] = meet(seconds)
+        answer["groups"] = meet(token, seconds)
         answer["dropped_bytes"] = sum(map(drop, cpu_storages(self.model_runner)))
         free_heap()
     except Exception as error:  # noqa: BLE001 - see above
@@ -39,33 +39,12 @@ def groups(self: Any) -> list[dict[str, Any]]:  # noqa: ARG001
     """Method of a worker: the process groups it is a member of, in the order they were made."""
     return [
         {"name": name, "backend": str(dist.get_backend(group)), "ranks": list(ranks)}
-        for group, name, ranks in _known()
+        for group, name, ranks in known()
     ]
 
 
 def rank() -> int:
     return int(dist.get_rank()) if dist.is_initialized() else 0
-
-
-def meet(seconds: float) -> int:
-    """Wait in every Gloo group until all its ranks are there. Raises with the ranks that did not come.
-
-    A collective of a rank that is here has ended, so after this nothing is on the wire.
-    """
-    limit = timedelta(seconds=seconds)
-    shared = [group for group, _, ranks in _known() if len(ranks) > 1]
-    gloo = [group for group in shared if dist.get_backend(group) == "gloo"]
-    for group in gloo:  # made in the same order in all ranks, so nobody waits crosswise
-        dist.monitored_barrier(group, timeout=limit, wait_all_ranks=True)
-    return len(gloo)
-
-
-def _known() -> Iterator[tuple[dist.ProcessGroup, str, list[int]]]:
-    if not dist.is_initialized():
-        return
-    world = dist.distributed_c10d._world
-    for group in world.pg_map:
-        yield group, world.pg_names[group], sorted(world.pg_group_ranks[group])
 
 
 def cpu_storages(runner: Any) -> Iterator[torch.UntypedStorage]:

@@ -1,0 +1,35 @@
+"""Ranks of torch.distributed over Gloo that are called to meet, as the workers of an engine are.
+
+python ranks.py STORE WORLD RANK: for each line "TOKEN SECONDS" on stdin it meets the others and says what came of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "cria" / "engine" / "inside" / "on-path"))
+import torch
+import torch.distributed as dist
+from cria_inside.meeting import NotMet, meet
+
+
+def main() -> None:
+    store, world, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    dist.new_group(list(range(world)))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        token, seconds = line.split()
+        try:
+            groups = meet(token, float(seconds))
+        except NotMet as error:
+            print(f"not met: {error}", flush=True)
+            continue
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        print(f"met in {groups} groups, all reduced to {total.item():g}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
