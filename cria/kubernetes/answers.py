@@ -22,7 +22,7 @@ Via = Literal["API server", "kubelet"]
 
 MOST_WORDS = 2000
 
-_LOG = re.compile(r"log file: (/\S+?\.log)")
+_LOG = re.compile(r"(?:log file:|path=) ?(/[^\s)]+\.log)")  # runc, before 1.3 and since
 _UNIMPLEMENTED = ("Unimplemented", "unknown method", "not implemented", "not supported")
 _NO_CRIU = (
     "CRIU binary not found",

@@ -75,7 +75,7 @@ class StandIn:
     """The cluster's API at `url`, and the same server as a kubelet; `asked` is what it was asked for.
 
     `checkpoint(pod, container, seconds)` returns the archive's path or raises Refused;
-    `run(pod, container, command)` returns status, stdout and stderr.
+    `run(pod, container, command)` returns status, stdout and stderr, or raises Refused with why it cannot.
     """
 
     def __init__(self, certificate: trustme.LeafCert) -> None:
@@ -91,7 +91,9 @@ class StandIn:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
         self._thread.start()
 
     @property
@@ -191,9 +193,14 @@ class StandIn:
                 self.send_header("Sec-WebSocket-Accept", accept)
                 self.send_header("Sec-WebSocket-Protocol", "v5.channel.k8s.io")
                 self.end_headers()
-                code, out, err = standin.run(parts[-2], words["container"][0], words["command"])
+                try:
+                    code, out, err = standin.run(parts[-2], words["container"][0], words["command"])
+                    end = ended(code)
+                except Refused as refused:
+                    out = err = ""
+                    end = {"status": "Failure", "reason": "InternalError", "message": refused.text}
                 frames = wsproto.Connection(wsproto.ConnectionType.SERVER)
-                for channel, text in ((1, out), (2, err), (3, json.dumps(ended(code)))):
+                for channel, text in ((1, out), (2, err), (3, json.dumps(end))):
                     message = BytesMessage(data=bytes([channel]) + text.encode())
                     self.wfile.write(frames.send(message))
                 self.wfile.write(frames.send(CloseConnection(code=1000)))

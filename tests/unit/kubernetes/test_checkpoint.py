@@ -248,9 +248,10 @@ def test_what_a_node_answers_has_a_meaning_and_a_cure_and_the_engine_goes_on(
     assert not engine.paused
 
 
-def test_criu_s_log_is_named(straw: Straw) -> None:
+@pytest.mark.parametrize("said", [RUNC, RUNC.replace("log file:", "path=")])
+def test_criu_s_log_is_named(straw: Straw, said: str) -> None:
     straw.add("p")
-    straw.standin.refuse["checkpoint"] = Refused(500, RUNC)
+    straw.standin.refuse["checkpoint"] = Refused(500, said)
 
     with pytest.raises(DumpFailed) as caught:
         straw.take()

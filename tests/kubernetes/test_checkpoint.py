@@ -1,0 +1,256 @@
+"""cria kubernetes checkpoint against a real containerd: only the HTTP between cria and the runtime is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cria.errors import CheckpointTimedOut, DumpFailed, QuiesceFailed
+from cria.kubernetes.checkpoint import Options, checkpoint
+from cria.kubernetes.cluster import Cluster, Kubelets
+from cria.kubernetes.still import Wish
+from tests.kubernetes.conftest import Container
+from tests.kubernetes.cri import Cri
+from tests.kubernetes.runtime import Containerd, wait_for
+from tests.kubernetes.standin import Ran, Refused, StandIn, pod, standing_in
+from tests.kubernetes.test_criu_action import (
+    Request,
+    Serving,
+    conf,
+    dump_log,
+    get,
+    on_the_node,
+    serve,
+)
+
+__all__ = ["conf", "on_the_node", "serve"]
+HERE = Wish(python=sys.executable)
+
+
+class Kubelet:
+    """A stand-in whose checkpoints are taken, and whose commands are run, by a real container runtime."""
+
+    def __init__(self, standin: StandIn, kubeconfig: Path, ca: Path, cri: Cri) -> None:
+        self.standin, self.kubeconfig, self.ca, self.cri = standin, kubeconfig, ca, cri
+        self.directory = kubeconfig.parent / "checkpoints"
+        self.directory.mkdir(mode=0o700)
+        self.ids: dict[str, str] = {}
+        standin.checkpoint = self._checkpoint
+        standin.run = self._run
+
+    def show(self, container: Container) -> str:
+        """Make a pod of a container; returns how cria is told of it."""
+        name = container.sandbox.config["metadata"]["name"]
+        described = pod(name, container.name, container_id=f"containerd://{container.id}")
+        self.standin.add(described)
+        self.ids[name] = container.id
+        return f"default/{name}/{container.name}"
+
+    def cluster(self) -> Cluster:
+        kubelets = Kubelets(url=self.standin.url, ca=self.ca)
+        return Cluster(kubeconfig=self.kubeconfig, kubelets=kubelets)
+
+    def take(self, place: str, wish: Wish = HERE, **options: Any) -> Any:
+        return checkpoint(place, cluster=self.cluster(), options=Options(wish=wish, **options))
+
+    def _checkpoint(self, name: str, container: str, seconds: int) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        archive = self.directory / f"checkpoint-{name}_default-{container}-{moment}.tar"
+        words = {"container_id": self.ids[name], "location": str(archive), "timeout": seconds}
+        try:
+            self.cri.CheckpointContainer(seconds=seconds, **words)
+        except grpc.RpcError as error:
+            said = f"rpc error: code = {error.code()} desc = {error.details()}"  # type: ignore[attr-defined]
+            raise Refused(500, f"checkpointing of default/{name} failed ({said})") from error
+        return str(archive)
+
+    def _run(self, name: str, container: str, command: Any) -> Ran:
+        try:
+            done = self.cri.ExecSync(container_id=self.ids[name], cmd=command, timeout=60)
+        except grpc.RpcError as error:
+            raise Refused(500, f"Internal error occurred: {error.details()}") from error  # type: ignore[attr-defined]
+        return done.exit_code, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def kubelet(tmp_path: Path, cri: Cri) -> Iterator[Kubelet]:
+    with standing_in(tmp_path) as (standin, kubeconfig, ca):
+        yield Kubelet(standin, kubeconfig, ca, cri)
+
+
+@pytest.fixture
+def serving(serve: Callable[..., Serving], tmp_path: Path) -> Serving:
+    """Without the action script: it is cria that brings it to its still point."""
+    conf = tmp_path / "without-script.conf"
+    conf.write_text("tcp-established\nskip-in-flight\n")
+    return serve(annotations={"org.criu.config": str(conf)})
+
+
+@pytest.mark.parametrize("by", ["exec", "node"])
+def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
+    kubelet: Kubelet, serving: Serving, by: Any
+) -> None:
+    place = kubelet.show(serving.container)
+    request = Request(serving.port, steps=60)
+
+    done = kubelet.take(place, Wish(by=by, python=sys.executable))
+
+    request.join(timeout=30)
+    assert request.answer == {"steps": 60, "pauses": 1}
+    after = get(serving.port)
+    assert (after["pauses"], after["quiesced"], after["resumes"]) == (1, 1, 1)
+    said = done.manifest
+    assert (said.still.by, len(said.still.engines), said.still.resumed) == (by, 1, True)
+    assert said.still.lease_seconds == 60
+    archive = Path(said.archive)
+    assert said.checked.bytes == archive.stat().st_size
+    assert (said.checked.runtime, said.checked.oci_runtime) == (
+        "containerd",
+        "io.containerd.runc.v2",
+    )
+    assert done.manifest_path == f"{archive}.cria.json"
+    assert archive.stat().st_mode & 0o077 == 0
+
+
+def test_the_archive_restores_to_an_engine_that_goes_on(
+    kubelet: Kubelet, serving: Serving, restore: Callable[..., Container], cri: Cri
+) -> None:
+    done = kubelet.take(
+        kubelet.show(serving.container), Wish(lease_seconds=2, python=sys.executable)
+    )
+    cri.StopContainer(container_id=serving.container.id)
+
+    restore(Path(done.manifest.archive), serving.container)
+
+    assert get(serving.port)["pauses"] == 1
+    wait_for(lambda: not get(serving.port)["paused"])  # its lease is over
+    assert get(serving.port, "generate/2") == {"steps": 2, "pauses": 0}
+
+
+def test_with_the_node_s_hook_both_see_to_it_and_it_goes_on_once(
+    kubelet: Kubelet, serve: Callable[..., Serving], conf: Path
+) -> None:
+    serving = serve(annotations={"org.criu.config": str(conf)})
+
+    place = kubelet.show(serving.container)
+    done = kubelet.take(place)
+    by_the_hook = kubelet.take(place, Wish(by="hook"))
+
+    assert "at a still point" in dump_log(Path(done.manifest.archive))
+    assert done.manifest.still.resumed is False, "the hook had let it go on before"
+    assert not get(serving.port)["paused"]
+    assert by_the_hook.manifest.still.by == "hook"
+    assert "at a still point" in dump_log(Path(by_the_hook.manifest.archive))
+
+
+def test_what_criu_refuses_is_told_and_the_engine_goes_on(
+    kubelet: Kubelet, serve: Callable[..., Serving]
+) -> None:
+    serving = serve()
+    place = kubelet.show(serving.container)
+    client = socket.create_connection(("127.0.0.1", serving.port))
+
+    with client, pytest.raises(DumpFailed) as caught:
+        kubelet.take(place)
+
+    assert "criu failed" in str(caught.value.details)
+    print(caught.value.details)
+    assert str(caught.value.log).endswith(".log")
+    after = get(serving.port)
+    assert (after["pauses"], after["resumes"], after["paused"]) == (1, 1, False)
+    assert not list(kubelet.directory.iterdir())
+
+
+def test_a_node_without_criu_is_told_how_to_get_it(
+    kubelet: Kubelet,
+    serving: Serving,
+    start_containerd: Callable[..., Containerd],
+    tmp_path: Path,
+) -> None:
+    place = kubelet.show(serving.container)
+    without = Cri(start_containerd(criu=tmp_path).socket)
+    run, kubelet.cri = kubelet.cri, without
+    kubelet.standin.run = lambda *words: Kubelet._run(with_criu, *words)
+    with_criu = type("", (), {"cri": run, "ids": kubelet.ids})
+
+    with pytest.raises(DumpFailed) as caught:
+        kubelet.take(place)
+
+    assert "CRIU" in str(caught.value.details)
+    assert "cria kubernetes node install" in str(caught.value.remedy)
+    assert (get(serving.port)["pauses"], get(serving.port)["paused"]) == (1, False)
+
+
+def test_a_node_that_takes_too_long_is_told_and_the_engine_goes_on(
+    kubelet: Kubelet, serving: Serving
+) -> None:
+    place = kubelet.show(serving.container)
+    kubelet.standin.checkpoint = lambda name, container, _s: kubelet._checkpoint(name, container, 0)
+
+    with pytest.raises(CheckpointTimedOut):
+        kubelet.take(place)
+
+    wait_for(lambda: not get(serving.port)["paused"])
+
+
+def test_a_container_without_python_is_told(kubelet: Kubelet, serving: Serving) -> None:
+    place = kubelet.show(serving.container)
+
+    with pytest.raises(QuiesceFailed) as caught:
+        kubelet.take(place, Wish(python="/no/python"))
+
+    assert "/no/python" in str(caught.value.details)
+    assert "--python" in str(caught.value.remedy)
+    assert get(serving.port)["pauses"] == 0
+
+
+def test_an_engine_whose_cria_dies_goes_on_by_itself(kubelet: Kubelet, serving: Serving) -> None:
+    """Killed while the node dumps: nobody is left to resume it but its lease."""
+    place = kubelet.show(serving.container)
+    kubelet.standin.checkpoint = lambda *_: str(time.sleep(60))
+    words = ["--kubeconfig", kubelet.kubeconfig, "--python", sys.executable, "--lease", "2"]
+    command = [sys.executable, "-m", "cria", "kubernetes", "checkpoint", place, *words]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as cria:
+        wait_for(lambda: get(serving.port)["paused"])
+        cria.kill()
+
+    wait_for(lambda: not get(serving.port)["paused"])
+    assert get(serving.port)["resumes"] == 1
+
+
+def test_one_that_is_told_to_end_lets_it_go_on_first(kubelet: Kubelet, serving: Serving) -> None:
+    """As a pod of a Job that is deleted."""
+    place = kubelet.show(serving.container)
+    kubelet.standin.checkpoint = lambda *_: str(time.sleep(60))
+    words = ["--kubeconfig", kubelet.kubeconfig, "--python", sys.executable]
+    command = [sys.executable, "-m", "cria", "kubernetes", "checkpoint", place, *words]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as cria:
+        wait_for(lambda: get(serving.port)["paused"])
+        cria.terminate()
+        assert cria.wait(timeout=20) == 130
+
+    assert (get(serving.port)["resumes"], get(serving.port)["paused"]) == (1, False)
+
+
+def test_the_command_prints_the_archive_s_path(kubelet: Kubelet, serving: Serving) -> None:
+    place = kubelet.show(serving.container)
+    words = ["--kubeconfig", kubelet.kubeconfig, "--python", sys.executable]
+    command = [sys.executable, "-m", "cria", "kubernetes", "checkpoint", place, *words]
+
+    plain = subprocess.run(command, capture_output=True, text=True, check=True)
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+
+    assert Path(plain.stdout.strip()).is_file()
+    assert "let its engine go on" in plain.stderr
+    (outcome,) = json.loads(as_json.stdout)["outcomes"]
+    assert outcome["place"] == place
+    assert outcome["done"]["manifest"]["checked"]["runtime"] == "containerd"
