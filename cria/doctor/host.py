@@ -85,6 +85,18 @@ def namespaces(_place: Path) -> Iterator[Row]:
         yield ok("namespaces", "pid, mnt, ipc and net")
 
 
+def clocks(_place: Path) -> Iterator[Row]:
+    """CRIU restores a process in a time namespace, so that its timers do not see that it was away."""
+    if (PROC / "self/ns/time").exists():
+        yield ok("clocks", "a restored engine's monotonic clocks go on from where they stood")
+    else:
+        yield warn(
+            "clocks",
+            "this kernel has no time namespaces: after a reboot an engine's timers may wait for long",
+            "use a kernel with CONFIG_TIME_NS",
+        )
+
+
 def loopback(_place: Path) -> Iterator[Row]:
     """CRIU does not start where lo is down (kerndat_tcp_repair)."""
     flags = Path("/sys/class/net/lo/flags")
@@ -139,6 +151,7 @@ HOST_CHECKS = (
     io_uring,
     cgroup,
     namespaces,
+    clocks,
     loopback,
     overcommit,
     disk,

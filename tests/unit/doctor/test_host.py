@@ -34,6 +34,20 @@ def test_yama_forbids_only_at_three(
     assert row.level == level
 
 
+@pytest.mark.parametrize(("has_them", "level"), [(True, "ok"), (False, "warn")])
+def test_a_kernel_without_time_namespaces_is_warned_of(
+    has_them: bool, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "self" / "ns").mkdir(parents=True)
+    if has_them:
+        (tmp_path / "self" / "ns" / "time").touch()
+    monkeypatch.setattr(host, "PROC", tmp_path)
+
+    (row,) = host.clocks(Path())
+
+    assert row.level == level
+
+
 def test_old_kernels_cannot_choose_pids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "kernel_version", lambda: (5, 4))
     (row,) = host.kernel(Path())
