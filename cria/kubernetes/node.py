@@ -18,6 +18,7 @@ RUNC = Path("/etc/criu/runc.conf")
 CRUN = Path("/etc/criu/crun.conf")  # crun reads runc's where it does not find its own
 BEGIN = "# begin cria: put here by `cria kubernetes node install`"
 END = "# end cria: what follows wins where it says otherwise"
+OPTIONS = ("tcp-established", "skip-in-flight", "link-remap", "file-locks", "ghost-limit 512M")
 SCRIPT = Path(__file__).with_name("criu_action.py")
 PROGRAMS = ("usr/sbin", "usr/local/sbin", "usr/bin", "usr/local/bin", "sbin", "bin")
 
@@ -215,9 +216,9 @@ def _with_block(node: Node, path: Path, network_lock: NetworkLock | None) -> str
 
 
 def _options(node: Node, network_lock: NetworkLock | None) -> list[str]:
-    """Connections are kept; those that nobody has accepted yet are not; the lock is one that the node can make."""
+    """What an engine needs and no runtime sets: docs/how-to/kubernetes-node.md says why, line by line."""
     lock = network_lock or ("iptables" if node.program("iptables") else "nftables")
-    return ["tcp-established", "skip-in-flight", f"network-lock {lock}"]
+    return [*OPTIONS, f"network-lock {lock}"]
 
 
 def _without_block(text: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 
@@ -51,12 +52,12 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
     fields: dict[str, Any]
 
-    def wait_until_it_says(self, word: str) -> None:
+    def wait_until_it_says(self, word: str, seconds: float = 20.0) -> None:
         def ended() -> bool:
             return not Path(f"/proc/{self.pid}").exists()
 
         try:
-            wait_for(lambda: word in self.log.read_text(), ended)
+            wait_for(lambda: word in self.log.read_text(), ended, seconds)
         except AssertionError as error:
             raise AssertionError(
                 f"{self.name} does not say {word!r}:\n{self.log.read_text()}"
@@ -223,12 +224,16 @@ def host_mounts() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def checkpoint(cri: Cri, tmp_path: Path) -> Callable[[Container], Path]:
+def checkpoint(cri: Cri, containerd: Containerd, tmp_path: Path) -> Callable[[Container], Path]:
     """Checkpoint a container as the kubelet does; it goes on. Returns the archive, a tar."""
 
     def take(container: Container) -> Path:
         archive = tmp_path / f"checkpoint-{container.name}-{next(numbers)}.tar"
-        cri.CheckpointContainer(container_id=container.id, location=str(archive))
+        try:
+            cri.CheckpointContainer(container_id=container.id, location=str(archive))
+        except grpc.RpcError as error:
+            error.add_note(containerd.why_criu_failed())
+            raise
         return archive
 
     return take

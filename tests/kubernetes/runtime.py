@@ -104,6 +104,12 @@ class Containerd:
             return (self.state / "containerd.log").read_text()
         return ""
 
+    def why_criu_failed(self) -> str:
+        """The lines of CRIU's logs, or of what it left of them, that tell of trouble."""
+        logs = (path.read_text() for path in self.state.rglob("criu-*.log"))
+        lines = (line for log in logs for line in log.splitlines())
+        return "\n".join(line for line in lines if "Error" in line or line.startswith("cria:"))
+
     def end(self) -> None:
         """End every process, and with the last its mounts; then remove its cgroups and its directory."""
         self._process.kill()  # its child, PID 1 of the namespaces, is killed by --kill-child
