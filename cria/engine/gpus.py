@@ -71,8 +71,7 @@ def starts_vllm(command: Sequence[str]) -> bool:
     """Whether words can be added to this command: it is vLLM itself and not a shell around it."""
     modules = any(word.startswith("vllm.entrypoints") for word in command)
     return modules or any(
-        Path(first).name == "vllm" and second == "serve"
-        for first, second in pairwise(command)
+        Path(first).name == "vllm" and second == "serve" for first, second in pairwise(command)
     )
 
 
