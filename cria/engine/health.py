@@ -66,9 +66,17 @@ def states(inventory: Inventory) -> Iterator[str]:
         yield f"{process.role.name} ({process.pid}) {words}"
 
 
-def has_ended(inventory: Inventory) -> bool:
-    """Whether a process of the engine is gone: then it cannot go on."""
-    return not all(_alive(process.pid) for process in inventory.processes)
+def has_ended(inventory: Inventory, *, within: float) -> bool:
+    """Whether a process of the engine is gone, or is so `within` seconds: then it cannot go on.
+
+    What it held open is closed a moment before it is gone.
+    """
+    deadline = time.monotonic() + within
+    while all(_alive(process.pid) for process in inventory.processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _alive(pid: int) -> bool:

@@ -15,6 +15,7 @@ from cria.manifest import Inflight, Quiesced, Weights
 
 RESUME_SECONDS = 10.0
 _END_IT = "a process of it has ended: end the rest, cria stop PID, and start it again"
+LEASE_MARGIN_SECONDS = 30.0
 LONGEST_LEASE_SECONDS = 600.0  # the part inside grants no more
 
 
@@ -37,6 +38,7 @@ class StillPoint:
         self._seconds = seconds
         self._tell = listener or nobody
         self._control: Control | None = None
+        self._ours = False
         self.quiesced: Quiesced | None = None
         self.why_not: str | None = None
 
@@ -50,12 +52,22 @@ class StillPoint:
             return
         self._control = control.find(self._inventory)
         if self._control is not None:
-            self._ask(self._control, "pause", inflight=self._inflight)
+            answer = self._ask(self._control, "pause", inflight=self._inflight)
+            self._ours = bool(answer["by_cria"])
             return
         self.why_not = "cria is not inside this engine"
         if self._inventory.is_engine:
             words = f"{self.why_not}: it is dumped as it stands, with its KV cache"
             self._tell(Warned(message=words, remedy="start it with: cria run -- vllm serve ..."))
+
+    def hold(self, seconds: float) -> None:
+        """Stand still for `seconds` and a little more, if cria is not heard of: longer than the lease it has.
+
+        Raises QuiesceFailed.
+        """
+        if self._control is not None and self._ours:
+            lease = min(seconds + LEASE_MARGIN_SECONDS, LONGEST_LEASE_SECONDS)
+            self._ask(self._control, "renew", lease=lease)
 
     def drop(self) -> int | None:
         """Let every worker meet the others and give its KV cache back to the kernel; returns bytes.
@@ -107,9 +119,9 @@ class StillPoint:
             return asked.ask(command, seconds=self._seconds, **words)
         except QuiesceFailed as error:
             # One that is stopped or gone is why the others wait.
+            remedy = _END_IT if health.has_ended(self._inventory, within=0.3) else None
             said = [error.details or "", *health.states(self._inventory)]
             details = "\n".join(line for line in said if line)
-            remedy = _END_IT if health.has_ended(self._inventory) else None
             raise QuiesceFailed(error.message, details=details, remedy=remedy) from error
 
 

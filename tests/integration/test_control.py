@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import cria
+from cria.engine import quiesce
 from cria.engine.control import Control, find
 from cria.engine.launch import Launched
 from cria.engine.take import take
@@ -272,20 +273,20 @@ def test_resuming_twice_is_resuming_once(controlled: tuple[Launched, Control]) -
     assert not control.ask("status", seconds=2)["paused"]
 
 
-@pytest.mark.parametrize("controlled", [(0.5,)], indirect=True)
 def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
     controlled: tuple[Launched, Control], tmp_path: Path
 ) -> None:
     launched, control = controlled
-    hook = tmp_path / "hook"
-    hook.write_text(
-        f'#!/bin/sh\n[ "$1" != at-still-point ] || {{ touch {tmp_path}/still; sleep 9; }}\n'
-    )
-    hook.chmod(0o700)
-    words = ["dump", launched.pid, "-o", tmp_path / "cp", "--any-process", "--hook", hook]
-    dump = subprocess.Popen(
-        [sys.executable, "-m", "cria", *map(str, words)], stderr=subprocess.DEVNULL
-    )
+    program = f"""
+import pathlib, time, cria, cria.engine.quiesce
+def hook(facts):
+    if facts.stage == "at-still-point":
+        pathlib.Path("{tmp_path}/still").touch()
+        time.sleep(20)
+cria.engine.quiesce.LEASE_MARGIN_SECONDS = 0.5
+cria.dump({launched.pid}, "{tmp_path}/cp", any_process=True, hooks=[hook], hook_seconds=0.1)
+"""
+    dump = subprocess.Popen([sys.executable, "-c", program])
     wait_for((tmp_path / "still").exists, seconds=20)
     dump.kill()
     dump.wait()
@@ -294,10 +295,27 @@ def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
 
 
 @pytest.mark.parametrize("controlled", [(0.2,)], indirect=True)
-def test_a_hook_that_outlasts_the_lease_of_the_pause_ends_the_dump(
+def test_a_hook_may_take_its_time_longer_than_the_lease_of_the_pause(
     controlled: tuple[Launched, Control], tmp_path: Path
 ) -> None:
-    """The engine has gone on by then: what would be dumped is no still point."""
+    launched, _ = controlled
+
+    cria.dump(
+        launched.pid,
+        tmp_path / "cp",
+        any_process=True,
+        leave_running=True,
+        hooks=[lambda facts: time.sleep(0.6 if facts.stage == "at-still-point" else 0)],
+    )
+
+    assert (tmp_path / "cp").exists()
+
+
+def test_a_hook_that_takes_longer_than_it_may_does_not_keep_the_engine_waiting(
+    controlled: tuple[Launched, Control], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function cannot be killed. The engine has gone on by then, and that would be no still point."""
+    monkeypatch.setattr(quiesce, "LEASE_MARGIN_SECONDS", 0.1)
     launched, _ = controlled
 
     with pytest.raises(QuiesceFailed) as caught:
@@ -305,6 +323,7 @@ def test_a_hook_that_outlasts_the_lease_of_the_pause_ends_the_dump(
             launched.pid,
             tmp_path / "cp",
             any_process=True,
+            hook_seconds=0.1,
             hooks=[lambda facts: time.sleep(1.0 if facts.stage == "at-still-point" else 0)],
         )
 

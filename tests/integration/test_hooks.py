@@ -201,3 +201,20 @@ def test_the_command_line_names_the_hook_that_refused(
     assert error["code"] == "hook-failed"
     assert str(tmp_path / "hook") in error["message"]
     assert not (tmp_path / "cp").exists()
+
+
+def test_each_clone_tells_its_own_stages(
+    controlled: tuple[Launched, Control], tmp_path: Path, ended_after: list[int]
+) -> None:
+    launched, _ = controlled
+    checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True)
+    launched.process.wait(timeout=10)
+    seen: list[Facts] = []
+
+    clones = checkpoint.restore(replicas=2, hooks=[seen.append])
+    ended_after += [clone.pid for clone in clones]
+
+    restored = {facts.clone: facts.pid for facts in seen if facts.stage == "after-restore"}
+    assert sorted(restored) == [0, 1]
+    assert sorted(restored.values()) == sorted(clone.pid for clone in clones)
+    assert len(seen) == 4
