@@ -30,15 +30,15 @@ def test_a_rank_that_failed_is_named_with_its_part_and_what_that_means() -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "help"),
+    ("said", "cure"),
     [
         ("lock: CUDA_ERROR_NOT_READY: ...", "at a still point"),
         ("restore: CUDA checkpointing is not supported by the installed driver", "cria run"),
         ("checkpoint: no answer in 300 s", "--gpu-seconds"),
     ],
 )
-def test_the_remedy_follows_the_drivers_words(said: str, help: str) -> None:
-    assert help in str(memory.remedy(Trouble("checkpointed", {11: said}, {11: "running"})))
+def test_the_remedy_follows_the_drivers_words(said: str, cure: str) -> None:
+    assert cure in str(memory.remedy(Trouble("checkpointed", {11: said}, {11: "running"})))
 
 
 def test_processes_that_the_driver_does_not_know_get_no_gpu(
