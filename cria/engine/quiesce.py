@@ -89,13 +89,14 @@ class StillPoint:
     def sleep(self, weights: Weights, *, lease: float) -> None:
         """Let vLLM free what it can make again on its GPUs, and stand still for `lease` seconds more.
 
-        Only warns where the engine was started without sleep mode. Raises QuiesceFailed.
+        An engine that somebody else had paused, or put to sleep, stays as it is. Only warns where it
+        was started without sleep mode. Raises QuiesceFailed.
         """
-        if self._control is None or self.quiesced is None:
+        if self._control is None or self.quiesced is None or not self._ours:
             return
         slept = self._ask(self._control, "sleep", weights=weights)["weights"]
-        self._ask(self._control, "renew", lease=min(lease, LONGEST_LEASE_SECONDS))
         self.quiesced = msgspec.structs.replace(self.quiesced, weights=slept)
+        self.hold(lease)
         if slept is None:
             words = "the engine cannot sleep: its whole KV cache goes into the checkpoint"
             self._tell(Warned(message=words, remedy="start it with: --enable-sleep-mode"))

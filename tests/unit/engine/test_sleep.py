@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cria_inside.commands import Commands
-from cria_inside.control import Failed
+from cria_inside.control import Failed, serve
+
+from cria.engine.quiesce import StillPoint
+from cria.events import Event
+from cria.inventory import Holder, Inventory, Role, UnixSocket
 
 AWAKE_AGAIN = ["wake_up kv_cache", "resume"]
 
@@ -139,3 +147,64 @@ def test_what_somebody_else_paused_and_nonsense_are_left_alone(
     with pytest.raises(Failed, match=why):
         play(engine, ("pause", {}), ("sleep", {"weights": weights}))
     assert not any(call.startswith("sleep") for call in engine.told)
+
+
+Reach = Callable[[StrawEngine], tuple[StillPoint, list[Event]]]
+
+
+@pytest.fixture
+def reach(tmp_path: Path) -> Iterator[Reach]:
+    """The still point of an engine of straw, by way of a real control socket."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def still_point(engine: StrawEngine) -> tuple[StillPoint, list[Event]]:
+        path = str(tmp_path / "cria.sock")
+        asyncio.run_coroutine_threadsafe(serve(Commands(engine), path), loop).result(5)
+        held = UnixSocket(
+            kind="stream",
+            state="LISTEN",
+            path=path,
+            inode=1,
+            holders=(Holder(pid=os.getpid(), fd=3),),
+            role=Role(name="cria control", confidence="certain"),
+        )
+        told: list[Event] = []
+        inventory = Inventory(taken=0.0, is_engine=True, processes=(), unix_sockets=(held,))
+        return StillPoint(inventory, "keep", seconds=5, listener=told.append), told
+
+    yield still_point
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+
+
+@pytest.mark.parametrize("can_sleep", [True, False])
+def test_what_became_of_the_weights_is_recorded_for_the_restore(
+    can_sleep: bool, reach: Reach
+) -> None:
+    engine = StrawEngine(can_sleep=can_sleep)
+    still, told = reach(engine)
+
+    still.pause()
+    still.drop()
+    still.sleep("drop", lease=1000)
+
+    assert still.quiesced is not None
+    assert still.quiesced.weights == ("drop" if can_sleep else None)
+    assert ["--enable-sleep-mode" in str(event) for event in told] == ([] if can_sleep else [True])
+    still.resume()
+    assert engine.told[-1] == "resume"
+
+
+def test_an_engine_that_somebody_else_put_to_sleep_is_left_so(reach: Reach) -> None:
+    engine = StrawEngine(paused=True)
+    still, _ = reach(engine)
+
+    still.pause()
+    still.drop()
+    still.sleep("keep", lease=10)
+    still.resume()
+
+    assert "checkpoint_prepare" not in engine.told
+    assert engine.paused
