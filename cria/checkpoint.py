@@ -148,7 +148,10 @@ class Checkpoint:
 
     def memory_bytes(self) -> int:
         """About what one restored engine takes: the memory pages in the images."""
-        return sum(path.stat().st_size for path in self.images.glob("pages-*.img"))
+        from cria.pages import stored
+        from cria.storage import layout
+
+        return stored.size_bytes(self.images, self.path / layout.MEMORY)
 
     def _incomplete_parts(self) -> Iterator[str]:
         for part in self.manifest.parts:

@@ -20,6 +20,7 @@ from cria.cli import output
 @click.option(
     "--skip-in-flight", is_flag=True, help="Drop connections that no process has accepted yet."
 )
+@click.option("--compress", is_flag=True, help="Compress its memory: smaller, slower to restore.")
 @click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
 @click.option(
     "--no-canary", is_flag=True, help="Record no generation for restores to compare with."
@@ -57,6 +58,7 @@ def command(
     port: int | None,
     leave_running: bool,
     skip_in_flight: bool,
+    compress: bool,
     any_process: bool,
     no_canary: bool,
     no_quiesce: bool,
@@ -99,6 +101,7 @@ def command(
         leave_running=leave_running,
         any_process=any_process,
         skip_in_flight=skip_in_flight,
+        compress=compress,
         canary=not no_canary,
         inflight=None if no_quiesce else inflight,
         quiesce_seconds=quiesce_seconds,

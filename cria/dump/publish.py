@@ -33,6 +33,30 @@ def record_what_it_can_find_again(work: Dump) -> None:
     work.recorded = record.record(read | set(work.its_model_files), work.its_root)
 
 
+def make_its_memory_lean(work: Dump) -> int:
+    """Zero pages are left out where that pays; with `compress` all memory is put into frames."""
+    from cria.events import progress
+    from cria.images import memory
+    from cria.pages import lean, stored
+    from cria.storage import layout
+
+    assert work.staged is not None
+    images, criu = work.staged / layout.IMAGES, work.client.criu
+    before = layout.size_bytes(images)
+    known = [memory.read(images, pid, criu) for pid in memory.pids(images)]
+    if work.compress:
+        told = progress(work.listener, "make its memory lean", before)
+        aside = work.staged / layout.MEMORY
+        aside.mkdir(mode=layout.PRIVATE)
+        for each in known:
+            stored.take_aside(images, aside, each, told, criu)
+        stored.compress_rest(images, told)
+    else:
+        for each in known:
+            lean.make_lean(images, each, criu)
+    return before
+
+
 def digest_every_part(work: Dump) -> int:
     """Also through to the disk: a digest that is known while the part can still be lost is worth little.
 

@@ -37,6 +37,7 @@ class Dump:
     leave_running: bool = False
     any_process: bool = False
     skip_in_flight: bool = False
+    compress: bool = False
     wants_canary: bool = True
     inflight: Inflight | None = "keep"
     quiesce_seconds: float = 60.0

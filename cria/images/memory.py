@@ -19,22 +19,29 @@ IN_PARENT, LAZY, PRESENT = 1, 2, 4
 
 # Source: criu/include/image.h, the bits of vma_entry.status.
 REGULAR, STACK, VDSO, HEAP = 1, 1 << 1, 1 << 3, 1 << 5
-FILE_PRIVATE, ANON_PRIVATE = 1 << 6, 1 << 9
+FILE_PRIVATE, ANON_PRIVATE, GUARD = 1 << 6, 1 << 9, 1 << 16
 _SPECIAL = STACK | VDSO | 1 << 2 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 17
 
 # Source: mmap(2).
-MAP_PRIVATE, MAP_GROWSDOWN, MAP_NORESERVE = 0x2, 0x100, 0x4000
+MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_NORESERVE = 0x2, 0x20, 0x100, 0x4000
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 
 class Mapping(msgspec.Struct, frozen=True, kw_only=True):
-    """One mapping of a process: addresses in bytes, the rest as in vma.proto."""
+    """One mapping of a process: addresses in bytes, the rest as in vma.proto.
+
+    `advice` are the bits of madvise(2) that last; of a file `file_id` is its entry in files.img, and
+    `offset` where in it the mapping begins.
+    """
 
     start: int
     end: int
     prot: int
     flags: int
     status: int
+    advice: int = 0
+    file_id: int = 0
+    offset: int = 0
 
     @property
     def is_plain(self) -> bool:
@@ -81,15 +88,27 @@ def read(images_dir: Path, pid: int, criu_binary: Path | None = None) -> Memory:
     """What mm-PID.img and pagemap-PID.img say. Raises CheckpointDamaged or CheckpointMissing."""
     raw = framing.first(images_dir / f"mm-{pid}.img", framing.MM)
     mappings = tuple(
-        Mapping(start=v.start, end=v.end, prot=v.prot, flags=v.flags, status=v.status)
+        Mapping(
+            start=v.start,
+            end=v.end,
+            prot=v.prot,
+            flags=v.flags,
+            status=v.status,
+            advice=v.madv,
+            file_id=v.shmid,
+            offset=v.pgoff,
+        )
         for v in load("mm", criu_binary).mm_entry.FromString(raw).vmas
     )
-    head, *entries = framing.read(images_dir / pagemap_name(pid), framing.PAGEMAP).entries
-    pages_id = load("pagemap", criu_binary).pagemap_head.FromString(head).pages_id
-    runs = tuple(_runs(entries, criu_binary))
-    memory = Memory(pid=pid, pages_id=pages_id, mappings=mappings, runs=runs)
+    pages_id, found = _pagemap(images_dir, pid, criu_binary)
+    memory = Memory(pid=pid, pages_id=pages_id, mappings=mappings, runs=found)
     _check_sizes(images_dir, memory)
     return memory
+
+
+def runs(directory: Path, pid: int, criu_binary: Path | None = None) -> tuple[Run, ...]:
+    """What a pagemap that `write_pagemap` put into `directory` tells of."""
+    return _pagemap(directory, pid, criu_binary)[1]
 
 
 def write_pagemap(
@@ -109,6 +128,12 @@ def write_pagemap(
         directory / pagemap_name(pid),
         framing.Image(header=framing.header(framing.PAGEMAP), entries=tuple(payloads)),
     )
+
+
+def _pagemap(directory: Path, pid: int, criu_binary: Path | None) -> tuple[int, tuple[Run, ...]]:
+    head, *entries = framing.read(directory / pagemap_name(pid), framing.PAGEMAP).entries
+    pages_id = load("pagemap", criu_binary).pagemap_head.FromString(head).pages_id
+    return pages_id, tuple(_runs(entries, criu_binary))
 
 
 def pagemap_name(pid: int) -> str:

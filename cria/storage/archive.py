@@ -27,7 +27,7 @@ LEVEL = (
 )
 LARGEST_MANIFEST = 64 << 20
 _ZEROS = bytes(PIECE)
-_NAME = re.compile(rf"({layout.IMAGES}|{layout.CARRIED})/[^/\0]+|[^/\0]+")
+_NAME = re.compile(rf"({layout.IMAGES}|{layout.CARRIED}|{layout.MEMORY})/[^/\0]+|[^/\0]+")
 
 
 def write(checkpoint: Path, known: Manifest, file: IO[bytes], moved: Moved) -> None:

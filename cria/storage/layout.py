@@ -12,6 +12,7 @@ from cria.errors import CheckpointExists, NotWritable
 MANIFEST = "manifest.json"
 IMAGES = "images"
 CARRIED = "carried"
+MEMORY = "memory"  # what is compressed and not in the images; only there where something is
 DUMP_LOG = "dump.log"  # beside the images, where CRIU also writes its statistics
 NOT_PARTS = frozenset({MANIFEST, DUMP_LOG, "stats-dump"})
 
@@ -45,8 +46,9 @@ def stage(target: Path) -> Path:
 
 def publish(staged: Path, target: Path) -> None:
     """Give a whole checkpoint its name. After a crash there is either all of it or none of it."""
-    for path in (staged / CARRIED, staged / IMAGES, staged):
-        _sync(path)
+    for path in (staged / MEMORY, staged / CARRIED, staged / IMAGES, staged):
+        if path.is_dir():
+            _sync(path)
     try:
         staged.rename(target)
     except OSError as error:

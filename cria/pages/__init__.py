@@ -1,0 +1,1 @@
+"""The memory in a checkpoint: without its zero pages, compressed, and put back into restored processes."""
