@@ -35,6 +35,7 @@ BRING_UP: tuple[Step[Restore], ...] = (
     Step(
         "restore the processes", processes.restore_the_processes, undo=processes.end_the_processes
     ),
+    Step("put its memory back", processes.put_its_memory_back, when=processes.has_memory_aside),
     # Every process exists now, none runs, and all can still be taken down without a trace.
     Step("check the ports are ours", processes.check_the_ports_are_ours),
     Step("let it run", processes.let_it_run),

@@ -48,10 +48,12 @@ def make_a_private_view(work: Restore) -> None:
     """A directory of links to the images, with a files.img of its own for the new ports."""
     import tempfile
 
+    from cria.pages import stored
     from cria.ports import private_view, rewrite
 
     work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
     private_view(work.checkpoint.images, work.view)
+    stored.unpack_rest(work.checkpoint.images, work.view)
     rewrite(work.view, work.plan, unix=work.unix_names, criu_binary=work.client.criu)
 
 

@@ -41,6 +41,22 @@ def restore_the_processes(work: Restore) -> int:
     return 0
 
 
+def has_memory_aside(work: Restore) -> bool:
+    from cria.storage import layout
+
+    return (work.checkpoint.path / layout.MEMORY).is_dir()
+
+
+def put_its_memory_back(work: Restore) -> int:
+    """What the checkpoint holds compressed goes straight into the processes, which CRIU still holds."""
+    from cria.pages import stored
+    from cria.storage import layout
+
+    assert work.place is not None
+    aside = work.checkpoint.path / layout.MEMORY
+    return stored.put_back(aside, work.place.host_pid, work.client.criu)
+
+
 def end_the_processes(work: Restore) -> None:
     from cria.process import ended
     from cria.process.tree import tree
