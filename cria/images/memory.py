@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from cria.errors import CheckpointDamaged
 from cria.images import framing
 from cria.images.bindings import load
 
-PAGE = 4096
+PAGE = mmap.PAGESIZE  # bytes; CRIU counts in those of the host it ran on
 
 # Source: enum in criu/include/pagemap.h.
 IN_PARENT, LAZY, PRESENT = 1, 2, 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,3 +125,24 @@ def test_a_broken_frame_is_an_error_and_nothing_runs(
         checkpoint.restore()
 
     assert not answers(port)
+
+
+def test_nothing_runs_when_cria_is_killed_while_it_puts_memory_back(
+    program: tuple[Launched, int, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    launched, port, _ = program
+    checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, compress=True)
+    launched.process.wait(timeout=10)
+    killed = (
+        "import os, cria, cria.pages.stored as stored;"
+        "stored.put_back = lambda *_: os.kill(os.getpid(), 9);"
+        f"cria.restore({str(checkpoint.path)!r})"
+    )
+
+    done = subprocess.run([sys.executable, "-c", killed], check=False, capture_output=True)
+
+    assert done.returncode == -9
+    wait_for(lambda: not Path(f"/proc/{launched.pid}").exists())
+    assert not answers(port)
+    checkpoint.restore()
+    end(launched.pid)
