@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,30 @@ def answer(*words: object) -> Any:
     return json.loads(done.stdout)
 
 
+@contextlib.contextmanager
+def serving(place: Path, ranks: int, serve: Callable[[Path], list[str]]) -> Iterator[RunningEngine]:
+    """An engine started by `cria run` with the command that `serve` makes for the tiny model."""
+    model = make_model(place)
+    words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--"]
+    started = command(*words, *serve(model))
+    assert started.returncode == 0, started.stdout + started.stderr
+    facts = json.loads(started.stdout)
+    running = RunningEngine(pid=facts["pid"], url=facts["url"], place=place, ranks=ranks)
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(Exception):
+            if discover.is_engine(running.pid):
+                stop(running.pid, seconds=5)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running.pid, signal.SIGKILL)
+
+
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningEngine]:
     ranks: int = request.param
     place = tmp_path_factory.mktemp(f"ranks-{ranks}")
-    model = make_model(place)
-    words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--"]
-    started = command(*words, *serve_command(model, "auto", ranks))
-    assert started.returncode == 0, started.stdout + started.stderr
-    facts = json.loads(started.stdout)
-    running = RunningEngine(pid=facts["pid"], url=facts["url"], place=place, ranks=ranks)
-    yield running
-    with contextlib.suppress(Exception):
-        if discover.is_engine(running.pid):
-            stop(running.pid, seconds=5)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(running.pid, signal.SIGKILL)
+    with serving(place, ranks, lambda model: serve_command(model, "auto", ranks)) as running:
+        yield running

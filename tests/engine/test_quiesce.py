@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,8 +20,9 @@ import pytest
 import cria
 from cria.engine.control import find
 from cria.engine.generate import generate
+from cria.engine.quiesce import StillPoint
 from cria.engine.take import take
-from cria.errors import CanaryMismatch, Unhealthy
+from cria.errors import CanaryMismatch, QuiesceFailed, Unhealthy
 from cria.manifest import read, write
 from cria.storage import layout
 
@@ -61,7 +64,10 @@ class Stream(threading.Thread):
         last = time.monotonic()
         for line in connection.getresponse():
             if line.startswith(b"data: {"):
-                self._take(json.loads(line[6:])["choices"][0])
+                said = json.loads(line[6:])
+                if "choices" not in said:  # the engine ended
+                    return
+                self._take(said["choices"][0])
                 last, before = time.monotonic(), last
                 if self.begun.is_set():
                     self.longest_wait = max(self.longest_wait, last - before)
@@ -89,15 +95,23 @@ def finished(started: list[Stream]) -> list[list[int]]:
     return [stream.tokens for stream in started]
 
 
-def test_a_checkpoint_is_smaller_by_the_kv_cache(engine: RunningEngine) -> None:
-    words = ["dump", engine.pid, "--leave-running", "-o"]
-    whole = answer(*words, engine.place / "whole", "--no-quiesce")
-    without = answer(*words, engine.place / "without")
+def resident_bytes(root: int) -> int:
+    """The anonymous memory of an engine's processes (proc(5), RssAnon)."""
+    status = (Path(f"/proc/{p.pid}/status").read_text() for p in take(root).processes)
+    lines = (line for text in status for line in text.splitlines() if line.startswith("RssAnon:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines)
 
-    assert whole["bytes"] - without["bytes"] > 0.9 * KV_CACHE * engine.ranks
+
+def test_a_dump_gives_the_memory_of_the_kv_cache_back(engine: RunningEngine) -> None:
+    """In a checkpoint a cache that was never used is nothing but zeros anyway; one that was used is not."""
+    before = resident_bytes(engine.pid)
+    answer("dump", engine.pid, "--leave-running", "-o", engine.place / "without")
+
+    assert before - resident_bytes(engine.pid) > 0.9 * KV_CACHE * engine.ranks
     manifest = cria.open_checkpoint(engine.place / "without").manifest
     assert manifest.quiesced is not None
     assert manifest.quiesced.workers == engine.ranks
+    assert manifest.quiesced.dropped_bytes > 0.9 * KV_CACHE * engine.ranks
     assert manifest.quiesced.groups == 5 * engine.ranks
     assert manifest.canary is not None
     assert manifest.canary.seconds < 3.0, "it waits for no compiler"
@@ -156,6 +170,31 @@ def test_a_worker_that_hangs_is_named_and_the_engine_goes_on(engine: RunningEngi
     assert generate(engine.url, tokens=4).tokens == CANARY[0]
 
 
+def test_a_worker_that_hangs_on_the_way_is_waited_for_by_name_and_nothing_breaks(
+    engine: RunningEngine,
+) -> None:
+    """It stops between the pause and the meeting of all ranks, and comes back when the others gave up."""
+    inventory = take(engine.pid)
+    control = find(inventory)
+    assert control is not None
+    workers = [p for p in inventory.processes if p.role.name.startswith("Worker")]
+    still = StillPoint(inventory, "keep", seconds=1.0)
+    still.pause()
+    os.kill(workers[-1].pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(QuiesceFailed) as caught:
+            still.drop()
+        time.sleep(2.5)  # the other rank gives up
+    finally:
+        os.kill(workers[-1].pid, signal.SIGCONT)
+    still.resume()
+
+    assert f"{workers[-1].role.name} ({workers[-1].pid}) is stopped" in str(caught.value.details)
+    assert f"({workers[0].pid}) waits for rank 1" in str(caught.value.details)
+    assert generate(engine.url, tokens=4).tokens == CANARY[0]
+    answer("dump", engine.pid, "-o", engine.place / "unbroken", "--leave-running")
+
+
 def test_nobody_else_can_control_it(engine: RunningEngine) -> None:
     control = find(take(engine.pid))
     assert control is not None
@@ -210,3 +249,30 @@ def test_one_that_computes_something_else_is_taken_down(engine: RunningEngine) -
     restored = answer("restore", engine.place / "gone", "--no-canary")
     engine.pid, engine.url = restored["pid"], restored["url"]
     assert generate(engine.url, tokens=4).tokens == CANARY[0]
+
+
+def test_one_that_dies_while_it_is_drained_is_not_waited_for(engine: RunningEngine) -> None:
+    """The last test: it takes the engine."""
+    clients = [Stream(engine, "engine", 900) for _ in range(2)]
+    for client in clients:
+        client.start()
+        assert client.begun.wait(60)
+    worker = next(p for p in take(engine.pid).processes if p.role.name.startswith("Worker"))
+    words = ["dump", engine.pid, "-o", engine.place / "dead", "--inflight", "drain", "--no-canary"]
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "cria", *map(str, words), "--progress", "json"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as dump:
+        assert dump.stderr is not None
+        for line in dump.stderr:
+            if '"step_started"' in line and '"pause the engine"' in line:
+                os.kill(worker.pid, signal.SIGKILL)
+                break
+        said = dump.stderr.read()
+
+    assert dump.returncode == QuiesceFailed.exit_status, said
+    assert f"({worker.pid}) has ended" in said
+    assert "start it again" in said
+    assert not (engine.place / "dead").exists()

