@@ -13,6 +13,7 @@ from cria.inventory import Endpoint
 from cria.kubernetes.archive import Sizes
 from cria.kubernetes.mentions import Mention
 from cria.kubernetes.origin import Origin
+from cria.kubernetes.volumes import NeededFile
 from cria.timings import Timings
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ class ArchivedUnixSocket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InspectedArchive(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria inspect ARCHIVE --json`: a container runtime's checkpoint archive. Sizes are bytes."""
+    """`cria inspect ARCHIVE --json`: a container runtime's checkpoint archive. Sizes are bytes.
+
+    `needs` are files that it does not hold: a restore finds them on the pod's volumes, or fails.
+    """
 
     schema_version: Literal[1] = 1
     source: Literal["archive"] = "archive"
@@ -67,6 +71,7 @@ class InspectedArchive(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ArchivedProcess, ...]
     sockets: tuple[ArchivedSocket, ...]
     unix_sockets: tuple[ArchivedUnixSocket, ...]
+    needs: tuple[NeededFile, ...]
 
 
 class RemapPlanned(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +99,7 @@ class RemapDone(msgspec.Struct, frozen=True, kw_only=True):
     sockets: list[dict[str, Any]]
     unix_names_changed: int
     mentions: tuple[Mention, ...]
+    needs: tuple[NeededFile, ...]
     timings: Timings
 
     @classmethod
@@ -101,6 +107,7 @@ class RemapDone(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             archive=str(done.path),
             digest=done.digest,
+            needs=done.needs,
             timings=done.timings,
             **_planned(done.plan),
         )
@@ -111,6 +118,7 @@ def inspected(path: Path) -> InspectedArchive:
     from cria.criu import binary
     from cria.kubernetes.archive import open_archive
     from cria.kubernetes.plan import sockets, unix_sockets
+    from cria.kubernetes.volumes import needed
 
     archive, criu = open_archive(path), binary.find()
     holders = archive.holders(criu)
@@ -123,13 +131,21 @@ def inspected(path: Path) -> InspectedArchive:
         processes=tuple(map(_process, holders)),
         sockets=tuple(map(_socket, sockets(archive, criu))),
         unix_sockets=tuple(map(_unix, unix_sockets(archive, criu))),
+        needs=needed(archive, criu),
     )
 
 
 def tables(found: InspectedArchive, *, unix: bool) -> str:
     """The document as tables of 100 columns."""
     parts = [summary(found), processes(found), sockets(found)]
-    return "\n\n".join([*parts, unix_table(found)] if unix else parts)
+    parts += [unix_table(found)] if unix else []
+    return "\n\n".join([*parts, needs(found.needs)] if found.needs else parts)
+
+
+def needs(files: tuple[NeededFile, ...]) -> str:
+    """The files that a restore looks for on the pod's volumes."""
+    rows = [("?" if each.linked else size(each.size_bytes), each.path) for each in files]
+    return table(("size", "needed on the pod's volumes"), rows)
 
 
 def summary(found: InspectedArchive) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from cria.images import framing
 from cria.images.bindings import load
+from cria.images.framing import Image
 
 LockMethod = Literal["iptables", "nftables", "skip"]
 
@@ -89,8 +90,13 @@ def remaps(images_dir: Path, criu_binary: Path | None = None) -> tuple[Remap, ..
     path = images_dir / "remap-fpath.img"
     if not path.exists():
         return ()
+    return remaps_of(framing.read(path, framing.REMAP_FPATH), criu_binary)
+
+
+def remaps_of(image: Image, criu_binary: Path | None = None) -> tuple[Remap, ...]:
+    """The entries of a remap-fpath.img that was read already."""
     parse = load("remap_file_path", criu_binary).remap_file_path_entry.FromString
-    found = (parse(entry) for entry in framing.read(path, framing.REMAP_FPATH).entries)
+    found = (parse(entry) for entry in image.entries)
     return tuple(
         Remap(file_id=entry.orig_id, remap_id=entry.remap_id, kind=_REMAPS[entry.remap_type])
         for entry in found

@@ -31,7 +31,7 @@ LARGEST_KEPT_IN_ALL = 256 << 20
 LONGEST_NAME = 4096
 
 # What is needed to know the sockets and whose they are; memory and queues stay where they are.
-_KEPT = re.compile(rf"{IMAGES}(?:files|pstree|inventory|(?:core|ids|fdinfo)-\d+)\.img")
+_KEPT = re.compile(rf"{IMAGES}(?:files|pstree|inventory|remap-fpath|(?:core|ids|fdinfo)-\d+)\.img")
 _PAGES = re.compile(rf"{IMAGES}pages-\d+\.img")
 _OTHERS = {
     "oci-layout": "it is a container image",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cria.events import Listener
     from cria.kubernetes.oci import StagedImage
     from cria.kubernetes.plan import ArchivePlan
+    from cria.kubernetes.volumes import NeededFile
     from cria.ports import Wishes
     from cria.storage.digests import Moved
     from cria.storage.staged import StagedFile
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 
 
 class Remapped(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: `path` is the new archive, or the directory of the image with `digest`."""
+    """What came of it: `path` is the new archive, or the directory of the image with `digest`.
+
+    `needs` are the files that the pod's volumes must hold for its restore.
+    """
 
     path: Path
     digest: str
     plan: ArchivePlan
+    needs: tuple[NeededFile, ...]
     timings: Timings
 
 
@@ -55,6 +60,8 @@ def remap(
     this host, or without a look at this host where it is to be restored `elsewhere`. Raises a
     CriaError; then there is nothing at `output`.
     """
+    from cria.kubernetes.volumes import needed
+
     work = Remapping(
         path=Path(archive),
         output=os.fspath(output),
@@ -65,7 +72,13 @@ def remap(
     )
     with work.held:
         timings = run_steps("remap", REMAP_STEPS, work, listener=listener)
-    return Remapped(path=work.staged.target, digest=work.digest, plan=work.plan, timings=timings)
+    return Remapped(
+        path=work.staged.target,
+        digest=work.digest,
+        plan=work.plan,
+        needs=needed(work.archive, work.criu),
+        timings=timings,
+    )
 
 
 def plan_remap(

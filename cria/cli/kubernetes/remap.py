@@ -12,6 +12,7 @@ from cria.cli.restore import POLICIES
 
 if TYPE_CHECKING:
     from cria.kubernetes.plan import ArchivePlan
+    from cria.kubernetes.volumes import NeededFile
 
 
 @click.command
@@ -94,6 +95,7 @@ def command(
         return
     if progress != "none":
         _tell(done.plan)
+        _tell_needs(done.needs)
     click.echo(done.path)
 
 
@@ -116,3 +118,10 @@ def _tell(plan: ArchivePlan, *, shown: bool = False) -> None:
         click.echo(f"connections closed: {closed}", err=True) if closed else None
     for mention in plan.mentions:
         click.echo(f"note: {mention}; no restore reads it", err=True)
+
+
+def _tell_needs(needs: tuple[NeededFile, ...]) -> None:
+    from cria.cli.archives import needs as table
+
+    if needs:
+        click.echo(f"note: it does not hold all that a restore needs\n{table(needs)}", err=True)
