@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,8 +13,11 @@ from pathlib import Path
 import pytest
 
 import cria
+from cria.criu import binary
 from cria.engine.launch import Launched
 from cria.errors import CheckpointDamaged
+from cria.images import memory
+from cria.pages import lean
 
 from .conftest import ask, end, wait_for
 
@@ -90,6 +96,22 @@ def test_zero_pages_are_not_in_a_checkpoint(
     assert small.memory_bytes() <= plain.memory_bytes()
     assert small.size_bytes < plain.size_bytes
     assert plain.manifest.parts != small.manifest.parts
+
+
+def test_images_that_are_lean_stay_as_they_are(
+    program: tuple[Launched, int, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    launched, _, _ = program
+    made = cria.dump(launched.pid, tmp_path / "cp", any_process=True, leave_running=True)
+    images = shutil.copytree(made.images, tmp_path / "images")
+
+    dropped = [
+        lean.make_lean(images, memory.read(images, pid, binary.find()), binary.find())
+        for pid in memory.pids(images)
+    ]
+
+    assert set(dropped) == {0}
+    assert filecmp.cmpfiles(made.images, images, os.listdir(images), shallow=False)[1:] == ([], [])
 
 
 def test_a_clone_of_a_compressed_checkpoint_can_be_dumped_in_turn(
