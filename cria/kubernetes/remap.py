@@ -105,11 +105,19 @@ def plan_remap(
 def wishes_of(ports: Any) -> Wishes:
     """What is asked of the ports. Where nothing is said of the others, all of them move.
 
-    Beside the original none could stay; and who remaps an archive may not be where that is.
+    Beside the original none could stay; and who remaps an archive may not be where that is. Raises
+    UsageError for a range: one archive is one copy.
     """
+    from cria.errors import UsageError
     from cria.ports import Wishes
 
     asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
+    for old, new in asked.ports.items():
+        if len(new) > 1:
+            raise UsageError(
+                f"port {old} is asked to move to {len(new)} places, and a new archive is one copy",
+                remedy=f"write an archive for each: -p {old}={new[0]} --ports offset:100",
+            )
     return msgspec.structs.replace(asked, mode="fresh") if asked.mode == "as-needed" else asked
 
 

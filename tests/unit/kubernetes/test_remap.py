@@ -182,6 +182,7 @@ REFUSED: dict[str, tuple[Any, dict[str, str], type[CriaError]]] = {
     "two on one": ("8000=9000,5000=9000", {}, PortPlanRefused),
     "clients that must go on": ("8000=8001", {"clients": "refuse"}, PortPlanRefused),
     "words": ("8000>8001", {}, UsageError),
+    "several copies at once": ("8000=8001..8004", {}, UsageError),
 }
 
 
