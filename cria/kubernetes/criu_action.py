@@ -1,7 +1,7 @@
 #!/usr/bin/python3 -IS
 """CRIU's action script: bring the engines of a process tree to a still point before a dump, and let them go on after.
 
-It is copied to nodes as one file and is run by CRIU at every stage, so it needs nothing but Python 3.9,
+It is copied to nodes with what it imports and is run by CRIU at every stage, so it needs nothing but Python 3.9,
 looks at one file of /proc where there is nothing to do, and imports what it needs when it needs it.
 """
 
@@ -27,14 +27,14 @@ class Failed(Exception):
 
 
 def main() -> int:
-    """The exit status for this stage: CRIU gives up a dump when it is not 0."""
-    stage = os.environ.get("CRTOOLS_SCRIPT_ACTION")
+    """The exit status for this stage: CRIU gives up what it does when it is not 0."""
+    handle = STAGES.get(os.environ.get("CRTOOLS_SCRIPT_ACTION", ""))
     root = int(os.environ.get("CRTOOLS_INIT_PID", "0"))
-    if stage not in ("pre-dump", "post-resume") or not root:
+    if handle is None or not root:
         return 0
     while os.open(os.devnull, os.O_RDWR) < 2:
         pass  # CRIU starts us without a standard input: what we open must not take its place
-    return before_dump(root) if stage == "pre-dump" else after_restore(root)
+    return handle(root)
 
 
 def before_dump(root: int) -> int:
@@ -62,6 +62,30 @@ def before_dump(root: int) -> int:
     return 0
 
 
+def after_dump(root: int) -> int:
+    """Everything stands still and the images are whole: what CRIU leaves out of them is added."""
+    try:
+        kept = shared_memory().keep(root, descendants(root), images()) if find_engines(root) else 0
+    except (OSError, ValueError) as error:
+        say(f"its shared memory could not be kept, the dump is refused: {error}")
+        return 1
+    if kept:
+        say(f"{kept} file(s) of /dev/shm kept")
+    return 0
+
+
+def before_restore(root: int) -> int:
+    """Its mounts are there and nothing is opened yet."""
+    try:
+        put = shared_memory().put_back(root, images())
+    except (OSError, ValueError) as error:
+        say(f"its shared memory could not be put back, the restore is refused: {error}")
+        return 1
+    if put:
+        say(f"{put} file(s) of /dev/shm put back")
+    return 0
+
+
 def after_restore(root: int) -> int:
     """The restored copy wakes up at its still point. It runs already, so nothing that fails is a reason to end it."""
     try:
@@ -71,6 +95,26 @@ def after_restore(root: int) -> int:
     except (Failed, OSError, ValueError) as error:
         say(f"the restored engine goes on by itself within a minute: {error}")
     return 0
+
+
+STAGES = {
+    "pre-dump": before_dump,
+    "post-dump": after_dump,
+    "post-setup-namespaces": before_restore,
+    "post-resume": after_restore,
+}
+
+
+def images() -> str:
+    return os.environ["CRTOOLS_IMAGE_DIR"]
+
+
+def shared_memory() -> Any:
+    """The module that lies beside this file."""
+    import importlib
+
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+    return importlib.import_module("criu_shared_memory")
 
 
 def say(text: str) -> None:

@@ -20,6 +20,7 @@ BEGIN = "# begin cria: put here by `cria kubernetes node install`"
 END = "# end cria: what follows wins where it says otherwise"
 OPTIONS = ("tcp-established", "skip-in-flight", "link-remap", "file-locks", "ghost-limit 512M")
 SCRIPT = Path(__file__).with_name("criu_action.py")
+BESIDE = Path(__file__).with_name("criu_shared_memory.py")  # the script imports it
 PROGRAMS = ("usr/sbin", "usr/local/sbin", "usr/bin", "usr/local/bin", "sbin", "bin")
 
 OnFailure = Literal["refuse", "pass"]
@@ -50,6 +51,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def script(self) -> Path:
         return self.directory / "criu-action"
+
+    @property
+    def beside(self) -> Path:
+        return self.directory / BESIDE.name
 
     @property
     def settings(self) -> Path:
@@ -114,6 +119,7 @@ def install(
         made=_named(made | make, known.made),
     )
     files: dict[Path, str | None] = {
+        node.beside: BESIDE.read_text(),
         node.script: _script(node, python),
         node.settings: _json(settings),
         node.record: _json(record),
@@ -130,7 +136,7 @@ def remove(node: Node) -> Plan:
     for path in _configurations(node):
         rest = _without_block(node_files.read(node.root, path) or "")
         files[path] = None if not rest and str(path) in record.made else rest
-    files |= dict.fromkeys((node.script, node.settings, node.record))
+    files |= dict.fromkeys((node.script, node.beside, node.settings, node.record))
     there = {p: text for p, text in files.items() if node_files.read(node.root, p) is not None}
     made = tuple(map(Path, record.made))
     return Plan(node=node, changes=_changes(node, there), remove=made)
@@ -146,7 +152,7 @@ def show(node: Node) -> Installed:
     return Installed(
         installed=bool(script and naming),
         script=str(node.script) if script else None,
-        up_to_date=bool(script) and _body(script or "") == _body(SCRIPT.read_text()),
+        up_to_date=_is_up_to_date(node, script),
         settings=msgspec.json.decode(settings, type=Settings) if settings else None,
         configurations=tuple(map(str, naming)),
         criu=str(criu) if criu else None,
@@ -229,6 +235,11 @@ def _without_block(text: str) -> str:
 
 
 # The script ------------------------------------------------------------------------------------
+
+
+def _is_up_to_date(node: Node, script: str | None) -> bool:
+    beside = node_files.read(node.root, node.beside)
+    return _body(script or "") == _body(SCRIPT.read_text()) and beside == BESIDE.read_text()
 
 
 def _script(node: Node, python: Path | None) -> str:

@@ -68,6 +68,9 @@ temp = "{state}/temp"
 """
 
 
+CRIU_LOGS = ("criu-dump", "restore", "criu-restore")
+
+
 class Containerd:
     """A running containerd: `state` is its directory, `socket` where it is spoken to.
 
@@ -106,7 +109,7 @@ class Containerd:
 
     def why_criu_failed(self) -> str:
         """The lines of CRIU's logs, or of what it left of them, that tell of trouble."""
-        logs = (path.read_text() for path in self.state.rglob("criu-*.log"))
+        logs = (path.read_text() for path in self.state.rglob("*.log") if path.stem in CRIU_LOGS)
         lines = (line for log in logs for line in log.splitlines())
         return "\n".join(line for line in lines if "Error" in line or line.startswith("cria:"))
 
@@ -150,8 +153,10 @@ class Containerd:
 
 def remove(state: Path) -> None:
     """Remove cgroups and directory of a containerd that has ended."""
-    for cgroup in sorted(cgroups(state.name), reverse=True):
-        thaw(cgroup)
+    ours = sorted(cgroups(state.name), reverse=True)
+    for cgroup in ours:
+        thaw(cgroup)  # in every hierarchy first: what is frozen leaves none of them
+    for cgroup in ours:
         with contextlib.suppress(FileNotFoundError):
             for pid in (cgroup / "cgroup.procs").read_text().split():
                 with contextlib.suppress(ProcessLookupError):

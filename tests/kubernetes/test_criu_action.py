@@ -65,9 +65,9 @@ def conf(tmp_path: Path) -> Path:
 def serve(
     container: Callable[..., Container], free_port: Callable[[], int]
 ) -> Callable[..., Serving]:
-    def start(**fields: Any) -> Serving:
+    def start(program: str = "generating.py", **fields: Any) -> Serving:
         port = free_port()
-        return Serving(container=container("generating.py", port, CONTROL, **fields), port=port)
+        return Serving(container=container(program, port, CONTROL, **fields), port=port)
 
     return start
 
@@ -131,6 +131,29 @@ def test_the_restored_copy_wakes_up_at_its_still_point_and_goes_on(
     assert get(serving.port, "generate/2") == {"steps": 2, "pauses": 0}
     after = get(serving.port)
     assert (after["pauses"], after["resumes"], after["paused"]) == (1, 1, False)
+
+
+def test_its_shared_memory_comes_back_in_another_pod_as_it_was(
+    on_the_node: Callable[..., str],
+    serve: Callable[..., Serving],
+    checkpoint: Callable[[Container], Path],
+    restore: Callable[..., Container],
+    cri: Cri,
+) -> None:
+    on_the_node("install")
+    serving = serve("sharing.py")
+    get(serving.port, "generate/1")
+    archive = checkpoint(serving.container)
+    get(serving.port, "generate/1")
+    later = get(serving.port)
+    cri.StopContainer(container_id=serving.container.id)
+
+    restore(archive, serving.container)
+
+    copy = get(serving.port)
+    assert (later["first"], later["last"]) == (2, 2)
+    assert (copy["first"], copy["last"]) == (1, 1), "that of the moment of the dump"
+    assert "cria: 1 file(s) of /dev/shm kept" in dump_log(archive)
 
 
 def test_a_container_without_cria_inside_passes(

@@ -18,12 +18,13 @@ from cria.engine.generate import Generation, generate
 from cria.engine.launch import settings
 from cria.errors import Unhealthy
 from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandbox, host_mounts
+from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import wait_for
 from tests.kubernetes.test_criu_action import dump_log, on_the_node
 
 __all__ = ["on_the_node"]
 pytestmark = pytest.mark.engine
-TOKENS = 400
+TOKENS = 200
 RUNTIME_DEFAULT = {"seccomp": {"profile_type": 0}}  # it hides io_uring, as Kubernetes' default does
 
 
@@ -76,19 +77,20 @@ def engine(
 ) -> Container:
     engine = run_container(sandbox, base_image, **fields)
     engine.wait_until_it_says("controlled by cria at", seconds=180)
-    wait_until_it_answers(url_of(fields))
+    wait_until_it_answers(url_of(engine))
     return engine
 
 
-def test_it_is_checkpointed_at_a_still_point_and_goes_on(
+def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
     on_the_node: Callable[..., str],
     engine: Container,
-    fields: dict[str, Any],
     checkpoint: Callable[[Container], Path],
+    restore: Callable[..., Container],
+    cri: Cri,
 ) -> None:
     on_the_node("install")
-    alone = generate(url_of(fields), tokens=TOKENS)
-    busy = Generating(url_of(fields))
+    alone = generate(url_of(engine), tokens=TOKENS)
+    busy = Generating(url_of(engine))
     time.sleep(alone.seconds / 4)
 
     archive = checkpoint(engine)
@@ -100,9 +102,14 @@ def test_it_is_checkpointed_at_a_still_point_and_goes_on(
     assert "cria: 1 engine(s) at a still point" in dump_log(archive)
     assert "goes on by itself" not in engine.log.read_text(), "it was told to go on"
 
+    cri.StopContainer(container_id=engine.id)
+    copy = restore(archive, engine)
 
-def url_of(fields: dict[str, Any]) -> str:
-    command = fields["command"]
+    assert generate(url_of(copy), tokens=TOKENS).tokens == alone.tokens
+
+
+def url_of(engine: Container) -> str:
+    command = engine.fields["command"]
     return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
 
 

@@ -49,14 +49,16 @@ class Generator(StrawEngine):
         self.counts["answered"] += 1
         return {"steps": done, "pauses": self.counts["pauses"] - before}
 
+    def state(self) -> dict[str, int]:
+        return self.counts | {"paused": self.paused, "quiesced": self.calls}
+
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """HTTP, one request per connection."""
         words = (await reader.readline()).decode().split()
         while (await reader.readline()).strip():
             pass
         _, what, *number = words[1].split("/")
-        state = self.counts | {"paused": self.paused, "quiesced": self.calls}
-        answer = await self.generate(int(number[0])) if what == "generate" else state
+        answer = await self.generate(int(number[0])) if what == "generate" else self.state()
         body = json.dumps(answer).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
@@ -64,8 +66,7 @@ class Generator(StrawEngine):
         writer.close()
 
 
-async def main() -> None:
-    generator = Generator()
+async def main(generator: Generator) -> None:
     server = await asyncio.start_server(generator.attend, "127.0.0.1", int(sys.argv[1]))
     await control.serve(Commands(generator), sys.argv[2])
     print("ready", flush=True)
@@ -74,4 +75,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(Generator()))

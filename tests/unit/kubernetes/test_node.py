@@ -180,7 +180,10 @@ def test_a_symbolic_link_is_not_followed(root: Path, link: str, tmp_path: Path) 
     assert tree(root) == before
 
 
-@pytest.mark.parametrize("last", ["criu-action", "criu-action.json", "installed.json", "runc.conf"])
+@pytest.mark.parametrize(
+    "last",
+    ["criu_shared_memory.py", "criu-action", "criu-action.json", "installed.json", "runc.conf"],
+)
 def test_one_that_fails_midway_leaves_nothing(
     root: Path, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
