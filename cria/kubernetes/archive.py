@@ -19,6 +19,7 @@ from cria.errors import CheckpointDamaged, CheckpointMissing, NotACheckpoint
 from cria.images import framing, holders
 from cria.images.framing import Image
 from cria.images.holders import Holder
+from cria.kubernetes import criu_shared_memory
 from cria.kubernetes.origin import CONFIG, SPEC, Origin, origin
 from cria.storage import compressed
 from cria.storage.compressed import Compression
@@ -54,7 +55,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
     """What was read of an archive. `images` are the small ones by name, without their directory.
 
-    `texts` are what the runtime wrote down, as it stands; `files` is where files.img lies.
+    `texts` are what the runtime wrote down, as it stands; `files` is where files.img lies. With
+    `shared_memory` cria's action script has put the engine's files of /dev/shm beside the images.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     images: Mapping[str, bytes]
     texts: Mapping[str, bytes]
     files: Member
+    shared_memory: bool
 
     def files_image(self) -> Image:
         """files.img as raw entries. Raises CheckpointDamaged."""
@@ -172,6 +175,7 @@ class _Collected:
             },
             texts={name: self._kept[name] for name in TEXTS if name in self._kept},
             files=self._files,
+            shared_memory=IMAGES + criu_shared_memory.NAME in self._names,
         )
 
     def _take(self, member: Member, tar: TarReader) -> None:

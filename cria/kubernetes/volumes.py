@@ -1,7 +1,8 @@
 """Files that a restore finds again on the pod's volumes or not at all: an archive does not hold them.
 
-That is all below /dev/shm, which is a volume of the pod's sandbox, and what lies on other mounts that
-can be written to. CRIU refuses a file that is missing or has another size.
+That is all below /dev/shm, which is a volume of the pod's sandbox, unless cria's action script has kept
+it, and what lies on other mounts that can be written to. CRIU refuses a file that is missing or has
+another size.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from cria.images import facts, files, framing
 from cria.images.files import RegularFile
+from cria.kubernetes import criu_shared_memory
 from cria.kubernetes.archive import Archive
 from cria.kubernetes.origin import SPEC
 from cria.kubernetes.plan import decoding
@@ -80,6 +82,7 @@ def _volumes(archive: Archive) -> list[str]:
         for mount in spec.mounts
         if mount.type == "bind" and "ro" not in mount.options
         if mount.destination not in _NOT_VOLUMES
+        and not (archive.shared_memory and mount.destination == criu_shared_memory.PLACE)
     ]
 
 

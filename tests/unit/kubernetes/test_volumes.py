@@ -29,12 +29,16 @@ MOUNTS = [
 
 @pytest.fixture
 def archived(fdinfo: ModuleType, tmp_path: Path) -> Callable[..., tuple[NeededFile, ...]]:
-    def of(*opened: tuple[str, int, int], remaps: bytes | None = None) -> tuple[NeededFile, ...]:
+    def of(
+        *opened: tuple[str, int, int], remaps: bytes | None = None, kept: bool = False
+    ) -> tuple[NeededFile, ...]:
         files = members(fdinfo, *(regular(fdinfo, n, *what) for n, what in enumerate(opened, 1)))
         spec = json.loads(files["spec.dump"]) | {"mounts": MOUNTS}
         files["spec.dump"] = json.dumps(spec).encode()
         if remaps is not None:
             files["checkpoint/remap-fpath.img"] = remaps
+        if kept:
+            files["checkpoint/cria-shared-memory.img"] = b"of the action script"
         return needed(open_archive(stored(tmp_path / "archive", tar(files))))
 
     return of
@@ -82,3 +86,9 @@ def test_a_file_without_a_name_is_needed_under_the_one_that_criu_gave_it(
     )
 
     assert found == (NeededFile(path="/dev/shm/link_remap.2", size_bytes=0, linked=True),)
+
+
+def test_shared_memory_that_the_action_script_has_kept_is_not_needed(
+    archived: Callable[..., tuple[NeededFile, ...]],
+) -> None:
+    assert archived(("/dev/shm/psm_1", REGULAR, os.O_RDWR), kept=True) == ()
