@@ -11,15 +11,17 @@ from pathlib import Path
 from cria.engine.roles import option
 from cria.inventory import Descriptor, Inventory, Process
 from cria.process.descriptors import descriptors
+from cria.process.memory import heap
 from cria.process.tree import PROC, environment, pids
 
 TEMPORARY = ("/tmp", "/var/tmp")
 
 # torch's FileStore: opened anew for each operation, so no process holds it (vLLM 0.32, network_utils.py).
-_STORE = re.compile(rb"vllm_dist_[0-9a-f]{32}")
+_NAME = b"vllm_dist_"
+_STORE = re.compile(_NAME + rb"[0-9a-f]{32}")
 _URL = b"file://"
 _LONGEST_PATH = 4096
-_PIECE = 32 << 20
+_PIECE = 1 << 20  # what the caches of a processor hold: 200 MB of heap take 60 ms, not 500
 _MODEL_OPTIONS = ("--model", "--tokenizer", "--hf-config-path", "--chat-template")
 
 
@@ -33,8 +35,13 @@ def file_stores(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
         return ()
     cores = [p for p in inventory.processes if p.role.name.startswith("EngineCore")]
     found = {path for core in cores or [inventory.root] for path in _stores_in(core, proc)}
+    return those_there(inventory, found, proc)
+
+
+def those_there(inventory: Inventory, paths: Iterable[str], proc: Path = PROC) -> tuple[str, ...]:
+    """Those of the engine's paths at which there is a file."""
     root = proc / str(inventory.root.pid) / "root"
-    return tuple(sorted(path for path in found if (root / path.lstrip("/")).is_file()))
+    return tuple(sorted(path for path in paths if (root / path.lstrip("/")).is_file()))
 
 
 def temporary_files(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
@@ -83,24 +90,27 @@ def _visible(pid: int, proc: Path) -> tuple[Descriptor, ...]:
 
 
 def _stores_in(process: Process, proc: Path) -> Iterator[str]:
-    for piece in _heap(process.pid, proc):
-        for match in _STORE.finditer(piece):
-            before = piece[max(0, match.start() - _LONGEST_PATH) : match.start()]
+    for piece, size in _heap(process.pid, proc):
+        at = piece.find(_NAME, 0, size)
+        while at >= 0:
+            match = _STORE.match(piece, at, size)
+            before = bytes(piece[max(0, at - _LONGEST_PATH) : at])
             begin = before.rfind(_URL)
             path = before[begin + len(_URL) :] if begin >= 0 else b""
-            if path.startswith(b"/") and path.endswith(b"/") and b"\0" not in path:
+            if match and path.startswith(b"/") and path.endswith(b"/") and b"\0" not in path:
                 yield os.fsdecode(path + match.group())
+            at = piece.find(_NAME, at + 1, size)
 
 
-def _heap(pid: int, proc: Path) -> Iterator[bytes]:
-    """The heap in overlapping pieces."""
-    for line in (proc / str(pid) / "maps").read_text(errors="replace").splitlines():
-        if line.endswith("[heap]"):
-            begin, end = (int(x, 16) for x in line.split(maxsplit=1)[0].split("-"))
-            with (proc / str(pid) / "mem").open("rb", buffering=0) as memory:
-                for offset in range(begin, end, _PIECE):
-                    memory.seek(offset)
-                    yield memory.read(min(_PIECE + _LONGEST_PATH, end - offset))
+def _heap(pid: int, proc: Path) -> Iterator[tuple[bytearray, int]]:
+    """The heap in overlapping pieces, each with its size; they come one after the other in one buffer."""
+    buffer = bytearray(_PIECE + _LONGEST_PATH)
+    with (proc / str(pid) / "mem").open("rb", buffering=0) as memory:
+        for begin, end in heap(pid, proc):
+            for offset in range(begin, end, _PIECE):
+                memory.seek(offset)
+                wanted = memoryview(buffer)[: min(len(buffer), end - offset)]
+                yield buffer, memory.readinto(wanted) or 0
 
 
 def _named(root: Process) -> Iterator[str]:

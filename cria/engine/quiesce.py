@@ -22,7 +22,8 @@ LONGEST_LEASE_SECONDS = 600.0  # the part inside grants no more
 class StillPoint:
     """One engine on its way to a still point and back.
 
-    `quiesced` is what was reached; `why_not` the reason where nothing was.
+    `quiesced` is what was reached; `why_not` the reason where nothing was. `stores` are the files by
+    which the workers found each other, None where they did not tell.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class StillPoint:
         self._ours = False
         self.quiesced: Quiesced | None = None
         self.why_not: str | None = None
+        self.stores: tuple[str, ...] | None = None
 
     def pause(self) -> None:
         """No request is computed and every cache is empty when this returns.
@@ -80,6 +82,7 @@ class StillPoint:
         known = {"control": self._control.path, "inflight": self._inflight}
         try:
             self.quiesced = msgspec.convert(answer | known, Quiesced)
+            self.stores = msgspec.convert(answer.get("stores"), tuple[str, ...] | None)
         except msgspec.ValidationError as error:
             raise QuiesceFailed(
                 "the engine answered something that cria does not understand", details=str(error)

@@ -40,7 +40,8 @@ class StrawEngine:
     ) -> list[dict[str, Any]]:
         self.calls += 1
         self._die("collective_rpc")
-        one = {"groups": 3, "dropped_bytes": 4096, "error": None, "calls": self.calls}
+        one = {"groups": 3, "dropped_bytes": 4096, "error": None, "stores": []}
+        one["calls"] = self.calls
         return [{"rank": rank, **one} for rank in range(2)]
 
     def _die(self, call: str) -> None:

@@ -20,7 +20,9 @@ class StrawEngine:
         self.paused, self.hang, self.fail = paused, hang, fail
         self.told: Told = []
         self.engine_core: Any = None
-        self.workers = [{"rank": 0, "groups": 5, "dropped_bytes": 4096, "error": None}]
+        self.workers = [
+            {"rank": 0, "groups": 5, "dropped_bytes": 4096, "error": None, "stores": ["/tmp/s"]}
+        ]
 
     async def _do(self, call: str, words: Any = None) -> None:
         self.told.append((call, words))
@@ -170,7 +172,7 @@ def test_the_workers_are_called_without_a_timeout_and_summed_up() -> None:
 
     answer = play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
 
-    assert answer == {"workers": 2, "groups": 10, "dropped_bytes": 8192}
+    assert answer == {"workers": 2, "groups": 10, "dropped_bytes": 8192, "stores": ["/tmp/s"]}
     ((call, (timeout, (token, seconds))),) = engine.told
     assert (call, timeout, seconds) == ("cria_quiesce", None, 10.0)
     play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
@@ -194,7 +196,7 @@ class SeveralCores:
     async def call_utility_all_async(self, utility: str, *words: Any) -> list[list[dict[str, Any]]]:
         method, timeout, (_token, seconds), _ = words
         assert (utility, method, timeout, seconds) == ("collective_rpc", "cria_quiesce", None, 10.0)
-        one = {"rank": 0, "groups": 1, "dropped_bytes": 4096}
+        one = {"rank": 0, "groups": 1, "dropped_bytes": 4096, "stores": []}
         return [[one | {"error": error}] for error in self.errors]
 
 
@@ -204,7 +206,7 @@ def test_the_workers_of_every_engine_core_are_asked_and_heard() -> None:
     engine.engine_core = SeveralCores(None, None)
     quiesce = lambda commands: commands.run("quiesce", {"seconds": 8.0})  # noqa: E731
 
-    assert play(engine, quiesce) == {"workers": 2, "groups": 2, "dropped_bytes": 8192}
+    assert play(engine, quiesce) == {"workers": 2, "groups": 2, "dropped_bytes": 8192, "stores": []}
 
     engine.engine_core = SeveralCores(None, "no memory")
     with pytest.raises(Failed, match="core 1 rank 0: no memory"):

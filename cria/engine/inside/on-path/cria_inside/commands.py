@@ -111,6 +111,7 @@ class Commands:
             "workers": len(workers),
             "groups": sum(each["groups"] for _, each in workers),
             "dropped_bytes": sum(each["dropped_bytes"] for _, each in workers),
+            "stores": sorted({path for _, each in workers for path in each["stores"]}),
         }
 
     async def sleep(self, weights: str = "keep", seconds: float = 60.0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from cria_inside import control
-from cria_inside.commands import Commands
+from cria_inside.commands import Commands, every_worker
 
 NAME = "cria"
 WARM_UP_SECONDS = 60.0
@@ -26,6 +26,7 @@ def enter() -> None:
     from cria_inside import worker
 
     WorkerBase.cria_quiesce = worker.quiesce
+    WorkerBase.cria_settle = worker.settle
     WorkerBase.cria_groups = worker.groups
     allow_the_endpoint()
 
@@ -61,6 +62,7 @@ class Endpoint:
         if engine_client is None:
             return
         await warm_up(engine_client)
+        await settle(engine_client)
         try:
             path = await control.serve(Commands(engine_client))
         except OSError as error:
@@ -88,3 +90,11 @@ async def warm_up(engine_client: Any) -> None:
         log.info("not warmed up for the canary: %s", error or type(error).__name__)
     else:
         log.info("warmed up for the canary in %.1f s", time.monotonic() - begin)
+
+
+async def settle(engine_client: Any) -> None:
+    """Before the first request: what a worker would do in the middle of every pause, done once."""
+    call = asyncio.ensure_future(every_worker(engine_client, "cria_settle"))
+    done, _ = await asyncio.wait({call}, timeout=WARM_UP_SECONDS)
+    if not done or call.exception() is not None:
+        log.info("the workers have not settled: a pause will take longer")

@@ -90,3 +90,17 @@ def known() -> Iterator[tuple[dist.ProcessGroup, str, list[int]]]:
     world = dist.distributed_c10d._world
     for group in world.pg_map:
         yield group, world.pg_names[group], sorted(world.pg_group_ranks[group])
+
+
+def stores() -> list[str]:
+    """The files by which the ranks found each other, as this rank opens them for each new group."""
+    if not dist.is_initialized():
+        return []
+    found = set()
+    for _, shared in dist.distributed_c10d._world.pg_map.values():
+        store = shared
+        while isinstance(store, dist.PrefixStore):
+            store = store.underlying_store
+        if isinstance(store, dist.FileStore):
+            found.add(store.path)
+    return sorted(found)
