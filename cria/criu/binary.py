@@ -36,27 +36,55 @@ def find() -> Path:
     return Path(on_path).resolve()
 
 
+class Asked:
+    """A CRIU that was asked for its version; it answers while its asker does something else."""
+
+    def __init__(self, criu: Path) -> None:
+        self._criu = criu
+        try:
+            self._process = subprocess.Popen(
+                [criu, "--version"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        except OSError as error:
+            raise CriuUnsuitable(f"{criu} does not start", details=str(error)) from error
+
+    def version(self) -> tuple[int, ...]:
+        """The version as numbers, for example (4, 2, 1). Raises CriuUnsuitable if it does not start."""
+        with self._process as process:
+            try:
+                answer, _ = process.communicate(timeout=20)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise CriuUnsuitable(f"{self._criu} does not start", details=str(error)) from error
+        if process.returncode != 0:
+            details = f"status {process.returncode}: {answer.strip()}"
+            raise CriuUnsuitable(f"{self._criu} does not start", details=details)
+        match = re.search(r"Version:\s*(\d+(?:\.\d+)*)", answer)
+        if match is None:
+            raise CriuUnsuitable(f"{self._criu} does not say its version", details=answer.strip())
+        return tuple(int(part) for part in match.group(1).split("."))
+
+    def require(self) -> tuple[int, ...]:
+        """The version of a CRIU that is new enough. Raises CriuUnsuitable."""
+        found = self.version()
+        if found < OLDEST:
+            raise CriuUnsuitable(
+                f"CRIU {'.'.join(map(str, found))} is too old",
+                details=f"{self._criu}; kernels since 6.13 need CRIU 4.1 (the vvar mapping was split), "
+                f"this one is {os.uname().release}",
+            )
+        return found
+
+
 def version(criu: Path) -> tuple[int, ...]:
-    """The version as numbers, for example (4, 2, 1). Raises CriuUnsuitable if it does not start."""
-    try:
-        answer = subprocess.run(
-            [criu, "--version"], capture_output=True, text=True, timeout=20, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise CriuUnsuitable(f"{criu} does not start", details=str(error)) from error
-    match = re.search(r"Version:\s*(\d+(?:\.\d+)*)", answer)
-    if match is None:
-        raise CriuUnsuitable(f"{criu} does not say its version", details=answer.strip())
-    return tuple(int(part) for part in match.group(1).split("."))
+    """What `Asked(criu).version()` says, waited for."""
+    return Asked(criu).version()
 
 
 def require(criu: Path) -> tuple[int, ...]:
-    """The version of a CRIU that is new enough. Raises CriuUnsuitable."""
-    found = version(criu)
-    if found < OLDEST:
-        raise CriuUnsuitable(
-            f"CRIU {'.'.join(map(str, found))} is too old",
-            details=f"{criu}; kernels since 6.13 need CRIU 4.1 (the vvar mapping was split), "
-            f"this one is {os.uname().release}",
-        )
-    return found
+    """What `Asked(criu).require()` says, waited for."""
+    return Asked(criu).require()

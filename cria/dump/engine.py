@@ -33,11 +33,13 @@ def unlock_it(work: Dump) -> None:
 
 def find_criu(work: Dump) -> None:
     from cria.criu import binary
-    from cria.criu.client import Client
 
     criu = binary.find()
-    work.criu_version = ".".join(map(str, binary.require(criu)))
+    asked = binary.Asked(criu)
+    from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
+
     work.client = Client(criu)
+    work.criu_version = ".".join(map(str, asked.require()))
 
 
 def take_its_inventory(work: Dump) -> None:
@@ -59,10 +61,14 @@ def record_the_canary(work: Dump) -> None:
 
 
 def find_its_files(work: Dump) -> None:
-    """Those that the images will not tell of; looked for while the engine still runs."""
-    from cria.engine import belongings
+    """Those that the images will not tell of; looked for while the engine still runs.
 
-    work.its_stores = belongings.file_stores(work.inventory)
+    Its stores are searched for in its whole heap, unless it will tell of them at the still point.
+    """
+    from cria.engine import belongings, control
+
+    if work.inflight is None or control.find(work.inventory) is None:
+        work.its_stores = belongings.file_stores(work.inventory)
     work.its_temporary_files = belongings.temporary_files(work.inventory)
     work.its_model_files = belongings.model_files(work.inventory)
 
@@ -81,8 +87,15 @@ def resume_the_engine(work: Dump) -> None:
 
 
 def drop_what_can_be_made_again(work: Dump) -> int | None:
+    from cria.engine import belongings
+
     assert work.still is not None
-    return work.still.drop()
+    dropped = work.still.drop()
+    if work.still.stores is not None:
+        work.its_stores = belongings.those_there(work.inventory, work.still.stores)
+    elif work.still.quiesced is not None:  # by a part inside that is older
+        work.its_stores = belongings.file_stores(work.inventory)
+    return dropped
 
 
 def clear_what_it_left(work: Dump) -> None:

@@ -18,11 +18,13 @@ def open_the_checkpoint(work: Source) -> None:
 
 def find_criu(work: Source) -> None:
     from cria.criu import binary
-    from cria.criu.client import Client
 
     criu = binary.find()
-    binary.require(criu)
+    asked = binary.Asked(criu)
+    from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
+
     work.client = Client(criu)
+    asked.require()
 
 
 def check_it_fits(work: Source) -> int:
