@@ -61,11 +61,15 @@ class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file the engine needs and can find again: `digest` is the one of cria.storage.digests.sampled."""
+    """A file the engine needs and can find again: `digest` is the one of cria.storage.digests.sampled.
+
+    `stamp` is the one of cria.storage.record; empty in old checkpoints.
+    """
 
     path: str
     size_bytes: int
     digest: str
+    stamp: str = ""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ checkpoint while it is frozen, and put back before each restore.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -23,11 +22,11 @@ LINK_REMAP = "link_remap."
 
 def wanted(paths: Iterable[str]) -> list[Path]:
     """Those of the engine's open or mapped files that have to be carried."""
+    below = tuple(f"{root}/" for root in MEMORY_FILE_SYSTEMS)
     return sorted(
-        path
-        for path in {Path(p) for p in paths}
-        if path.name.startswith(LINK_REMAP)
-        or any(root in path.parents for root in MEMORY_FILE_SYSTEMS)
+        Path(path)
+        for path in set(paths)
+        if path.startswith(below) or path.rpartition("/")[2].startswith(LINK_REMAP)
     )
 
 
@@ -136,7 +135,7 @@ def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
     """Written under a fresh name and renamed: nobody ever opens half a file."""
     path, *others = (root / name.lstrip("/") for name in file.every_name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    fresh = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     try:
         source = os.open(stored, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:

@@ -7,8 +7,7 @@ page cache take 0.4 s on two cores, 7.4 s with SHA-256.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +37,9 @@ def whole(path: Path, moved: Moved | None = None) -> str:
 
     Holes are not read. Raises OSError.
     """
-    digest = hasher()
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
+        digest = hasher(size)
         for begin, end, is_data in sparse.extents(file.fileno(), size):
             for piece in _read(file, begin, end) if is_data else _holes(end - begin):
                 digest.update(piece)
@@ -56,7 +55,7 @@ def sampled(path: Path) -> str:
     from those that were there; it does not see a few bytes changed between the samples.
     Raises OSError.
     """
-    digest = hasher()
+    digest = hasher(SAMPLE)
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(size.to_bytes(8, "little"))
@@ -69,7 +68,7 @@ def sampled(path: Path) -> str:
     return str(digest.hexdigest())
 
 
-def parts(directory: Path, names: Iterable[str], moved: Moved | None = None) -> tuple[Part, ...]:
+def parts(directory: Path, names: Sequence[str], moved: Moved | None = None) -> tuple[Part, ...]:
     """The files `names` below `directory` with their sizes and digests, and through to the disk."""
 
     def of(name: str) -> Part:
@@ -77,7 +76,7 @@ def parts(directory: Path, names: Iterable[str], moved: Moved | None = None) -> 
         _sync(path)
         return Part(path=name, size_bytes=path.stat().st_size, digest=whole(path, moved))
 
-    return tuple(_at_once(of, names))
+    return tuple(at_once(of, names))
 
 
 def damaged(directory: Path, known: Iterable[Part], moved: Moved | None = None) -> Iterator[Damage]:
@@ -97,19 +96,29 @@ def damaged(directory: Path, known: Iterable[Part], moved: Moved | None = None) 
             return Damage(part.path, f"cannot be read: {error.strerror}")
         return None
 
-    return (damage for damage in _at_once(look, known) if damage is not None)
+    known = tuple(known)
+    little = all(
+        part.size_bytes <= SMALL for part in known
+    )  # threads would cost more than they give
+    looked = map(look, known) if little else at_once(look, known)
+    return (damage for damage in looked if damage is not None)
 
 
-def _at_once(look: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
+def at_once(look: Callable[[Any], Any], things: Sequence[Any]) -> Iterator[Any]:
+    """What `look` says of each thing, in their order, looked at by several threads."""
+    if not things:
+        return  # a restore of files that nobody touched need not load what threads need
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         yield from pool.map(look, things)
 
 
-def hasher() -> Any:
-    """BLAKE3, on as many processors as there are."""
+def hasher(size: int = 1 << 62) -> Any:
+    """BLAKE3, on as many processors as there are; on one for little, where threads cost more than they give."""
     from blake3 import blake3
 
-    return blake3(max_threads=blake3.AUTO)
+    return blake3(max_threads=blake3.AUTO if size > SMALL else 1)
 
 
 def _read(file: Any, begin: int, end: int) -> Iterator[memoryview]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def stage(target: Path) -> Path:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
-        staged = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+        staged = target.parent / f".{target.name}.{os.urandom(4).hex()}.partial"
         staged.mkdir(mode=PRIVATE)
         (staged / IMAGES).mkdir(mode=PRIVATE)
         (staged / CARRIED).mkdir(mode=PRIVATE)
@@ -67,11 +66,12 @@ def discard(staged: Path) -> None:
 
 def parts(directory: Path) -> list[str]:
     """The names of a checkpoint's parts below `directory`: all but what CRIU writes to the end."""
-    return [
-        str(path.relative_to(directory))
-        for path in sorted(directory.rglob("*"))
-        if not path.is_dir() and path.name not in NOT_PARTS
-    ]
+    return sorted(
+        os.path.relpath(os.path.join(place, name), directory)  # noqa: PTH118
+        for place, _, names in os.walk(directory)
+        for name in names
+        if name not in NOT_PARTS
+    )
 
 
 def size_bytes(directory: Path) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cria.images.files import RegularFile
 from cria.manifest import RecordedFile
 from cria.storage import digests
 
+SETTLED_NS = 2_000_000_000
 _NOT_FILES = ("/proc/", "/sys/", "/dev/")
 
 
@@ -37,22 +38,45 @@ def record(paths: Iterable[str], root: Path = Path("/")) -> tuple[RecordedFile, 
     def of(path: str) -> RecordedFile | None:
         there = root / path.lstrip("/")
         try:
-            size = there.stat().st_size
-            return RecordedFile(path=path, size_bytes=size, digest=digests.sampled(there))
+            # Before the samples are read: what is written meanwhile shows later.
+            status = there.stat()
+            digest = digests.sampled(there)
+            stamp = _stamp(status) if _is_settled(status) else ""
+            return RecordedFile(path=path, size_bytes=status.st_size, digest=digest, stamp=stamp)
         except OSError:
             return None
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return tuple(file for file in pool.map(of, sorted(paths)) if file is not None)
+    return tuple(file for file in digests.at_once(of, sorted(paths)) if file is not None)
 
 
 def differences(
     recorded: Iterable[RecordedFile], root: Path = Path("/")
 ) -> Iterator[tuple[RecordedFile, str, str]]:
-    """The files that are not as they were: each with what is wrong and what is here."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        compared = pool.map(lambda file: (file, _difference(file, root)), recorded)
-        yield from ((file, *found) for file, found in compared if found is not None)
+    """The files that are not as they were: each with what is wrong and what is here.
+
+    A file with the stamp of the dump is the same file and was not written to: it is not read.
+    """
+    unsure = [file for file in recorded if not _is_untouched(file, root)]
+    compared = digests.at_once(lambda file: (file, _difference(file, root)), unsure)
+    yield from ((file, *found) for file, found in compared if found is not None)
+
+
+def _is_untouched(file: RecordedFile, root: Path) -> bool:
+    try:
+        return file.stamp == _stamp((root / file.path.lstrip("/")).stat())
+    except OSError:
+        return False
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    """Whether another change would have another time: clocks of file systems tick slowly."""
+    return time.time_ns() - status.st_ctime_ns > SETTLED_NS
+
+
+def _stamp(status: os.stat_result) -> str:
+    """Which file it is and when it last changed: nobody can set the time of the last change (inode(7), ctime)."""
+    known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return ":".join(map(str, known))
 
 
 def _difference(file: RecordedFile, root: Path) -> tuple[str, str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +18,7 @@ class StagedFile:
         self.target = target
         if os.path.lexists(target):
             raise self._exists()
-        self._path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        self._path = target.with_name(f".{target.name}.{os.urandom(4).hex()}.partial")
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import blake3
@@ -143,3 +144,40 @@ def test_each_difference_is_told(tmp_path: Path) -> None:
     assert found["grown"] == ("has another size", "6 bytes")
     assert found["changed"][0] == "has other content"
     assert set(found) == {"gone", "grown", "changed"}
+
+
+def test_a_file_that_nobody_touched_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "library").write_bytes(b"code")
+    monkeypatch.setattr(record, "SETTLED_NS", 0)
+    recorded = record.record([str(tmp_path / "library")])
+
+    def read(_: Path) -> str:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(digests, "sampled", read)
+    assert list(record.differences(recorded)) == []
+
+
+def test_one_written_with_the_times_it_had_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    library.write_bytes(b"code")
+    monkeypatch.setattr(record, "SETTLED_NS", 0)
+    recorded = record.record([str(library)])
+    before = library.stat()
+    time.sleep(0.05)  # clocks of file systems tick slowly
+    library.write_bytes(b"evil")
+    os.utime(library, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    [(_, what, _)] = record.differences(recorded)
+    assert what == "has other content"
+
+
+def test_one_that_changed_a_moment_before_the_dump_is_always_read(tmp_path: Path) -> None:
+    (tmp_path / "library").write_bytes(b"code")
+    (recorded,) = record.record([str(tmp_path / "library")])
+
+    assert recorded.stamp == ""
