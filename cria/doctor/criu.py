@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cria.criu import binary
-from cria.doctor.engine import missing_capabilities
+from cria.doctor.capabilities import missing_capabilities
 from cria.doctor.host import kernel_version
 from cria.doctor.row import Row, fail, ok, skip, warn
 from cria.errors import CriuUnsuitable

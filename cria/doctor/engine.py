@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cria.doctor import descriptors, gpu, processes, sockets
+from cria.doctor.capabilities import CAP_SYS_RESOURCE, missing_capabilities
 from cria.doctor.row import Row, fail, ok
 from cria.errors import CheckpointExists, NoSpace, NotWritable, PrivilegeMissing
 from cria.inventory import Inventory
-
-# Source: include/uapi/linux/capability.h.
-CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_NET_ADMIN": 12}
-CAP_SYS_RESOURCE = {"CAP_SYS_RESOURCE": 24}
 
 Check = Callable[[Inventory], Iterator[Row]]
 
@@ -49,13 +46,6 @@ def privileges(inventory: Inventory) -> Iterator[Row]:
         )
     else:
         yield ok("privileges", "CRIU has the capabilities it needs")
-
-
-def missing_capabilities(wanted: dict[str, int] = CAPABILITIES) -> list[str]:
-    """The capabilities, of those CRIU needs for a dump with connections, that this process lacks."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(next(x for x in status.splitlines() if x.startswith("CapEff")).split()[1], 16)
-    return [name for name, bit in wanted.items() if not effective >> bit & 1]
 
 
 # Cheap, and each failed row stops a dump: they run before every one.

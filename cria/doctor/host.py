@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cria.doctor.engine import CAP_SYS_RESOURCE, missing_capabilities
+from cria.doctor.capabilities import CAP_SYS_RESOURCE, missing_capabilities
 from cria.doctor.recorded import available_memory
 from cria.doctor.row import Row, fail, ok, warn
 from cria.errors import CriuUnsuitable, NoSpace, PrivilegeMissing

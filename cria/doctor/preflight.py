@@ -1,19 +1,21 @@
-"""The checks that an operation runs before it touches anything: the doctor's rows, turned into one error."""
+"""The checks that an operation runs before it touches anything: the doctor's rows, turned into one error.
+
+Each imports its own: those of an engine bring much that a restore would load for nothing.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cria.checkpoint import Checkpoint
-from cria.doctor import engine, files
-from cria.doctor import restore as restore_checks
 from cria.doctor.row import raise_first, rows_of
 from cria.inventory import Inventory
-from cria.storage import carry, layout
 
 
 def dump(inventory: Inventory, output: Path) -> None:
     """Raises the error of the first check that this engine fails."""
+    from cria.doctor import engine
+
     rows = [row for check in engine.ENGINE_CHECKS for row in rows_of(check, inventory)]
     rows += engine.output(inventory, output)
     raise_first(rows, f"engine {inventory.root.pid} cannot be dumped")
@@ -24,6 +26,9 @@ def restore(checkpoint: Checkpoint, criu: Path) -> None:
 
     PidTaken and PathTaken come last: where they are the only hindrance, namespaces are the way out.
     """
+    from cria.doctor import restore as restore_checks
+    from cria.storage import carry, layout
+
     checks = (restore_checks.pids, restore_checks.unix_names)
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
@@ -35,6 +40,9 @@ def fits(checkpoint: Checkpoint, criu: Path) -> None:
 
     That is a missing capability, or CheckpointMismatch with every file that is not as it was.
     """
+    from cria.doctor import files
+    from cria.doctor import restore as restore_checks
+
     checks = (restore_checks.privileges, files.recorded, files.opened)
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} does not fit this host")

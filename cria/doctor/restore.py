@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cria.checkpoint import Checkpoint
 from cria.doctor.row import Row, fail, ok
-from cria.doctor.secrets import hide_in_words
 from cria.errors import CheckpointMismatch, PathTaken, PidTaken, PrivilegeMissing
 from cria.images.files import UnixSocket
 
@@ -20,7 +19,7 @@ Check = Callable[[Checkpoint, Path], Iterator[Row]]
 
 
 def privileges(*_: object) -> Iterator[Row]:
-    from cria.doctor.engine import missing_capabilities
+    from cria.doctor.capabilities import missing_capabilities
 
     missing = missing_capabilities()
     if missing:
@@ -115,6 +114,8 @@ def wait_for_zombies(needed: set[int], seconds: float = ZOMBIE_SECONDS) -> set[i
 
 def describe(pid: int) -> str:
     """Who holds a PID, in words; values that look like secrets are left out."""
+    from cria.doctor.secrets import hide_in_words
+
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
@@ -58,6 +57,8 @@ def _import(name: str, package: Path) -> ModuleType:
 
 
 def _protobuf() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("protobuf")
     except PackageNotFoundError:
