@@ -64,7 +64,9 @@ class Checkpoint:
 
         asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
         sockets = sockets_of(self.images, binary.find(), inventory=self.manifest.inventory)
-        return plan(sockets, occupants(), asked, **policies)
+        # Where every port is to stay, nobody else can be in the way.
+        near = None if ports else {socket.local.port for socket in sockets}
+        return plan(sockets, occupants(near=near), asked, **policies)
 
     @overload
     def restore(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP
@@ -20,15 +20,18 @@ _PROTOCOLS: dict[int, Protocol] = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp"}
 _PROC = Path("/proc")
 
 
-def occupants(netns: Path | None = None, *, named: bool = True) -> tuple[Occupant, ...]:
+def occupants(
+    netns: Path | None = None, *, named: bool = True, near: Collection[int] | None = None
+) -> tuple[Occupant, ...]:
     """Every TCP and UDP socket in the namespace at `netns` (/proc/PID/ns/net), or in cria's own.
 
     Connections that have ended and are only remembered (TIME_WAIT) are among them. Owners are looked
-    up where `named`, which reads all of /proc. Needs no rights for the own namespace; raises OSError
+    up where `named`, which reads all of /proc; only of those on the ports `near`, if given. Needs no rights for the own namespace; raises OSError
     where another cannot be entered.
     """
     rows = within(netns, _rows)
-    owners = owners_of({row.inode for row in rows if row.inode}) if named else {}
+    asked = (row for row in rows if row.inode and (near is None or row.source_port in near))
+    owners = owners_of({row.inode for row in asked}) if named else {}
     return tuple(_occupant(row, owners) for row in rows)
 
 
