@@ -17,6 +17,7 @@ from cria.errors import (
     DumpFailed,
     NoSuchPod,
 )
+from cria.kubernetes.place import Found
 
 Via = Literal["API server", "kubelet"]
 
@@ -35,13 +36,12 @@ _NODE_GONE = ("error trying to reach service", "dial tcp", "no route to host", "
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that is not 200, to a request for checkpointing `container` on `node`."""
+    """An answer that is not 200, to a request for checkpointing what was `found`."""
 
     status: int
     text: str
     via: Via
-    container: str
-    node: str
+    found: Found
 
     @property
     def said(self) -> str:
@@ -74,12 +74,12 @@ def _not_done(answer: Answer) -> CriaError:
     if answer.status == 405 or _has(answer.said, _UNIMPLEMENTED):
         return _unable(answer, "its container runtime cannot checkpoint: containerd since 2.0 can")
     if answer.status == 504 or _has(answer.said, _LATE):
-        return late(answer.container, answer.node, answer.said)
+        return late(answer.found, answer.said)
     if answer.status in (502, 503) or _has(answer.said, _NODE_GONE):
         return ClusterUnreachable(
-            f"the kubelet of node {answer.node} cannot be reached",
+            f"the kubelet of node {answer.found.node} cannot be reached",
             details=answer.said,
-            remedy=f"see whether the node is ready: kubectl describe node {answer.node}",
+            remedy=f"see whether the node is ready: kubectl describe node {answer.found.node}",
         )
     return _failed(answer)
 
@@ -98,12 +98,22 @@ def not_shown(status: int, text: str, what: str, right: str) -> CriaError:
     return ClusterUnreachable(f"the API server does not show {what}", details=said)
 
 
-def late(container: str, node: str, said: str) -> CheckpointTimedOut:
-    """What is said when the time is over, whoever kept it."""
+def late(found: Found, said: str) -> CheckpointTimedOut:
+    """What is said when the time is over, whoever kept it.
+
+    containerd (seen with 2.1.9) freezes a container for its dump, and when the call is broken off it
+    breaks off as well and leaves it frozen.
+    """
     return CheckpointTimedOut(
-        f"node {node} had not checkpointed {container} in time",
-        details=f"{said}\nit may still be at it: an archive can appear on the node",
+        f"node {found.node} had not checkpointed {found} in time",
+        details=f"{said}\ncontainerd then leaves a container frozen, and its engine does not go on",
+        remedy=f"on that node: {thawing(found)}; then give it longer: --timeout SECONDS",
     )
+
+
+def thawing(found: Found) -> str:
+    """The command that lets a frozen container of containerd's run on, on its node."""
+    return f"ctr --namespace k8s.io task resume {found.container_id}"
 
 
 def unauthorized(whom: str, said: str, *, kubelet: bool) -> ClusterForbids:
@@ -129,14 +139,14 @@ def _forbidden(answer: Answer) -> ClusterForbids:
         right = "create nodes/proxy"
     elif answer.via == "API server":
         right += ", for the API server's own user"
-    return forbidden(f"checkpoint {answer.container} on node {answer.node}", answer.said, right)
+    return forbidden(f"checkpoint {answer.found} on node {answer.found.node}", answer.said, right)
 
 
 def _not_found(answer: Answer) -> CriaError:
     said = answer.said
     if "does not exist" in said or "not found" in said.replace("page not found", ""):
         return NoSuchPod(
-            f"the kubelet of node {answer.node} does not know {answer.container}",
+            f"the kubelet of node {answer.found.node} does not know {answer.found}",
             details=said,
             remedy="see where it is now: kubectl get pods --all-namespaces -o wide",
         )
@@ -147,7 +157,7 @@ def _not_found(answer: Answer) -> CriaError:
 
 def _unable(answer: Answer, why: str) -> CheckpointApiMissing:
     return CheckpointApiMissing(
-        f"node {answer.node} cannot checkpoint containers",
+        f"node {answer.found.node} cannot checkpoint containers",
         details=f"{why}\n{answer.said}",
         remedy="in the kubelet's configuration: featureGates: {ContainerCheckpoint: true};"
         " and set the node up: cria kubernetes node install",
@@ -159,9 +169,9 @@ def _failed(answer: Answer) -> DumpFailed:
     no_criu = _has(answer.said, _NO_CRIU)
     cure = "set the node up: cria kubernetes node install" if no_criu else None
     return DumpFailed(
-        f"node {answer.node} could not checkpoint {answer.container}",
+        f"node {answer.found.node} could not checkpoint {answer.found}",
         details=answer.said,
-        remedy=cure or f"read CRIU's log on node {answer.node}",
+        remedy=cure or f"read CRIU's log on node {answer.found.node}",
         log=log[1] if log else None,
     )
 

@@ -15,11 +15,12 @@ from cria.kubernetes import manifest as manifests
 from cria.kubernetes.cluster import Cluster
 from cria.kubernetes.manifest import ArchiveManifest, Checked
 from cria.kubernetes.place import Found, Place, found, parse
-from cria.kubernetes.still import StillPoint, Wish, still_point
+from cria.kubernetes.still import StillPoint, Wish, still_point, thaw
 from cria.manifest import cria_version, now
 from cria.operation import Step, Stopwatch, run_steps
 
-TIMEOUT_SECONDS = 600
+DUMPING = "have its node checkpoint it"
+TIMEOUT_SECONDS = 1800  # a call that is broken off is worse than one that takes long
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +105,13 @@ def resume(work: Work) -> None:
 
 
 def ask_the_node(work: Work) -> None:
-    work.archive = work.cluster.checkpoint(work.found, seconds=work.options.timeout_seconds)
+    try:
+        work.archive = work.cluster.checkpoint(work.found, seconds=work.options.timeout_seconds)
+    except BaseException:
+        # Broken off, it may be left frozen: then not even a lease lets its engine go on.
+        if thaw(work.found):
+            work.tell(Warned(message=f"{work.found} was left frozen; it runs again"))
+        raise
 
 
 def check(work: Work) -> int | None:
@@ -182,7 +189,7 @@ def _same_container(container_id: str, found: Found, path: Path) -> None:
 CHECKPOINT_STEPS = (
     Step("find the container", find),
     Step("bring its engine to a still point", pause, resume),
-    Step("have its node checkpoint it", ask_the_node),
+    Step(DUMPING, ask_the_node),
     Step("let its engine go on", resume),
     Step("check the archive", check),
     Step("record what was done", record),

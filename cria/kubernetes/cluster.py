@@ -138,7 +138,7 @@ class Cluster:
                 response = http.post(path, params={"timeout": seconds}, timeout=patience)
         except ClusterUnreachable as error:
             if isinstance(error.__cause__, httpx2.ReadTimeout):
-                raise answers.late(str(found), found.node, error.details or "") from error
+                raise answers.late(found, error.details or "") from error
             raise
         return self._archive_in(response, found)
 
@@ -160,8 +160,7 @@ class Cluster:
             status=response.status_code,
             text=response.text,
             via=self.via,
-            container=str(found),
-            node=found.node,
+            found=found,
         )
 
     def _get(

@@ -93,10 +93,12 @@ def checkpoint_all(
     options: Options | None = None,
     share: Share | None = None,
     listener: Listener | None = None,
+    stop: threading.Event | None = None,
 ) -> Report:
     """Checkpoint a container in every pod that fits a label selector, on every node or only on `node`.
 
-    Pods that do not run and never will again are passed over. Raises NoSuchPod when none is left.
+    Pods that do not run and never will again are passed over. When `stop` is set, what has begun is
+    finished and no other begins. Raises NoSuchPod when there are none.
     """
     pods = cluster.pods(selector, namespace=namespace, node=node)
     alive = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
@@ -108,7 +110,8 @@ def checkpoint_all(
         )
     alive.sort(key=str)
     jobs = [_Job(place=_place(pod, container), node=pod.spec.node_name) for pod in alive]
-    return _Pool(cluster, options, share or Share(), listener or nobody).run(jobs)
+    stopped = stop or threading.Event()
+    return _Pool(cluster, options, share or Share(), listener or nobody, stopped).run(jobs)
 
 
 def _place(pod: Pod, container: str | None) -> Place:
@@ -135,8 +138,8 @@ class _Pool:
     options: Options | None
     share: Share
     tell: Listener
+    stopped: threading.Event
     changed: threading.Condition = field(default_factory=threading.Condition)
-    stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self, jobs: Sequence[_Job]) -> Report:
         begun = time.monotonic()
@@ -144,12 +147,17 @@ class _Pool:
             threading.Thread(target=self._work_on, args=(jobs,), daemon=True).start()
         try:
             with self.changed:
-                self.changed.wait_for(lambda: all(job.state == "ended" for job in jobs))
+                self.changed.wait_for(lambda: self._is_over(jobs))
         except BaseException:
             self._abandon(jobs)
             raise
-        outcomes = tuple(job.outcome for job in jobs if job.outcome)
+        outcomes = tuple(job.outcome or _not_begun(job) for job in jobs)
         return Report(outcomes=outcomes, wall_seconds=time.monotonic() - begun)
+
+    def _is_over(self, jobs: Sequence[_Job]) -> bool:
+        begun = [job for job in jobs if job.state != "waiting"]
+        ended = all(job.state == "ended" for job in begun)
+        return ended and (len(begun) == len(jobs) or self.stopped.is_set())
 
     def _work_on(self, jobs: Sequence[_Job]) -> None:
         while (job := self._next(jobs)) is not None:
@@ -214,6 +222,11 @@ class _Pool:
         for job in jobs:
             if job.state == "running" and job.work is not None:
                 resume(job.work)
+
+
+def _not_begun(job: _Job) -> Outcome:
+    why = Failure(code="interrupted", message="not begun", details=None, remedy=None)
+    return Outcome(place=str(job.place), node=job.node, tries=0, seconds=0.0, failure=why)
 
 
 def named(name: str, listener: Listener) -> Callable[[Event], None]:

@@ -207,6 +207,20 @@ def root_of(found: Found, proc: Path = Path("/proc")) -> int:
     return min(roots)
 
 
+def thaw(found: Found) -> bool:
+    """Let a container run again that was left frozen, where this is its node; whether that was needed."""
+    from cria.kubernetes.criu_action import freezer, is_frozen, write
+
+    try:
+        file, _, running = freezer(root_of(found))
+        if file is None or not is_frozen(file):
+            return False
+        write(file, running)
+    except (NoSuchProcess, OSError):  # it is elsewhere, has ended, or is not for us to let go
+        return False
+    return True
+
+
 def _parent(path: Path) -> int:
     return int((path / "stat").read_text().rpartition(")")[2].split()[1])
 

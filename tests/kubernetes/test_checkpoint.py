@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ import pytest
 from cria.errors import CheckpointTimedOut, DumpFailed, QuiesceFailed
 from cria.kubernetes.checkpoint import Options, checkpoint
 from cria.kubernetes.cluster import Cluster, Kubelets
+from cria.kubernetes.criu_action import freezer, is_frozen
 from cria.kubernetes.still import Wish
 from tests.kubernetes.conftest import Container
 from tests.kubernetes.cri import Cri
-from tests.kubernetes.runtime import Containerd, wait_for
+from tests.kubernetes.runtime import PREFIX, Containerd, wait_for
 from tests.kubernetes.standin import Ran, Refused, StandIn, pod, standing_in
 from tests.kubernetes.test_criu_action import (
     Request,
@@ -62,23 +64,30 @@ class Kubelet:
     def take(self, place: str, wish: Wish = HERE, **options: Any) -> Any:
         return checkpoint(place, cluster=self.cluster(), options=Options(wish=wish, **options))
 
-    def _checkpoint(self, name: str, container: str, seconds: int) -> str:
+    def _checkpoint(self, name: str, container: str, seconds: float) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         archive = self.directory / f"checkpoint-{name}_default-{container}-{moment}.tar"
-        words = {"container_id": self.ids[name], "location": str(archive), "timeout": seconds}
+        words = {"container_id": self.ids[name], "location": str(archive)}
         try:
-            self.cri.CheckpointContainer(seconds=seconds, **words)
+            self.cri.CheckpointContainer(seconds=seconds, timeout=int(seconds), **words)
         except grpc.RpcError as error:
-            said = f"rpc error: code = {error.code()} desc = {error.details()}"  # type: ignore[attr-defined]
-            raise Refused(500, f"checkpointing of default/{name} failed ({said})") from error
+            raise Refused(
+                500, f"checkpointing of default/{name} failed ({as_go(error)})"
+            ) from error
         return str(archive)
 
     def _run(self, name: str, container: str, command: Any) -> Ran:
         try:
             done = self.cri.ExecSync(container_id=self.ids[name], cmd=command, timeout=60)
         except grpc.RpcError as error:
-            raise Refused(500, f"Internal error occurred: {error.details()}") from error  # type: ignore[attr-defined]
+            raise Refused(500, f"Internal error occurred: {as_go(error)}") from error
         return done.exit_code, done.stdout.decode(), done.stderr.decode()
+
+
+def as_go(error: Any) -> str:
+    """As the kubelet words an error of gRPC."""
+    code = "".join(word.title() for word in error.code().name.split("_"))
+    return f"rpc error: code = {code} desc = {error.details()}"
 
 
 @pytest.fixture
@@ -190,16 +199,33 @@ def test_a_node_without_criu_is_told_how_to_get_it(
     assert (get(serving.port)["pauses"], get(serving.port)["paused"]) == (1, False)
 
 
-def test_a_node_that_takes_too_long_is_told_and_the_engine_goes_on(
-    kubelet: Kubelet, serving: Serving
+@pytest.mark.parametrize("here", [True, False])
+def test_a_container_that_a_broken_off_checkpoint_left_frozen_runs_again(
+    here: bool,
+    kubelet: Kubelet,
+    serving: Serving,
+    containerd: Containerd,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """containerd 2.1.9 leaves it so: on its node cria lets it run, elsewhere it says what to type there."""
     place = kubelet.show(serving.container)
-    kubelet.standin.checkpoint = lambda name, container, _s: kubelet._checkpoint(name, container, 0)
+    kubelet.standin.checkpoint = lambda *words: kubelet._checkpoint(*words[:2], 0.05)
+    if not here:
+        monkeypatch.setattr("cria.kubernetes.checkpoint.thaw", lambda _found: False)
 
-    with pytest.raises(CheckpointTimedOut):
-        kubelet.take(place)
+    with pytest.raises(CheckpointTimedOut) as caught:
+        kubelet.take(place, Wish(lease_seconds=1, python=sys.executable))
 
+    if not here:
+        assert is_frozen(str(freezer(serving.container.pid)[0])), (
+            "then this test has lost its sense"
+        )
+        command = str(caught.value.remedy).split(": ", 1)[1].split(";")[0].split()
+        ctr = (PREFIX / "bin" / "ctr", "--address", containerd.socket)
+        done = containerd.in_its_namespaces(*ctr, *command[1:])
+        assert done.returncode == 0, done.stderr
     wait_for(lambda: not get(serving.port)["paused"])
+    assert get(serving.port, "generate/2")["steps"] == 2
 
 
 def test_a_container_without_python_is_told(kubelet: Kubelet, serving: Serving) -> None:
@@ -227,16 +253,49 @@ def test_an_engine_whose_cria_dies_goes_on_by_itself(kubelet: Kubelet, serving: 
     assert get(serving.port)["resumes"] == 1
 
 
-def test_one_that_is_told_to_end_lets_it_go_on_first(kubelet: Kubelet, serving: Serving) -> None:
-    """As a pod of a Job that is deleted."""
-    place = kubelet.show(serving.container)
-    kubelet.standin.checkpoint = lambda *_: str(time.sleep(60))
-    words = ["--kubeconfig", kubelet.kubeconfig, "--python", sys.executable]
+def started(kubelet: Kubelet, place: str, *more: str) -> subprocess.Popen[str]:
+    words = ["--kubeconfig", str(kubelet.kubeconfig), "--python", sys.executable, *more]
     command = [sys.executable, "-m", "cria", "kubernetes", "checkpoint", place, *words]
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as cria:
-        wait_for(lambda: get(serving.port)["paused"])
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_one_that_is_told_to_end_waits_for_the_node(kubelet: Kubelet, serving: Serving) -> None:
+    """As a pod of a Job that is deleted: broken off, the container could be left frozen."""
+    place = kubelet.show(serving.container)
+    begun, go = threading.Event(), threading.Event()
+
+    def checkpoint_later(name: str, container: str, seconds: int) -> str:
+        begun.set()
+        go.wait(20)
+        return kubelet._checkpoint(name, container, seconds)
+
+    kubelet.standin.checkpoint = checkpoint_later
+    with started(kubelet, place) as cria:
+        assert begun.wait(20)
+        cria.terminate()
+        go.set()
+        out, said = cria.communicate(timeout=30)
+
+    assert cria.returncode == 0
+    assert Path(out.strip()).is_file()
+    assert "is waited for" in said
+    assert not get(serving.port)["paused"]
+
+
+def test_one_that_is_told_twice_lets_the_engine_go_on_and_ends(
+    kubelet: Kubelet, serving: Serving
+) -> None:
+    place = kubelet.show(serving.container)
+    begun, go = threading.Event(), threading.Event()
+    kubelet.standin.checkpoint = lambda *_: str(begun.set() or go.wait(20))
+    with started(kubelet, place) as cria:
+        assert begun.wait(20)
+        cria.terminate()
+        assert cria.stderr is not None
+        wait_for(lambda: "is waited for" in str(cria.stderr and cria.stderr.readline()))
         cria.terminate()
         assert cria.wait(timeout=20) == 130
+    go.set()
 
     assert (get(serving.port)["resumes"], get(serving.port)["paused"]) == (1, False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--timeout",
     type=click.IntRange(1),
-    default=600,
+    default=1800,
     help="Seconds the node may take for one container.",
 )
 @click.option(
@@ -96,28 +95,21 @@ def command(
         return
     if bool(place) == bool(selector):
         raise click.UsageError("Name either a container or labels: NS/POD/CONTAINER, or -l.")
-    signal.signal(signal.SIGTERM, interrupted)
     if place:
         one(place, words, as_json=as_json, progress=progress)
     else:
         many(str(selector), words, as_json=as_json, progress=progress)
 
 
-def interrupted(_number: int, _frame: Any) -> None:
-    """A pod that is deleted is sent SIGTERM: what stands still must go on before we end."""
-    raise KeyboardInterrupt
-
-
 def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
+    from cria.cli.kubernetes.ending import Ending
     from cria.kubernetes.checkpoint import checkpoint
     from cria.kubernetes.many import single
 
-    done = checkpoint(
-        place,
-        cluster=cluster(words, progress),
-        options=options(words),
-        listener=output.listener(progress),
-    )
+    known = cluster(words, progress)
+    with Ending() as ending:
+        listener = ending.listen(output.listener(progress))
+        done = checkpoint(place, cluster=known, options=options(words), listener=listener)
     if as_json:
         output.document(single(done))
         return
@@ -127,19 +119,25 @@ def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> N
 
 
 def many(selector: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
+    from cria.cli.kubernetes.ending import Ending
     from cria.kubernetes.many import Share, checkpoint_all
 
-    report = checkpoint_all(
-        selector,
-        cluster=cluster(words, progress),
-        namespace=words["namespace"],
-        node=words["node"],
-        container=words["container"],
-        options=options(words),
-        share=Share(at_once=words["at_once"], per_node=words["per_node"], tries=words["tries"]),
-        # Many are told of at once, so none has a line of its own.
-        listener=output.listener("lines" if progress == "auto" else progress),
-    )
+    # Many are told of at once, so none has a line of its own.
+    listener = output.listener("lines" if progress == "auto" else progress)
+    known = cluster(words, progress)
+    share = Share(at_once=words["at_once"], per_node=words["per_node"], tries=words["tries"])
+    with Ending() as ending:
+        report = checkpoint_all(
+            selector,
+            cluster=known,
+            namespace=words["namespace"],
+            node=words["node"],
+            container=words["container"],
+            options=options(words),
+            share=share,
+            listener=ending.listen(listener),
+            stop=ending.stop,
+        )
     output.document(report) if as_json else click.echo(shown(report))
     if report.failed:
         raise click.exceptions.Exit(_some_failed(report, as_json=as_json))

@@ -269,7 +269,8 @@ def test_a_node_that_does_not_answer_in_time_is_not_waited_for(
     with pytest.raises(CheckpointTimedOut, match="node-1") as caught:
         straw.take(timeout_seconds=1)
 
-    assert "may still be at it" in str(caught.value.details)
+    assert "leaves a container frozen" in str(caught.value.details)
+    assert "ctr --namespace k8s.io task resume p-engine" in str(caught.value.remedy)
     assert engine.commands == DONE
 
 
