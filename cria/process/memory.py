@@ -13,6 +13,7 @@ from cria.process.tree import PROC
 
 SHM = "/dev/shm/"
 _DELETED = " (deleted)"
+_START_BRK = 47 - 3  # proc(5) counts from 1, and its third field is the first after the name
 
 
 class Mapping(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +56,20 @@ def mappings(pid: int, proc: Path = PROC) -> Iterator[Mapping]:
             yield Mapping(
                 pid=pid, range=parts[0], permissions=parts[1], inode=int(parts[4]), path=parts[5]
             )
+
+
+def heap(pid: int, proc: Path = PROC) -> Iterator[tuple[int, int]]:
+    """Begin and end of the mappings that the heap is made of.
+
+    They are found by where it starts: in a clone that shares its memory most of the heap is a mapping of a
+    file, and not called a heap.
+    """
+    at = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[_START_BRK])
+    for line in (proc / str(pid) / "maps").read_text(errors="replace").splitlines():
+        begin, end = (int(x, 16) for x in line.split(maxsplit=1)[0].split("-"))
+        if begin <= at < end:
+            yield begin, end
+            at = end
 
 
 def _users(

@@ -21,9 +21,8 @@ def copy(source: int, target: int) -> int:
     )
 
 
-def extents(descriptor: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """The stretches of a file in order: begin, end, and whether it is data or a hole."""
-    offset = 0
+def extents(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[int, int, bool]]:
+    """The stretches of a file from `offset` to `size`: begin, end, and whether it is data or a hole."""
     while offset < size:
         try:
             begin = min(os.lseek(descriptor, offset, os.SEEK_DATA), size)
