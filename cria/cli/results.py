@@ -14,6 +14,7 @@ from cria.demo import DemoFacts
 from cria.engine.handle import Engine
 from cria.kubernetes.many import Report
 from cria.kubernetes.node import Installed
+from cria.kubernetes.prune import Pruned
 from cria.timings import Timings
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "pack": Packed,
     "unpack": Unpacked,
     "kubernetes-checkpoint": Report,
+    "kubernetes-prune": Pruned,
     "demo": DemoFacts,
     "kubernetes-node": Installed,
     "kubernetes-node-install": NodeChanged,

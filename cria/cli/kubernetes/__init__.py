@@ -14,6 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "node": ("cria.cli.kubernetes.node", "Have a node's checkpoints taken at a still point."),
     "remap": ("cria.cli.kubernetes.remap", "Move the ports in a container's checkpoint archive."),
+    "prune": ("cria.cli.kubernetes.prune", "Remove old archives of a node."),
 }
 
 

@@ -1,0 +1,130 @@
+"""Old archives of a node are removed by number, size and age; nothing that cria has not recorded is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from straw import Straw
+
+from cria.cli.kubernetes.prune import command
+from cria.errors import NotWritable, UsageError
+from cria.kubernetes import manifest
+from cria.kubernetes.prune import Rule, Stored, plan, prune, stored
+
+DAY = 86400.0
+BLOCK = 4096
+
+
+def of(container: str, *ages: float) -> list[Stored]:
+    return [
+        Stored(path=f"/{container}-{age:g}", container=container, bytes=100, seconds=age * DAY)
+        for age in ages
+    ]
+
+
+def gone(known: list[Stored], rule: Rule) -> list[str]:
+    newest_first = sorted(known, key=lambda each: each.seconds)
+    return sorted(each.archive.path for each in plan(newest_first, rule))
+
+
+@pytest.mark.parametrize(
+    ("rule", "removed"),
+    [
+        (Rule(keep=2), ["/a-3", "/a-4"]),
+        (Rule(keep=1), ["/a-2", "/a-3", "/a-4", "/b-9"]),
+        (Rule(most_bytes=400), ["/a-4", "/b-9"]),
+        (Rule(most_bytes=0), ["/a-2", "/a-3", "/a-4", "/b-9"]),
+        (Rule(days=3.5), ["/a-4", "/b-5", "/b-9"]),
+        (Rule(keep=3, most_bytes=10000, days=100), ["/a-4"]),
+    ],
+)
+def test_what_goes_is_what_no_rule_lets_stay(rule: Rule, removed: list[str]) -> None:
+    assert gone([*of("a", 1, 2, 3, 4), *of("b", 5, 9)], rule) == removed
+
+
+@pytest.fixture
+def node(straw: Straw, tmp_path: Path) -> Path:
+    """A directory of archives: three of one container with manifests, one of somebody else's."""
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    straw.add("p")
+    for day in (1, 2, 3):
+        name = f"checkpoint-p_default-engine-2026-01-0{day}T00:00:00Z.tar"
+        straw.archive = str(directory / "gone" / name)
+        done = straw.take(manifests=directory)
+        aged = msgspec.structs.replace(done.manifest, created=f"2026-01-0{day}T00:00:00+00:00")
+        manifest.write(aged, directory)
+        (directory / name).write_bytes(b"x" * BLOCK)
+    (directory / "checkpoint-q_default-other-2025-01-01T00:00:00Z.tar").write_bytes(b"x")
+    return directory
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name.removesuffix(".cria.json")[-24:-14] for path in directory.iterdir())
+
+
+def test_archives_go_with_their_manifests_and_others_stay(node: Path) -> None:
+    done = prune(node, Rule(keep=1))
+
+    assert (len(done.removed), len(done.kept), done.others) == (2, 1, 1)
+    assert done.freed_bytes == 2 * BLOCK
+    assert names(node) == ["2025-01-01", "2026-01-03", "2026-01-03"]
+
+
+def test_a_dry_run_touches_nothing(node: Path) -> None:
+    before = names(node)
+
+    assert len(prune(node, Rule(keep=1), dry_run=True).removed) == 2
+    assert names(node) == before
+
+
+def test_a_link_in_an_archive_s_place_is_not_followed(node: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    link = next(node.glob("*2026-01-01*.tar"))
+    link.unlink()
+    link.symlink_to(precious)
+
+    known, others = stored(node)
+    prune(node, Rule(days=0))
+
+    assert (len(known), others) == (2, 2)
+    assert precious.exists()
+    assert link.is_symlink()
+
+
+def test_without_a_rule_or_a_directory_it_says_so(node: Path) -> None:
+    with pytest.raises(UsageError, match="what shall stay"):
+        prune(node, Rule())
+    with pytest.raises(UsageError, match="not a directory"):
+        prune(node / "nowhere", Rule(keep=1))
+
+
+def test_what_cannot_be_removed_is_one_clear_error(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(NotWritable, match="cannot be removed"):
+        prune(node, Rule(keep=1))
+
+
+def test_the_command_shows_what_goes_with_sizes(node: Path) -> None:
+    shown = CliRunner().invoke(command, [str(node), "--keep", "2", "--most", "10Ki", "--dry-run"])
+    done = CliRunner().invoke(command, [str(node), "--most", "8Ki", "--json"])
+
+    assert "of its container 2 are newer" in shown.stdout
+    assert "4 KiB would be freed; 2 of 8 KiB stay, 1 that cria has not recorded" in shown.stdout
+    told = json.loads(done.stdout)
+    assert [each["why"] for each in told["removed"]] == ["with the newer ones it is too much"]
+
+
+@pytest.mark.parametrize("size", ["2 GB", "-1", "1.5Gi", "Gi"])
+def test_a_size_that_is_none_is_refused(size: str, tmp_path: Path) -> None:
+    assert CliRunner().invoke(command, [str(tmp_path), "--most", size]).exit_code == 2
