@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cria.dump.work import Dump
 
 
@@ -39,7 +41,18 @@ def find_criu(work: Dump) -> None:
     from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
 
     work.client = Client(criu)
+    _load_what_is_needed_later(criu)
     work.criu_version = ".".join(map(str, asked.require()))
+
+
+def _load_what_is_needed_later(criu: Path) -> None:
+    """Now, that the engine need not stand still for it."""
+    from cria.criu import log, options  # noqa: F401
+    from cria.images import bindings, complete, facts, files  # noqa: F401
+    from cria.storage import carry  # noqa: F401
+
+    for name in ("fdinfo", "remap_file_path"):
+        bindings.load(name, criu)
 
 
 def take_its_inventory(work: Dump) -> None:
