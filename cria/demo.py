@@ -87,12 +87,12 @@ def serve_command(model: Path, port: int | str, tensor_parallel: int = 1) -> lis
     ]
 
 
-def make_model(place: Path) -> Path:
-    """The tiny random model, made once."""
+def make_model(place: Path, *, hidden: int = 256) -> Path:
+    """The tiny random model, made once; `hidden` is its width, on which its size depends."""
     model = place / "model"
     if not (model / "config.json").exists():
         made = subprocess.run(
-            [engine_python(), "-m", "cria.engine.inside.tiny_model", str(model)],
+            [engine_python(), "-m", "cria.engine.inside.tiny_model", str(model), str(hidden)],
             capture_output=True,
             text=True,
             check=False,

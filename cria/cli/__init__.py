@@ -20,6 +20,7 @@ VERBS = {
     "pack": ("cria.cli.pack", "Make one compressed archive of a checkpoint."),
     "unpack": ("cria.cli.unpack", "Open such an archive, safely."),
     "kubernetes": ("cria.cli.kubernetes", "Checkpoint engines in a cluster's pods."),
+    "bench": ("cria.cli.bench", "Measure cold start, CRIU alone and cria, by turns."),
     "demo": ("cria.cli.demo", "The whole story on a tiny model on the CPU."),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cria.bench.document import Bench
 from cria.cli import archives
 from cria.demo import DemoFacts
 from cria.engine.handle import Engine
@@ -171,6 +172,7 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "kubernetes-checkpoint": Report,
     "kubernetes-prune": Pruned,
     "demo": DemoFacts,
+    "bench": Bench,
     "kubernetes-node": Installed,
     "kubernetes-node-install": NodeChanged,
     "kubernetes-node-remove": NodeChanged,

@@ -1,4 +1,4 @@
-"""Make a tiny random Qwen3 model that vLLM can serve: `python -m cria.engine.inside.tiny_model DIR`."""
+"""Make a tiny random Qwen3 model that vLLM can serve: `python -m cria.engine.inside.tiny_model DIR [HIDDEN]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HIDDEN, LAYERS, VOCABULARY, CONTEXT = 256, 4, 512, 2048
 END = "<|endoftext|>"
 
 
-def make(directory: str, *, seed: int = 0) -> None:
+def make(directory: str, *, hidden: int = HIDDEN, seed: int = 0) -> None:
     """Write config, random weights (10 MB, the same for the same seed) and a byte-level tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -31,8 +31,8 @@ def make(directory: str, *, seed: int = 0) -> None:
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=2 * HIDDEN,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -48,4 +48,4 @@ def make(directory: str, *, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    make(sys.argv[1], hidden=int(sys.argv[2]) if sys.argv[2:] else HIDDEN)

@@ -1,0 +1,96 @@
+"""The engine that is measured: started as users start one, asked, and ended without a trace."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+
+import msgspec
+
+from cria.bench.document import Engine
+from cria.demo import ENVIRONMENT, make_model, serve_command
+from cria.engine import belongings, leftovers
+from cria.engine.generate import Generation, generate
+from cria.engine.take import take
+from cria.errors import CriaError, EngineFailed
+from cria.process import ended
+
+START_SECONDS = 600.0
+TOKENS = 8
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that has answered: `first_token_seconds` from its start, and what it generated."""
+
+    pid: int
+    url: str
+    first_token_seconds: float
+    generation: Generation
+
+
+def command_for(engine: Engine, place: Path) -> list[str]:
+    """The command that serves a tiny model of that size, with such a cache and so many ranks."""
+    assert engine.kv_gib is not None and engine.ranks is not None and engine.model_mb is not None
+    model = make_model(place / f"model-{engine.model_mb}", hidden=hidden_for(engine.model_mb))
+    cache = str(int(engine.kv_gib * (1 << 30)))
+    return [*serve_command(model, "auto", engine.ranks), "--kv-cache-memory-bytes", cache]
+
+
+def hidden_for(megabytes: int) -> int:
+    """The width at which the tiny model has about so many MB of weights: 4 x (3584 H + 24 H^2) bytes."""
+    width = (-3584 + sqrt(3584**2 + 24e6 * megabytes)) / 48
+    return max(64, round(width / 64) * 64)
+
+
+def start(command: Sequence[str], log: Path) -> Started:
+    """Start an engine; it is ended again if it does not serve. Raises EngineFailed."""
+    from cria.engine import automatic
+    from cria.engine.launch import launch, wait_until_serving
+
+    with automatic.ports(command) as words:
+        begin = time.monotonic()
+        launched = launch(words, log, environment=ENVIRONMENT | dict(os.environ))
+        try:
+            url = wait_until_serving(launched, seconds=START_SECONDS)
+            generate(url, tokens=1)
+            seconds = time.monotonic() - begin
+            generation = generate(url, tokens=TOKENS)
+        except BaseException:
+            end(launched.pid)
+            raise
+    return Started(pid=launched.pid, url=url, first_token_seconds=seconds, generation=generation)
+
+
+def first_token(url: str) -> float:
+    """Ask for one token; the moment at which it was there."""
+    generate(url, tokens=1)
+    return time.monotonic()
+
+
+def compare(url: str, before: Generation) -> None:
+    """Raises EngineFailed where an engine generates something else: its times would mean nothing."""
+    after = generate(url, tokens=TOKENS)
+    if after.tokens != before.tokens:
+        raise EngineFailed(
+            f"the engine restored at {url} generates other tokens",
+            details=f"before {before.tokens}, after {after.tokens}",
+            remedy="look into it: cria doctor",
+        )
+
+
+def end(root: int) -> None:
+    """Kill an engine and remove what it leaves; what is not there any more does no harm."""
+    try:
+        inventory = take(root, any_process=True)
+    except CriaError:
+        ended.reap([root])
+        return
+    stores = belongings.file_stores(inventory)
+    pids = [process.pid for process in inventory.processes]
+    ended.kill(pids)
+    ended.wait(inventory.processes)
+    ended.reap(pids)
+    leftovers.clear(inventory, stores)
