@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -100,3 +101,36 @@ print(__import__("os").listdir(__import__("sys").argv[1]))
         "True",
     ]
     assert sorted(eval(listed)) == ["cria_inside", "cria_inside-1.dist-info"]
+
+
+class Workers:
+    """An engine client that keeps what its workers are asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.asked: list[str] = []
+        self.error = error
+
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple[object, ...] = ()
+    ) -> list[None]:
+        self.asked.append(method)
+        if self.error is not None:
+            raise self.error
+        return [None]
+
+
+def test_workers_settle_before_the_first_request() -> None:
+    workers = Workers()
+
+    asyncio.run(doors.settle(workers))
+
+    assert workers.asked == ["cria_settle"]
+
+
+def test_an_engine_whose_workers_do_not_settle_starts_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        asyncio.run(doors.settle(Workers(RuntimeError("no such method"))))
+
+    assert "a pause will take longer" in caplog.text
