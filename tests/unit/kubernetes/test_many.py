@@ -65,17 +65,20 @@ def test_no_more_at_once_than_allowed(
 ) -> None:
     running: list[str] = []
     seen: list[tuple[int, int]] = []
-    lock = threading.Lock()
+    changed = threading.Condition()
     nodes = {f"p{number}": f"node-{number % 2}" for number in range(8)}
     for name, node in nodes.items():
         straw.add(name, node=node)
 
     def dump(name: str, container: str, seconds: int) -> str:
-        with lock:
+        with changed:
             running.append(nodes[name])
             seen.append((len(running), max(Counter(running).values())))
+            changed.notify_all()
+            # Until as many run as may, so that a slow machine sees them too; then a little, for one too many.
+            changed.wait_for(lambda: max(together for together, _ in seen) >= most, timeout=5)
         time.sleep(0.05)
-        with lock:
+        with changed:
             running.remove(nodes[name])
         return "/a.tar"
 
