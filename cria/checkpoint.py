@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cria.events import Listener
     from cria.manifest import Manifest, Part
     from cria.ports import PortPlan
+    from cria.sharing.model import SharedMemory
     from cria.timings import Timings
 
 MANIFEST, IMAGES = "manifest.json", "images"
@@ -102,6 +103,26 @@ class Checkpoint:
         from cria.fleet import restore_fleet
 
         return restore_fleet(self, replicas, ports=ports, listener=listener, **options)
+
+    def share_memory(
+        self, place: str | os.PathLike[str] | None = None, *, listener: Listener | None = None
+    ) -> SharedMemory:
+        """Make ready what clones of it can share, so that the first that does need not wait for that.
+
+        It lies in `place`, or beside the checkpoint. Raises CannotShare, NoSpace or NotWritable.
+        """
+        from cria.criu import binary
+        from cria.events import progress
+        from cria.sharing.backing import Backing
+
+        backing = Backing(self, Path(place) if place is not None else None, binary.find())
+        return backing.make_sure_of(progress(listener, "share its memory", self.memory_bytes()))
+
+    def unshare_memory(self, place: str | os.PathLike[str] | None = None) -> int:
+        """Remove what was made ready, and return the bytes freed. Raises PathTaken where it is in use."""
+        from cria.sharing import place as places
+
+        return places.remove(Path(place) if place is not None else places.beside(self.path))
 
     def pack(self, file: str | os.PathLike[str], *, listener: Listener | None = None) -> None:
         """Make one compressed archive of it. See cria.packing."""

@@ -17,7 +17,7 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.restore import BRING_UP, engine_of, gpu, prepare
+from cria.restore import BRING_UP, engine_of, gpu, prepare, share
 from cria.restore.work import Policy, Restore, Source
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def restore_fleet(
     canary: bool = True,
     gpus: dict[str, str] | None = None,
     gpu_seconds: float = 300.0,
+    share_memory: bool = False,
+    share_in: str | os.PathLike[str] | None = None,
     hooks: Iterable[Hook] = (),
     hook_seconds: float = 30.0,
     listener: Listener | None = None,
@@ -60,6 +62,8 @@ def restore_fleet(
         wants_canary=canary,
         wants_gpus=gpus or {},
         gpu_seconds=gpu_seconds,
+        share_memory=share_memory or share_in is not None,
+        share_in=Path(share_in) if share_in is not None else None,
         wants_hooks=tuple(hooks),
         hook_seconds=hook_seconds,
         listener=listener or nobody,
@@ -92,12 +96,15 @@ class Fleet(Source):
 
 def see_that_memory_suffices(fleet: Fleet) -> None:
     """Before the first clone: a host that runs out of memory kills whom it likes."""
-    one = fleet.checkpoint.memory_bytes()
-    available = available_bytes()
+    shared = fleet.shared.shared_bytes if fleet.shared is not None else 0
+    one = fleet.checkpoint.memory_bytes() - shared
+    available = available_bytes() - shared
     if one * fleet.replicas > available:
+        also = f" beside {shared >> 20} MiB that they share" if shared else ""
         raise NoSpace(
             f"{fleet.replicas} clones need more memory than there is",
-            details=f"{fleet.replicas} x {one >> 20} MiB are needed, {available >> 20} MiB are available",
+            details=f"{fleet.replicas} x {one >> 20} MiB are needed{also}, "
+            f"{available >> 20} MiB are available",
             remedy=f"restore {available // max(one, 1)} at most: --replicas N",
         )
 
@@ -119,6 +126,7 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
         )
         clone.checkpoint, clone.client = fleet.checkpoint, fleet.client
         clone.gpu_map, clone.gpu_seconds = fleet.gpu_map, fleet.gpu_seconds
+        clone.backing, clone.shared = fleet.backing, fleet.shared
         fleet.clones.append(clone)
     if fleet.isolate == "net":
         for clone in fleet.clones:
@@ -179,6 +187,7 @@ FLEET_STEPS: tuple[Step[Fleet], ...] = (
     Step("find CRIU", prepare.find_criu),
     Step("check it fits", prepare.check_it_fits),
     Step("choose its GPUs", gpu.choose_its_gpus, when=gpu.had_gpus),
+    Step("share its memory", share.share_its_memory, when=share.is_wanted),
     Step("see that memory suffices", see_that_memory_suffices),
     Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
     Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),

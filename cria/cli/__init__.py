@@ -15,6 +15,7 @@ VERBS = {
     "inspect": ("cria.cli.inspect", "Show what an engine or a checkpoint holds."),
     "dump": ("cria.cli.dump", "Dump an engine into a checkpoint."),
     "restore": ("cria.cli.restore", "Bring an engine back, on other ports if wanted."),
+    "share": ("cria.cli.share", "Make ready, or remove, the memory that clones share."),
     "stop": ("cria.cli.stop", "End an engine and clear away what it leaves."),
     "verify": ("cria.cli.verify", "See whether a checkpoint is whole."),
     "pack": ("cria.cli.pack", "Make one compressed archive of a checkpoint."),

@@ -58,6 +58,13 @@ POLICIES = ("refuse", "close", "keep")
 @click.option(
     "--gpu-seconds", type=float, default=300.0, help="Seconds that a copy to a GPU may take."
 )
+@click.option("--share-memory", is_flag=True, help="Clones hold what they do not change once.")
+@click.option(
+    "--share-in",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The same, with its files in DIR and not beside CHECKPOINT.",
+)
 @click.option("--replicas", type=click.IntRange(min=1), help="Restore so many clones at once.")
 @click.option("--all-or-none", is_flag=True, help="If one clone fails, take all down.")
 @click.option("--no-canary", is_flag=True, help="Do not compare what it generates with before.")
@@ -77,6 +84,8 @@ def command(
     isolate: Literal["auto", "always", "never", "net"],
     gpus: tuple[str, ...],
     gpu_seconds: float,
+    share_memory: bool,
+    share_in: Path | None,
     replicas: int | None,
     all_or_none: bool,
     no_canary: bool,
@@ -122,6 +131,8 @@ def command(
                 canary=not no_canary,
                 gpus=exchanged,
                 gpu_seconds=gpu_seconds,
+                share_memory=share_memory,
+                share_in=share_in,
                 hooks=hooks,
                 hook_seconds=hook_seconds,
                 listener=tell,
@@ -140,6 +151,8 @@ def command(
             canary=not no_canary,
             gpus=exchanged,
             gpu_seconds=gpu_seconds,
+            share_memory=share_memory,
+            share_in=share_in,
             hooks=hooks,
             hook_seconds=hook_seconds,
             listener=tell,
@@ -168,5 +181,7 @@ def _show(engines: tuple[Engine, ...], *, as_json: bool, timings: bool) -> None:
         return
     if timings and engines[0].timings is not None:
         click.echo(f"\n{output.timings_table(engines[0].timings)}", err=True)
+    if (shared := engines[0].shared_memory) is not None:
+        click.echo(shared.told, err=True)
     for engine in engines:
         click.echo(engine.url or engine.pid)

@@ -16,6 +16,7 @@ from cria.engine.handle import Engine
 from cria.kubernetes.many import Report
 from cria.kubernetes.node import Installed
 from cria.kubernetes.prune import Pruned
+from cria.sharing.model import SharedMemory
 from cria.timings import Timings
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[int, int] = {}
     ports_moved: int = 0
     timings: Timings | None = None
+    shared_memory: SharedMemory | None = None
 
     @classmethod
     def of(cls, engines: tuple[Engine, ...]) -> Restored:
@@ -72,7 +74,15 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
             ports=one.ports,
             ports_moved=one.ports_moved,
             timings=one.timings,
+            shared_memory=one.shared_memory,
         )
+
+
+class Unshared(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria share --remove --json`: `bytes` were freed."""
+
+    checkpoint: str
+    bytes: int
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +175,8 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "dump-dry-run": WouldDump,
     "restore": Restored,
     "restore-dry-run": Planned,
+    "share": SharedMemory,
+    "share-remove": Unshared,
     "stop": Stopped,
     "verify": Verified,
     "pack": Packed,

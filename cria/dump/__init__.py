@@ -41,6 +41,7 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("check the images", memory.check_the_images),
     Step("resume it, if it lives on", memory.resume_it_if_it_lives_on),
     Step("hooks: after-resume", told.after_resume, when=told.has_hooks_and_lives_on),
+    Step("take in what it shared", publish.take_in_what_it_shared, when=publish.shared_memory),
     Step("record what it can find again", publish.record_what_it_can_find_again),
     Step("make its memory lean", publish.make_its_memory_lean),
     Step("digest every part", publish.digest_every_part),

@@ -21,6 +21,24 @@ def discard_the_checkpoint(work: Dump) -> None:
         layout.discard(work.staged)
 
 
+def shared_memory(work: Dump) -> bool:
+    """Whether it is a clone that has some of its memory in a file that others map too."""
+    from cria.sharing import fold
+
+    return bool(fold.shared_files(work.files, work.client.criu))
+
+
+def take_in_what_it_shared(work: Dump) -> int:
+    """The file is for one host, and for a while: a checkpoint holds all it needs."""
+    from cria.sharing import fold
+    from cria.storage import layout
+
+    assert work.staged is not None
+    images = work.staged / layout.IMAGES
+    work.files = fold.fold(images, criu=work.client.criu)
+    return layout.size_bytes(images)
+
+
 def record_what_it_can_find_again(work: Dump) -> None:
     from cria.images import facts, files
     from cria.storage import layout, record

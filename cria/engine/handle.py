@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from cria.sharing.model import SharedMemory
 from cria.timings import Timings
 
 
@@ -12,6 +13,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     `ports` maps each published port of the checkpoint to its new one; `ports_moved` counts all
     listening ports that moved. `url` is None for a program that serves no HTTP API.
+    `shared_memory` says what it shares with other clones, where that was asked for.
     """
 
     pid: int
@@ -19,6 +21,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[int, int] = {}
     ports_moved: int = 0
     timings: Timings | None = None
+    shared_memory: SharedMemory | None = None
 
     def is_healthy(self) -> bool:
         from cria.engine import health

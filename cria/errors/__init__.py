@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cria.errors.base import CriaError, UsageError
 from cria.errors.checkpoint import (
+    CannotShare,
     CheckpointDamaged,
     CheckpointMismatch,
     CheckpointMissing,
@@ -62,6 +63,7 @@ from cria.errors.restore import (
 __all__ = [
     "AmbiguousTarget",
     "CanaryMismatch",
+    "CannotShare",
     "CheckpointApiMissing",
     "CheckpointDamaged",
     "CheckpointExists",

@@ -42,3 +42,12 @@ class NotACheckpoint(CriaError):
     code = "not-a-checkpoint"
     exit_status = 44
     default_remedy = "name the archive that the kubelet or the container runtime wrote"
+
+
+class CannotShare(CriaError):
+    """Clones cannot share the memory of this checkpoint, or not in that place."""
+
+    code = "cannot-share"
+    exit_status = 45
+    default_remedy = "restore without --share-memory"
+    default_docs = "docs/how-to/shared-memory.md"

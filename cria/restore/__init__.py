@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cria.checkpoint import Checkpoint
 from cria.operation import Step, run_steps
-from cria.restore import awake, gpu, place, prepare, processes, told
+from cria.restore import awake, gpu, place, prepare, processes, share, told
 from cria.restore.work import Isolate, Policy, Restore
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ PREPARE: tuple[Step[Restore], ...] = (
     Step("find CRIU", prepare.find_criu),
     Step("check it fits", prepare.check_it_fits),
     Step("choose its GPUs", gpu.choose_its_gpus, when=gpu.had_gpus),
+    Step("share its memory", share.share_its_memory, when=share.is_wanted),
     Step("plan the ports", prepare.plan_the_ports, undo=prepare.let_the_ports_go),
     Step("hold the ports", prepare.hold_the_ports, undo=prepare.let_the_ports_go),
 )
@@ -59,6 +61,8 @@ def restore(
     canary: bool = True,
     gpus: dict[str, str] | None = None,
     gpu_seconds: float = 300.0,
+    share_memory: bool = False,
+    share_in: str | os.PathLike[str] | None = None,
     hooks: Iterable[Hook] = (),
     hook_seconds: float = 30.0,
     listener: Listener | None = None,
@@ -71,7 +75,9 @@ def restore(
     The engine lives among the host's processes, or in pid, mount and ipc namespaces of its own: `auto`
     when a PID or path it needs is taken, `always`, or `never`. `net` gives it a network namespace too: no
     port is rewritten, and connections to its published ports are carried inside. `gpus` says which GPU
-    takes the place of which, by UUID; each copy from the host may take `gpu_seconds`. `hooks` are programs or
+    takes the place of which, by UUID; each copy from the host may take `gpu_seconds`. With
+    `share_memory` clones hold large parts of their memory once, and those are not copied
+    (docs/how-to/shared-memory.md); `share_in` is another place for it than beside the checkpoint. `hooks` are programs or
     functions that are run at the stages of hooks/README.md, a program for `hook_seconds` at most.
     Raises a CriaError; then nothing of the engine runs and the checkpoint is as it was.
     """
@@ -84,6 +90,8 @@ def restore(
         wants_canary=canary,
         wants_gpus=gpus or {},
         gpu_seconds=gpu_seconds,
+        share_memory=share_memory or share_in is not None,
+        share_in=Path(share_in) if share_in is not None else None,
         wants_hooks=tuple(hooks),
         hook_seconds=hook_seconds,
         listener=listener,
@@ -103,4 +111,5 @@ def engine_of(work: Restore, timings: Timings) -> Engine:
         ports={old.port: work.reached_at(old).port for old in published},
         ports_moved=len(work.plan.moved_ports),
         timings=timings,
+        shared_memory=work.shared,
     )

@@ -55,6 +55,8 @@ def make_a_private_view(work: Restore) -> None:
     private_view(work.checkpoint.images, work.view)
     stored.unpack_rest(work.checkpoint.images, work.view)
     rewrite(work.view, work.plan, unix=work.unix_names, criu_binary=work.client.criu)
+    if work.backing is not None:
+        work.backing.put_into(work.view)
 
 
 def remove_the_view(work: Restore) -> None:

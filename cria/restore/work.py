@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cria.namespaces.place import Host, OwnNamespaces
     from cria.namespaces.published import Forward
     from cria.ports import PortPlan
+    from cria.sharing.backing import Backing
+    from cria.sharing.model import SharedMemory
 
 Isolate = Literal["auto", "always", "never", "net"]
 Policy = Literal["refuse", "close", "keep"]
@@ -34,6 +36,10 @@ class Source:
     wants_gpus: dict[str, str] = field(default_factory=dict)
     gpu_map: dict[str, str] = field(default_factory=dict)
     gpu_seconds: float = 300.0
+    share_memory: bool = False
+    share_in: Path | None = None
+    backing: Backing | None = None
+    shared: SharedMemory | None = None
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,24 @@
+"""The memory that an engine shares with its clones: made sure of before anything is started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cria.fleet import Fleet
+    from cria.restore.work import Restore
+
+
+def is_wanted(work: Restore | Fleet) -> bool:
+    return work.share_memory
+
+
+def share_its_memory(work: Restore | Fleet) -> int:
+    """The first restore on this host copies it, the later ones find it. Returns the bytes copied."""
+    from cria.events import progress
+    from cria.sharing.backing import Backing
+
+    work.backing = Backing(work.checkpoint, work.share_in, work.client.criu)
+    total = work.checkpoint.memory_bytes()
+    work.shared = work.backing.make_sure_of(progress(work.listener, "share its memory", total))
+    return total if work.shared.made else 0
