@@ -20,11 +20,13 @@ from cria.kubernetes.checkpoint import Options, checkpoint
 from cria.kubernetes.cluster import Cluster, Kubelets
 from cria.kubernetes.criu_action import freezer, is_frozen
 from cria.kubernetes.still import Wish
-from tests.kubernetes.conftest import Container
+from tests.conftest import PROGRAMS
+from tests.kubernetes.conftest import Container, Sandbox, host_mounts
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import PREFIX, Containerd, wait_for
 from tests.kubernetes.standin import Ran, Refused, StandIn, pod, standing_in
 from tests.kubernetes.test_criu_action import (
+    CONTROL,
     Request,
     Serving,
     conf,
@@ -97,11 +99,34 @@ def kubelet(tmp_path: Path, cri: Cri) -> Iterator[Kubelet]:
 
 
 @pytest.fixture
-def serving(serve: Callable[..., Serving], tmp_path: Path) -> Serving:
-    """Without the action script: it is cria that brings it to its still point."""
+def annotations(tmp_path: Path) -> dict[str, str]:
+    """CRIU may keep connections, and runs no action script: it is cria that brings about the still point."""
     conf = tmp_path / "without-script.conf"
     conf.write_text("tcp-established\nskip-in-flight\n")
-    return serve(annotations={"org.criu.config": str(conf)})
+    return {"org.criu.config": str(conf)}
+
+
+@pytest.fixture
+def serving(serve: Callable[..., Serving], annotations: dict[str, str]) -> Serving:
+    return serve(annotations=annotations)
+
+
+@pytest.fixture
+def run_by_cria(
+    run_container: Callable[..., Container],
+    sandbox: Sandbox,
+    base_image: str,
+    free_port: Callable[[], int],
+    annotations: dict[str, str],
+) -> Serving:
+    """As in hooks/kubernetes/engine.yaml: cria run is the container's first process."""
+    port = free_port()
+    engine = [sys.executable, str(PROGRAMS / "generating.py"), str(port), CONTROL]
+    command = [sys.executable, "-m", "cria", "run", "--log", "/tmp/engine.log", "--", *engine]
+    words = {"command": command, "mounts": host_mounts(), "annotations": annotations}
+    running = run_container(sandbox, base_image, **words)
+    running.wait_until_it_says("ready")
+    return Serving(container=running, port=port)
 
 
 @pytest.mark.parametrize("by", ["exec", "node"])
@@ -143,6 +168,21 @@ def test_the_archive_restores_to_an_engine_that_goes_on(
     assert get(serving.port)["pauses"] == 1
     wait_for(lambda: not get(serving.port)["paused"])  # its lease is over
     assert get(serving.port, "generate/2") == {"steps": 2, "pauses": 0}
+
+
+def test_an_engine_that_cria_run_has_started_is_checkpointed_and_restored(
+    kubelet: Kubelet, run_by_cria: Serving, restore: Callable[..., Container], cri: Cri
+) -> None:
+    request = Request(run_by_cria.port, steps=60)
+
+    done = kubelet.take(kubelet.show(run_by_cria.container))
+    request.join(timeout=30)
+    cri.StopContainer(container_id=run_by_cria.container.id)
+    restore(Path(done.manifest.archive), run_by_cria.container)
+
+    assert request.answer == {"steps": 60, "pauses": 1}
+    assert len(done.manifest.still.engines) == 1
+    assert get(run_by_cria.port)["pauses"] == 1
 
 
 def test_with_the_node_s_hook_both_see_to_it_and_it_goes_on_once(
