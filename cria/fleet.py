@@ -17,7 +17,7 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.restore import BRING_UP, engine_of, gpu, prepare, share
+from cria.restore import BRING_UP, arriving, engine_of, gpu, prepare, share
 from cria.restore.work import Policy, Restore, Source
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def restore_fleet(
     outside: Policy = "refuse",
     clients: Policy = "close",
     canary: bool = True,
+    lazy: bool = False,
     gpus: dict[str, str] | None = None,
     gpu_seconds: float = 300.0,
     share_memory: bool = False,
@@ -60,6 +61,7 @@ def restore_fleet(
         all_or_none=all_or_none,
         policies={"outside": outside, "clients": clients},
         wants_canary=canary,
+        wants_lazy=lazy,
         wants_gpus=gpus or {},
         gpu_seconds=gpu_seconds,
         share_memory=share_memory or share_in is not None,
@@ -120,6 +122,7 @@ def plan_the_ports_of_all(fleet: Fleet) -> None:
             policies=fleet.policies,
             clone=number,
             wants_canary=fleet.wants_canary,
+            wants_lazy=fleet.wants_lazy,
             wants_hooks=fleet.wants_hooks,
             hook_seconds=fleet.hook_seconds,
             listener=partial(_tell, fleet.listener, number + 1),
@@ -188,6 +191,7 @@ FLEET_STEPS: tuple[Step[Fleet], ...] = (
     Step("check it fits", prepare.check_it_fits),
     Step("choose its GPUs", gpu.choose_its_gpus, when=gpu.had_gpus),
     Step("share its memory", share.share_its_memory, when=share.is_wanted),
+    Step("check it can be lazy", arriving.check_it_can_be_lazy, when=arriving.is_lazy),
     Step("see that memory suffices", see_that_memory_suffices),
     Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
     Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),

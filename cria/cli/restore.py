@@ -65,6 +65,7 @@ POLICIES = ("refuse", "close", "keep")
     metavar="DIR",
     help="The same, with its files in DIR and not beside CHECKPOINT.",
 )
+@click.option("--lazy", is_flag=True, help="Let it run while its memory still arrives.")
 @click.option("--replicas", type=click.IntRange(min=1), help="Restore so many clones at once.")
 @click.option("--all-or-none", is_flag=True, help="If one clone fails, take all down.")
 @click.option("--no-canary", is_flag=True, help="Do not compare what it generates with before.")
@@ -86,6 +87,7 @@ def command(
     gpu_seconds: float,
     share_memory: bool,
     share_in: Path | None,
+    lazy: bool,
     replicas: int | None,
     all_or_none: bool,
     no_canary: bool,
@@ -129,6 +131,7 @@ def command(
                 outside=outside,
                 clients=clients,
                 canary=not no_canary,
+                lazy=lazy,
                 gpus=exchanged,
                 gpu_seconds=gpu_seconds,
                 share_memory=share_memory,
@@ -149,6 +152,7 @@ def command(
             isolate="net" if isolate == "net" else "always",
             all_or_none=all_or_none,
             canary=not no_canary,
+            lazy=lazy,
             gpus=exchanged,
             gpu_seconds=gpu_seconds,
             share_memory=share_memory,

@@ -108,6 +108,17 @@ def loopback(_place: Path) -> Iterator[Row]:
         yield ok("loopback", "lo is up")
 
 
+def lazy(_place: Path) -> Iterator[Row]:
+    """Only a restore with --lazy needs it."""
+    from cria.lazy import support
+
+    found = support.hindrance()
+    if found is not None:
+        yield warn("lazy restore", found.why, found.remedy)
+    else:
+        yield ok("lazy restore", "userfaultfd, with word of changed mappings")
+
+
 def overcommit(_place: Path) -> Iterator[Row]:
     if _setting("vm/overcommit_memory") == "2":
         yield warn(
@@ -153,6 +164,7 @@ HOST_CHECKS = (
     namespaces,
     clocks,
     loopback,
+    lazy,
     overcommit,
     disk,
     memory,

@@ -46,3 +46,19 @@ def fits(checkpoint: Checkpoint, criu: Path) -> None:
     checks = (restore_checks.privileges, files.recorded, files.opened)
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} does not fit this host")
+
+
+def lazy() -> None:
+    """Raises PrivilegeMissing or CriuUnsuitable where this host cannot restore lazily."""
+    from cria.errors import CriuUnsuitable, PrivilegeMissing
+    from cria.lazy import support
+
+    found = support.hindrance()
+    if found is not None:
+        kind = PrivilegeMissing if found.privilege else CriuUnsuitable
+        raise kind(
+            "this host cannot restore lazily",
+            details=found.why,
+            remedy=found.remedy,
+            docs="docs/how-to/lazy.md",
+        )

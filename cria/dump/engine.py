@@ -27,6 +27,14 @@ def lock_it(work: Dump) -> None:
     work.lock = lock(work.root)
 
 
+def wait_for_its_memory(work: Dump) -> None:
+    """Of an engine that was restored lazily; for as long as it may take to bring it to a still point."""
+    from cria.lazy import arrival
+    from cria.process.tree import tree
+
+    arrival.wait((process.pid for process in tree(work.root)), work.quiesce_seconds)
+
+
 def unlock_it(work: Dump) -> None:
     if work.lock is not None:
         os.close(work.lock)

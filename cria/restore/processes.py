@@ -10,7 +10,7 @@ from cria.errors import NoSuchProcess, RestoreFailed
 from cria.restore.place import remove_the_view
 
 if TYPE_CHECKING:
-    from cria.restore.work import Restore
+    from cria.restore.work import Restore, Source
 
 
 def restore_the_processes(work: Restore) -> int:
@@ -25,6 +25,7 @@ def restore_the_processes(work: Restore) -> int:
     images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images
     message.log_file = "restore.log"
+    message.lazy_pages = work.wants_lazy
     connections = locks.needed(work.checkpoint.images, work.plan, work.client.criu)
     work.locks.enter_context(locks.locked(connections, work.netns()))
     if work.reservation is not None:
@@ -41,7 +42,7 @@ def restore_the_processes(work: Restore) -> int:
     return 0
 
 
-def has_memory_aside(work: Restore) -> bool:
+def has_memory_aside(work: Source) -> bool:
     from cria.storage import layout
 
     return (work.checkpoint.path / layout.MEMORY).is_dir()

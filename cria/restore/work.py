@@ -33,6 +33,7 @@ class Source:
     source: Checkpoint | str | os.PathLike[str]
     checkpoint: Checkpoint = field(init=False)
     client: Any = None
+    wants_lazy: bool = False
     wants_gpus: dict[str, str] = field(default_factory=dict)
     gpu_map: dict[str, str] = field(default_factory=dict)
     gpu_seconds: float = 300.0
@@ -61,6 +62,7 @@ class Restore(Source):
     reservation: Any = None
     view: Path | None = None
     placed: tuple[CarriedFile, ...] = ()
+    page_server: Any = None
     conversation: Any = None
     locks: ExitStack = field(default_factory=ExitStack)
     place: Host | OwnNamespaces | None = None

@@ -23,6 +23,7 @@ FLOORS = (
         "cuda",
         "criu",
         "images",
+        "lazy",
         "pages",
         "process",
         "sharing",

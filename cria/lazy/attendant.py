@@ -1,0 +1,174 @@
+"""Gives one process its memory: what it waits for first, then what it will want, then all the rest."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from cria.images.memory import Mapping
+from cria.lazy import userfault
+from cria.lazy.flag import Flag
+from cria.lazy.missing import Missing, Piece
+from cria.lazy.pages import Pages, address_of, is_zero
+from cria.lazy.userfault import Given, Message, Userfault
+
+_AHEAD = 4  # pieces that are given beyond one that was waited for
+_EXPECT = 32  # pieces that are read from the disk ahead
+
+
+class Stages(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the restore is: `rebuilt`, every process, none of which runs; `answered`, the engine has served."""
+
+    rebuilt: Flag
+    answered: Flag
+    answered_seconds: float  # how long to wait for that
+
+
+class Attendant:
+    """Serves the process `pid` until nothing is missing. Runs in a thread of its own and shares nothing.
+
+    `wanted` are pieces in the order in which they were wanted in an earlier restore, `given` is told
+    of each as it is copied, `forked` gets an attendant for a child with a copy of what is missing.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        fault: Userfault,
+        missing: Missing,
+        pages: Pages,
+        *,
+        complete: Iterable[Mapping],
+        wanted: Iterable[Piece],
+        stages: Stages,
+        given: Callable[[int, Piece], None],
+        forked: Callable[[Attendant], None],
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.pid, self.fault, self.missing, self.pages = pid, fault, missing, pages
+        self._complete, self._wanted, self._stages = complete, deque(wanted), stages
+        self._given, self._forked, self._begun = given, forked, begun
+        self._waiting: deque[int] = deque()  # addresses that threads wait for
+        self._ahead = self._next = 0
+        self._rebuilt = self._answered = self._ended = False
+        self.faults = 0
+
+    def run(self) -> None:
+        poll = select.poll()
+        for descriptor in (
+            self.fault.descriptor,
+            self._stages.rebuilt.descriptor,
+            self._stages.answered.descriptor,
+        ):
+            poll.register(descriptor, select.POLLIN)
+        while self.missing.bytes and not self._ended:
+            self._hear()
+            if self._waiting:
+                self._serve()
+            elif (piece := self._choose()) is not None:
+                self._give(piece)
+            else:
+                self._wait(poll)
+
+    def _hear(self) -> None:
+        """Mappings first: what was read has happened, and pages may not be given to where they were."""
+        messages = self.fault.messages()
+        for message in messages:
+            if message.kind != userfault.FAULT:
+                self._change(message)
+        self._waiting.extend(m.address for m in messages if m.kind == userfault.FAULT)
+
+    def _change(self, message: Message) -> None:
+        start, end = message.first, message.second
+        if message.kind in (userfault.REMOVE, userfault.UNMAP):
+            self.missing.drop(start, end)
+        elif message.kind == userfault.REMAP:
+            self.missing.move(start, end, message.third)
+        elif message.kind == userfault.FORK:
+            self._forked(self._child(Userfault(message.descriptor)))
+        else:
+            raise ValueError(f"the kernel said {message}")
+
+    def _child(self, fault: Userfault) -> Attendant:
+        return Attendant(
+            self.pid,
+            fault,
+            self.missing.copy(),
+            self.pages,
+            complete=(),
+            wanted=(),
+            stages=self._stages,
+            given=lambda _pid, _piece: None,
+            forked=self._forked,
+        )
+
+    def _serve(self) -> None:
+        address = self._waiting[0]
+        self.faults += 1
+        piece = self.missing.at(address)
+        if piece is None:
+            done = self._after(self.fault.zero(address, self.missing.empty_from(address)))
+        else:
+            done = self._give(piece)
+            self._next, self._ahead = piece.end, _AHEAD
+        if done is not Given.LATER:
+            self._waiting.popleft()
+
+    def _give(self, piece: Piece) -> Given:
+        buffer = self.pages.read(piece.offset, piece.size)
+        source = address_of(buffer)
+        if is_zero(source, piece.size):
+            done = self._after(self.fault.zero(piece.start, piece.size))
+        else:
+            done = self._after(self.fault.copy(piece.start, source, piece.size))
+        if done is not Given.LATER:
+            self.missing.arrive(piece)
+            self._given(self.pid, piece)
+        return done
+
+    def _after(self, done: Given) -> Given:
+        self._ended = self._ended or done is Given.ENDED
+        return done
+
+    def _choose(self) -> Piece | None:
+        """What to give while nobody waits."""
+        if not self._rebuilt:
+            return None
+        while self._wanted:
+            piece = self._wanted.popleft()
+            if not piece.arrived:
+                return piece
+        if self._ahead or self._answered:
+            self._ahead = max(0, self._ahead - 1)
+            chosen = self.missing.first_from(self._next) or self.missing.first_from(0)
+            self._next = chosen.end if chosen else 0
+            return chosen
+        return None
+
+    def _wait(self, poll: select.poll) -> None:
+        seconds = 1.0
+        ready = dict(poll.poll(seconds * 1000))
+        stages = self._stages
+        if stages.rebuilt.descriptor in ready:
+            poll.unregister(stages.rebuilt.descriptor)
+            self._begin()
+        if stages.answered.descriptor in ready:
+            poll.unregister(stages.answered.descriptor)
+            self._answered = True
+        elif self._rebuilt and time.monotonic() > self._deadline:
+            self._answered = True
+
+    def _begin(self) -> None:
+        """All that CRIU loads itself is there now, so a mapping without pieces is complete.
+
+        Before the process runs: it might move missing pages there.
+        """
+        self._rebuilt = True
+        self._deadline = time.monotonic() + self._stages.answered_seconds
+        for mapping in self._complete:
+            self.fault.unregister(mapping.start, mapping.end - mapping.start)
+        self._begun()

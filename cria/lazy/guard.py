@@ -1,0 +1,142 @@
+"""The guardian of a page server: while it holds the userfaultfds, no missing page reads as zeros.
+
+The kernel lets a process go on with zeros where the last descriptor of its userfaultfd is closed. So two
+processes hold each: the page server, and this one, which does nothing that could fail. When the page
+server ends before its time, the guardian ends the engine; when the guardian is killed the kernel does,
+for it is tied to it, while the page server still holds the descriptors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from cria.lazy.attendant import Stages
+from cria.lazy.tracing import Tied
+from cria.lazy.words import Answered, Failed, Ready, Rebuilt, Running, hear, say
+from cria.process import ended
+
+log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Watches the page server `server`, which will send `missing` bytes, and the engine."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        server: int,
+        from_server: socket.socket,
+        stages: Stages,
+        missing: int,
+    ) -> None:
+        self._control, self._server, self._from_server = control, server, from_server
+        self._stages, self._missing = stages, missing
+        self._pids: tuple[int, ...] = ()
+        self._engine: dict[int, int] = {}  # pidfd to PID
+        self._tied = Tied()
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self.result: str | None = None
+        self._children: list[int] = []
+
+    def run(self) -> str:
+        """Until nothing is left to guard. Returns in one sentence how it ended."""
+        waker, woken = socket.socketpair()
+        for end in (waker, woken):
+            end.setblocking(False)
+        signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._watch(waker.fileno(), lambda: self._child_changed(waker))
+        self._watch(self._control.fileno(), self._restore_said)
+        self._watch(self._from_server.fileno(), self._server_said)
+        self._child_changed(waker)
+        while self.result is None:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._handlers:
+                    self._handlers[descriptor]()
+        self._tied.let_go()
+        return self.result
+
+    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        del self._handlers[descriptor]
+        self._poll.unregister(descriptor)
+
+    def _restore_said(self) -> None:
+        word, _ = hear(self._control)
+        if isinstance(word, Rebuilt):
+            self._pids = word.pids
+            for pid in word.pids:
+                with suppress(ProcessLookupError):
+                    self._guard(pid)
+            self._stages.rebuilt.set()
+        elif isinstance(word, Running):
+            for pid in self._engine.values():
+                self._tie(pid)
+        elif isinstance(word, Answered):
+            self._stages.answered.set()
+        else:  # it hung up: it is done, or it failed and has taken its processes down
+            self._unwatch(self._control.fileno())
+            if not self._pids:
+                self._end("the restore did not come to pass")
+
+    def _guard(self, pid: int) -> None:
+        descriptor = os.pidfd_open(pid)
+        self._engine[descriptor] = pid
+        self._watch(descriptor, lambda: self._process_ended(descriptor))
+
+    def _tie(self, pid: int) -> None:
+        try:
+            self._tied.tie(pid)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            log.warning("process %d does not end with its guardian: %s", pid, error)
+
+    def _process_ended(self, descriptor: int) -> None:
+        self._unwatch(descriptor)
+        del self._engine[descriptor]
+        if not self._engine:
+            self._end("the engine has ended")
+
+    def _server_said(self) -> None:
+        said, descriptors, _, _ = socket.recv_fds(self._from_server, 16, 4)
+        self._children += descriptors  # only to be held
+        if said == b"begun":
+            say(self._control, Ready(missing=self._missing))
+        elif not said:
+            self._unwatch(self._from_server.fileno())
+
+    def _child_changed(self, waker: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            waker.recv(4096)
+        code = self._tied.attend().get(self._server)
+        if code == 0:
+            self.result = "all memory has arrived"
+        elif code is not None and self.result is None:
+            self._end_the_engine(f"the page server ended with status {code}")
+
+    def _end_the_engine(self, why: str) -> None:
+        """Its memory can never be whole, and until it is gone all that wait for a page go on waiting."""
+        self.result = f"{why}: the engine, whose memory was not whole, was ended"
+        log.error(self.result)
+        for descriptor in self._engine:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        for descriptor in self._engine:
+            select.select([descriptor], [], [], 10)
+        with suppress(OSError):
+            say(self._control, Failed(why=self.result))
+
+    def _end(self, why: str) -> None:
+        self.result = why
+        ended.kill([self._server])

@@ -1,0 +1,121 @@
+"""One userfaultfd: what the kernel tells of a process's missing memory, and how pages are given to it.
+
+Source: include/uapi/linux/userfaultfd.h, and ioctl_userfaultfd(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from cria.images.memory import PAGE
+
+FAULT, FORK, REMAP, REMOVE, UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
+
+_MESSAGE = struct.Struct("=B7xQQQ")
+_AT_ONCE = 64  # messages
+_UNREGISTER, _WAKE = 0x8010AA01, 0x8010AA02
+_COPY, _ZEROPAGE = 0xC028AA03, 0xC020AA04
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What the kernel tells: `kind` and its words, of which each kind has its own."""
+
+    kind: int
+    first: int
+    second: int
+    third: int
+
+    @property
+    def address(self) -> int:
+        """Of a fault: the page that is missing."""
+        return self.second & -PAGE
+
+    @property
+    def descriptor(self) -> int:
+        """Of a fork: the userfaultfd of the child, which is open here now."""
+        return self.first & 0xFFFFFFFF
+
+
+class Given(Enum):
+    """How it went to give pages to a process."""
+
+    NOW = "they are there, or not wanted any more"
+    LATER = "its mappings are changing: hear what it says first"
+    ENDED = "the process has ended"
+
+
+class Userfault:
+    """The userfaultfd `descriptor` of one process, opened by CRIU, non-blocking."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def messages(self) -> list[Message]:
+        """What the kernel has to tell now. Whoever changed mappings goes on as soon as this is read."""
+        try:
+            read = os.read(self.descriptor, _AT_ONCE * _MESSAGE.size)
+        except BlockingIOError:
+            return []
+        return [Message(*words) for words in _MESSAGE.iter_unpack(read)]
+
+    def copy(self, start: int, source: int, size: int) -> Given:
+        """Fill `size` bytes from `start` with those at the address `source` in this process."""
+        return self._fill(start, size, lambda at, n: (_COPY, (at, source + at - start, n, 0, 0)))
+
+    def zero(self, start: int, size: int) -> Given:
+        """The same with zeros, which take no memory until they are written to."""
+        return self._fill(start, size, lambda at, n: (_ZEROPAGE, (at, n, 0, 0)))
+
+    def _fill(self, start: int, size: int, request: Any) -> Given:
+        """The kernel stops at a page that is there already: that one is left as it is."""
+        at, end, most = start, start + size, size
+        while at < end:
+            number, words = request(at, min(most, end - at))
+            why, done = self._ask(number, words)
+            if done > 0:
+                at += done
+            elif why == errno.ENOENT and most > PAGE:  # a bound of mappings lies within
+                most = most // 2 & -PAGE
+            elif why in (errno.EEXIST, errno.ENOENT):
+                self.wake(at, PAGE)
+                at += PAGE
+            elif why == errno.EAGAIN:
+                return Given.LATER
+            elif why == errno.ESRCH:
+                return Given.ENDED
+            else:
+                raise OSError(why, os.strerror(why), f"{end - at} bytes at {at:#x}")
+        return Given.NOW
+
+    def wake(self, start: int, size: int) -> None:
+        """Let threads that wait for these pages look again."""
+        self._ask(_WAKE, (start, size))
+
+    def unregister(self, start: int, size: int) -> bool:
+        """From now on an absent page here is a page of zeros. False when nothing is mapped there."""
+        why, _ = self._ask(_UNREGISTER, (start, size))
+        if why in (errno.EINVAL, errno.ENOMEM, errno.ENOENT):
+            return False
+        if why:
+            raise OSError(why, os.strerror(why), f"{size} bytes at {start:#x}")
+        return True
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _ask(self, number: int, words: tuple[int, ...]) -> tuple[int, int]:
+        """The errno, 0 if there was none, and what the kernel wrote in the last word."""
+        told = bytearray(struct.pack(f"={len(words)}Q", *words))
+        why = 0
+        try:
+            fcntl.ioctl(self.descriptor, number, told, True)
+        except OSError as error:
+            why = error.errno or 0
+        return why, struct.unpack_from("=q", told, len(told) - 8)[0]
