@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cria.engine.roles import option
@@ -110,7 +111,10 @@ def _heap(pid: int, proc: Path) -> Iterator[tuple[bytearray, int]]:
             for offset in range(begin, end, _PIECE):
                 memory.seek(offset)
                 wanted = memoryview(buffer)[: min(len(buffer), end - offset)]
-                yield buffer, memory.readinto(wanted) or 0
+                size = 0
+                with suppress(OSError):  # what a lazy restore has not brought yet
+                    size = memory.readinto(wanted) or 0
+                yield buffer, size
 
 
 def _named(root: Process) -> Iterator[str]:
