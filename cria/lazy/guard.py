@@ -13,13 +13,17 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from cria.errors import NoSuchProcess
 from cria.lazy.attendant import Stages
 from cria.lazy.tracing import Tied
+from cria.lazy.userfault import Userfault
 from cria.lazy.words import Answered, Failed, Ready, Rebuilt, Running, hear, say
 from cria.process import ended
+from cria.process.tree import tree
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ class Guard:
         control: socket.socket,
         server: int,
         from_server: socket.socket,
+        *,
+        held: Iterable[int],
         stages: Stages,
         missing: int,
     ) -> None:
@@ -43,7 +49,9 @@ class Guard:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self.result: str | None = None
-        self._children: list[int] = []
+        self._server_failed = False
+        self._held = [Userfault(descriptor) for descriptor in held]
+        self._children: list[Userfault] = []  # of processes that it does not know by PID
 
     def run(self) -> str:
         """Until nothing is left to guard. Returns in one sentence how it ended."""
@@ -60,6 +68,10 @@ class Guard:
             for descriptor, _ in self._poll.poll():
                 if descriptor in self._handlers:
                     self._handlers[descriptor]()
+        self._wait_for_children()
+        # Before the processes are let go: one that waits for a page cannot be.
+        for userfault in (*self._held, *self._children):
+            userfault.close()
         self._tied.let_go()
         return self.result
 
@@ -80,12 +92,12 @@ class Guard:
                     self._guard(pid)
             self._stages.rebuilt.set()
         elif isinstance(word, Running):
-            for pid in self._engine.values():
-                self._tie(pid)
+            self._tie_all()
         elif isinstance(word, Answered):
             self._stages.answered.set()
         else:  # it hung up: it is done, or it failed and has taken its processes down
             self._unwatch(self._control.fileno())
+            self._tie_all()
             if not self._pids:
                 self._end("the restore did not come to pass")
 
@@ -94,23 +106,26 @@ class Guard:
         self._engine[descriptor] = pid
         self._watch(descriptor, lambda: self._process_ended(descriptor))
 
-    def _tie(self, pid: int) -> None:
-        try:
-            self._tied.tie(pid)
-        except ProcessLookupError:
-            return
-        except OSError as error:
-            log.warning("process %d does not end with its guardian: %s", pid, error)
+    def _tie_all(self) -> None:
+        for pid in self._engine.values():
+            try:
+                self._tied.tie(pid)
+            except ProcessLookupError:
+                continue
+            except OSError as error:
+                log.warning("process %d does not end with its guardian: %s", pid, error)
 
     def _process_ended(self, descriptor: int) -> None:
         self._unwatch(descriptor)
         del self._engine[descriptor]
         if not self._engine:
-            self._end("the engine has ended")
+            # The page server sees who is gone as soon as it gives them something, and who lives on:
+            # a child of whom nothing was heard here yet, perhaps.
+            self._stages.answered.set()
 
     def _server_said(self) -> None:
         said, descriptors, _, _ = socket.recv_fds(self._from_server, 16, 4)
-        self._children += descriptors  # only to be held
+        self._children += map(Userfault, descriptors)
         if said == b"begun":
             say(self._control, Ready(missing=self._missing))
         elif not said:
@@ -121,21 +136,29 @@ class Guard:
             waker.recv(4096)
         code = self._tied.attend().get(self._server)
         if code == 0:
-            self.result = "all memory has arrived"
+            self.result = "all memory has arrived" if self._engine else "the engine has ended"
         elif code is not None and self.result is None:
+            self._server_failed = True
             self._end_the_engine(f"the page server ended with status {code}")
 
     def _end_the_engine(self, why: str) -> None:
         """Its memory can never be whole, and until it is gone all that wait for a page go on waiting."""
         self.result = f"{why}: the engine, whose memory was not whole, was ended"
         log.error(self.result)
-        for descriptor in self._engine:
+        for descriptor, pid in self._engine.items():
+            with suppress(NoSuchProcess):
+                ended.kill(process.pid for process in tree(pid))
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         for descriptor in self._engine:
             select.select([descriptor], [], [], 10)
         with suppress(OSError):
             say(self._control, Failed(why=self.result))
+
+    def _wait_for_children(self) -> None:
+        """Those of processes that are gone may live on: when nobody can serve them, they wait as long."""
+        while any(not child.is_over() for child in self._children) and self._server_failed:
+            time.sleep(1)
 
     def _end(self, why: str) -> None:
         self.result = why

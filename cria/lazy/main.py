@@ -83,4 +83,7 @@ def attend(
             logging.shutdown()
             os._exit(status)
     theirs.close()
-    log.info("%s", Guard(control, pid, ours, stages, server.bytes).run())
+    log.info(
+        "%s",
+        Guard(control, pid, ours, held=handed.values(), stages=stages, missing=server.bytes).run(),
+    )

@@ -26,7 +26,9 @@ class Tied:
         self._leaving = False
 
     def tie(self, pid: int) -> None:
-        """Raises OSError: it is traced already, or it is not allowed."""
+        """Raises OSError when somebody else traces it, or it is not allowed."""
+        if pid in self._pids:
+            return
         _ptrace(_SEIZE, pid, _EXITKILL)
         self._pids.add(pid)
 

@@ -21,6 +21,9 @@ FAULT, FORK, REMAP, REMOVE, UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
 _MESSAGE = struct.Struct("=B7xQQQ")
 _AT_ONCE = 64  # messages
 _UNREGISTER, _WAKE = 0x8010AA01, 0x8010AA02
+_NEVER_MISSING = (
+    1 << 47
+) - 2 * PAGE  # the end of the addresses of a process: nothing, or its stack
 _COPY, _ZEROPAGE = 0xC028AA03, 0xC020AA04
 
 
@@ -106,6 +109,11 @@ class Userfault:
         if why:
             raise OSError(why, os.strerror(why), f"{size} bytes at {start:#x}")
         return True
+
+    def is_over(self) -> bool:
+        """Whether the memory it is about is gone. Asked by a request that can change nothing."""
+        why, _ = self._ask(_ZEROPAGE, (_NEVER_MISSING, PAGE, 0, 0))
+        return why == errno.ESRCH
 
     def close(self) -> None:
         os.close(self.descriptor)

@@ -147,6 +147,20 @@ def test_mappings_that_change_meanwhile_hold_what_they_should(
     assert ask(port, "check") == RIGHT
 
 
+def test_a_child_that_outlives_its_parent_gets_its_memory(
+    stored: tuple[Path, int], restore: Callable[..., cria.Engine]
+) -> None:
+    _, port = stored
+    engine = restore()
+
+    child = ask(port, "outlive")["pid"]
+    try:
+        wait_for(lambda: not is_alive(engine.pid))
+        assert ask(port, "check") == RIGHT
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("victims", ["the page server", "its guardian", "both"])
 def test_it_ends_rather_than_reads_zeros_when_its_page_server_is_killed(
     stored: tuple[Path, int], restore: Callable[..., cria.Engine], held_up: HoldUp, victims: str
@@ -214,6 +228,7 @@ def test_stopping_the_engine_ends_its_page_server(
     engine = restore(listener=held_up)
 
     engine.stop(seconds=1)
+    held_up.go_on()
 
     wait_for(held_up.is_over)
 
