@@ -79,14 +79,7 @@ class StandIn:
     """
 
     def __init__(self, certificate: trustme.LeafCert) -> None:
-        self.pods: dict[str, dict[str, Any]] = {}
-        self.asked: list[str] = []
-        self.checkpoint: Callable[[str, str, int], str] = lambda *_: (
-            "/var/lib/kubelet/checkpoints/c.tar"
-        )
-        self.run: Callable[[str, str, Sequence[str]], Ran] = lambda *_: (127, "", "no such program")
-        self.refuse: dict[str, Refused] = {}  # by the last part of a path, or what is asked
-        self.page = 500
+        self.forget()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
@@ -95,6 +88,17 @@ class StandIn:
             target=self._server.serve_forever, args=(0.01,), daemon=True
         )
         self._thread.start()
+
+    def forget(self) -> None:
+        """Be as at the start, for another test."""
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.asked: list[str] = []
+        self.checkpoint: Callable[[str, str, int], str] = lambda *_: (
+            "/var/lib/kubelet/checkpoints/c.tar"
+        )
+        self.run: Callable[[str, str, Sequence[str]], Ran] = lambda *_: (127, "", "no such program")
+        self.refuse: dict[str, Refused] = {}  # by the last part of a path, or what is asked
+        self.page = 500
 
     @property
     def url(self) -> str:

@@ -44,4 +44,3 @@ def test_it_stands_still_meanwhile_and_its_requests_are_completed(
     assert said.still.engines[0].dropped_bytes > 1 << 29, "its KV cache is not in the archive"
     assert said.checked.pages_bytes > 0
     assert said.checked.bytes < 3 << 30
-    print(said.still, said.checked, said.timings)

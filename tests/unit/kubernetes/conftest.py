@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from runtime_archives import members, stored, tar
 from straw import Straw
 
-from tests.kubernetes.standin import standing_in
+from cria.kubernetes.cluster import Cluster
+from tests.kubernetes.standin import StandIn, kubeconfig, standing_in
 
 
 @pytest.fixture
@@ -27,7 +28,15 @@ def archive(files: dict[str, bytes], tmp_path: Path) -> Path:
     return stored(tmp_path / "checkpoint.tar", tar(files))
 
 
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StandIn, Path, Cluster]]:
+    """One server and one client for all tests: keys and handshakes take longer than the tests do."""
+    with standing_in(tmp_path_factory.mktemp("cluster")) as (standin, kubeconfig, ca):
+        yield standin, ca, Cluster(kubeconfig=kubeconfig)
+
+
 @pytest.fixture
-def straw(tmp_path: Path) -> Iterator[Straw]:
-    with standing_in(tmp_path) as (standin, kubeconfig, ca):
-        yield Straw(standin, kubeconfig, ca)
+def straw(standing: tuple[StandIn, Path, Cluster], tmp_path: Path) -> Straw:
+    standin, ca, cluster = standing
+    standin.forget()
+    return Straw(standin, kubeconfig(tmp_path / "kubeconfig", standin.url, ca), ca, cluster)

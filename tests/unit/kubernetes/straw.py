@@ -41,8 +41,9 @@ class StrawEngine:
 class Straw:
     """The stand-in, an engine for each pod, and what each looked like when its node was asked."""
 
-    def __init__(self, standin: StandIn, kubeconfig: Path, ca: Path) -> None:
+    def __init__(self, standin: StandIn, kubeconfig: Path, ca: Path, cluster: Cluster) -> None:
         self.standin, self.kubeconfig, self.ca = standin, kubeconfig, ca
+        self._cluster = cluster
         self.engines: dict[str, StrawEngine] = {}
         self.paused_then: dict[str, bool] = {}
         self.archive: str | None = None
@@ -56,7 +57,7 @@ class Straw:
         return self.engines[name]
 
     def cluster(self, **options: Any) -> Cluster:
-        return Cluster(kubeconfig=self.kubeconfig, **options)
+        return Cluster(kubeconfig=self.kubeconfig, **options) if options else self._cluster
 
     def kubelets(self, **options: Any) -> Cluster:
         return self.cluster(kubelets=Kubelets(url=self.standin.url, **options))

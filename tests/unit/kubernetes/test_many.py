@@ -66,7 +66,7 @@ def test_no_more_at_once_than_allowed(
     running: list[str] = []
     seen: list[tuple[int, int]] = []
     changed = threading.Condition()
-    nodes = {f"p{number}": f"node-{number % 2}" for number in range(8)}
+    nodes = {f"p{number}": f"node-{number % 2}" for number in range(6)}
     for name, node in nodes.items():
         straw.add(name, node=node)
 
@@ -77,7 +77,7 @@ def test_no_more_at_once_than_allowed(
             changed.notify_all()
             # Until as many run as may, so that a slow machine sees them too; then a little, for one too many.
             changed.wait_for(lambda: max(together for together, _ in seen) >= most, timeout=5)
-        time.sleep(0.05)
+        time.sleep(0.02)
         with changed:
             running.remove(nodes[name])
         return "/a.tar"

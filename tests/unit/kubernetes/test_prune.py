@@ -14,6 +14,7 @@ from cria.cli.kubernetes.prune import command
 from cria.errors import NotWritable, UsageError
 from cria.kubernetes import manifest
 from cria.kubernetes.prune import Rule, Stored, plan, prune, stored
+from cria.kubernetes.still import Wish
 
 DAY = 86400.0
 BLOCK = 4096
@@ -55,7 +56,7 @@ def node(straw: Straw, tmp_path: Path) -> Path:
     for day in (1, 2, 3):
         name = f"checkpoint-p_default-engine-2026-01-0{day}T00:00:00Z.tar"
         straw.archive = str(directory / "gone" / name)
-        done = straw.take(manifests=directory)
+        done = straw.take(manifests=directory, wish=Wish(by="none"))
         aged = msgspec.structs.replace(done.manifest, created=f"2026-01-0{day}T00:00:00+00:00")
         manifest.write(aged, directory)
         (directory / name).write_bytes(b"x" * BLOCK)
