@@ -1,4 +1,4 @@
-"""Memory of all kinds with known content, and everything that allocators do to it afterwards.
+"""Memory of all kinds with known content, also in a child, and all that allocators do to it afterwards.
 
 Serves on a TCP port. To `same` it answers whether all memory is as it was filled, to `habits` what came
 of reallocating, freeing, trimming, unmapping and sharing it with a child: a name and a bool for each.
@@ -83,6 +83,26 @@ def all_same() -> bool:
         and list(range(1 << 20)) == LIST
         and BYTES == PATTERN * 4
     )
+
+
+OURS, CHILDS = socket.socketpair()
+
+
+def child() -> None:
+    """It has most pages in common with its parent, as fork leaves them, and some of its own."""
+    ctypes.memset(OWN[4] + MIB, 0, MIB)
+    ctypes.memset(LARGE[9], 0, SIZES[9])
+    while CHILDS.recv(1):
+        kept = same(OWN[4], MIB) and same(OWN[4] + 2 * MIB, 2 * MIB) and same(LARGE[10], SIZES[10])
+        own = zero(OWN[4] + MIB, MIB) and zero(LARGE[9], SIZES[9])
+        small = all(same(at, 50_000) for at in SMALL)
+        CHILDS.sendall(b"1" if kept and own and small else b"0")
+    os._exit(0)
+
+
+def a_child_of_before_has_what_it_had() -> bool:
+    OURS.sendall(b"?")
+    return OURS.recv(1) == b"1"
 
 
 def realloc_grows() -> bool:
@@ -238,19 +258,25 @@ HABITS: list[Callable[[], bool]] = [
     threads_allocate,
     python_grows_and_shrinks,
     what_was_advised_away_is_not_of_others,
+    a_child_of_before_has_what_it_had,
     all_same,
 ]
 
 
 def main() -> None:
+    if os.fork() == 0:
+        OURS.close()
+        child()
+    CHILDS.close()
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
     assert all_same()
+    assert a_child_of_before_has_what_it_had()
     print("ready", flush=True)
     while True:
         client, _ = listener.accept()
         with client:
             asked = client.recv(100).strip()
-            checks = HABITS if asked == b"habits" else [all_same]
+            checks = HABITS if asked == b"habits" else [all_same, a_child_of_before_has_what_it_had]
             found = {check.__name__: check() for check in checks}
             client.sendall(json.dumps(found).encode() + b"\n")
 
