@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from cria.errors import CannotShare, CheckpointDamaged
 from cria.images import mapped, memory
 from cria.images.memory import PAGE, Mapping, Memory, Run
 from cria.pages import lean
@@ -39,7 +40,10 @@ def slots(mappings: Iterable[Mapping], room: int) -> tuple[tuple[Slot, ...], int
     taken = sum(m.end - m.start + HUGE for m in wanted)
     gap = min(room, (LARGEST_FILE - room - taken) // max(1, len(wanted)))
     if gap < 0:
-        raise ValueError(f"{taken} bytes and a hole of {room} are more than one file can have")
+        raise CannotShare(
+            "the memory of a process is more than a file can have with room for it to grow",
+            details=f"{taken} bytes and a hole of {room}, of {LARGEST_FILE} that ext4 can have",
+        )
     found, at = [], 0
     for mapping in wanted:
         # As far from a border of 2 MiB as in memory: what the page cache has in large pieces, a page
@@ -103,7 +107,7 @@ def copy(  # noqa: PLR0917 - as copy_file_range(2)
         except OSError:  # not between these file systems, or not by this kernel
             count = os.pwrite(target, os.pread(source, min(size, _PIECE), begin), to)
         if count == 0:
-            raise EOFError(f"no bytes at {begin}")
+            raise CheckpointDamaged("a file with pages ends before its time", details=f"at {begin}")
         if moved is not None:
             moved(count)
         begin, to, size = begin + count, to + count, size - count

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from cria.errors import CannotShare, CheckpointDamaged
 from cria.images import memory
 from cria.images.memory import PAGE, PRESENT, Mapping, Memory, Run
 from cria.sharing.choose import SMALLEST, choose, is_safe
-from cria.sharing.fill import HUGE, LARGEST_FILE, slots
+from cria.sharing.fill import HUGE, LARGEST_FILE, copy, slots
 
 AT = 0x7F0000000000
 PLAIN = Mapping(
@@ -98,6 +101,21 @@ def test_a_reason_against_the_process_is_one_against_all_of_it() -> None:
     assert choice.mappings == ()
     assert choice.why_not == "x.so holds jemalloc"
     assert choice.copied_bytes == 4 << 20
+
+
+def test_what_no_file_can_hold_with_room_to_grow_is_refused() -> None:
+    with pytest.raises(CannotShare):
+        slots([replace(PLAIN, end=AT + LARGEST_FILE)], 1 << 30)
+
+
+def test_a_file_that_is_cut_short_is_told(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(PAGE))
+    with (
+        (tmp_path / "source").open("rb") as source,
+        (tmp_path / "target").open("wb") as target,
+        pytest.raises(CheckpointDamaged),
+    ):
+        copy(source.fileno(), 0, target.fileno(), 0, 2 * PAGE)
 
 
 @given(
