@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from cria.bench import subject
 from cria.criu import log
 from cria.criu.client import CriuRefused
 from cria.engine.take import take
@@ -42,7 +43,7 @@ class RawImages:
             # Not part of what is measured: CRIU uses these files up, so that one dump is one restore.
             self._stored.mkdir(mode=layout.PRIVATE)
             ended.wait(inventory.processes)
-            ended.reap(process.pid for process in inventory.processes)
+            subject.reap()
             shared = (Path(file.path) for file in inventory.shared_files if file.path)
             remaps = Path("/dev/shm").glob(f"{carry.LINK_REMAP}*")
             wanted = dict.fromkeys(path for path in (*shared, *remaps) if path.exists())

@@ -109,6 +109,7 @@ class Round:
         with self._restored_raw():
             self.say(f"{mode.name}: dump")
             dumped = commands.dump(self.engine.pid, checkpoint, mode.dump)
+            subject.reap()
             self.log.add(mode.name, bytes=dumped.bytes, dump=dumped.seconds)
             self.log.keep(self.log.dumps[mode.name], dumped)
         for each in modes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from math import sqrt
 from pathlib import Path
 
@@ -86,11 +87,20 @@ def end(root: int) -> None:
     try:
         inventory = take(root, any_process=True)
     except CriaError:
-        ended.reap([root])
+        reap()
         return
     stores = belongings.file_stores(inventory)
-    pids = [process.pid for process in inventory.processes]
-    ended.kill(pids)
+    ended.kill(process.pid for process in inventory.processes)
     ended.wait(inventory.processes)
-    ended.reap(pids)
+    reap()
     leftovers.clear(inventory, stores)
+
+
+def reap() -> None:
+    """Reap whoever has ended: orphans are given to this process, and a zombie holds a PID of the next restore.
+
+    Not while a child is still waited for by somebody else here.
+    """
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
