@@ -22,7 +22,7 @@ DUMP_STEPS: tuple[Step[Dump], ...] = (
     Step("check the hooks", told.check_the_hooks, when=told.has_hooks),
     Step("find the engine", engine.find_the_engine),
     Step("lock it", engine.lock_it, undo=engine.unlock_it),
-    Step("wait for its memory", engine.wait_for_its_memory),
+    Step("wait for its memory", engine.wait_for_its_memory, when=engine.memory_still_arrives),
     Step("find CRIU", engine.find_criu),
     # A hook may send its clients elsewhere: what it holds is looked at after that.
     Step("hooks: before-dump", told.before_dump, undo=told.dump_failed, when=told.has_hooks),

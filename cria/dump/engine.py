@@ -27,6 +27,13 @@ def lock_it(work: Dump) -> None:
     work.lock = lock(work.root)
 
 
+def memory_still_arrives(work: Dump) -> bool:
+    from cria.lazy import arrival
+    from cria.process.tree import tree
+
+    return arrival.guardian(process.pid for process in tree(work.root)) is not None
+
+
 def wait_for_its_memory(work: Dump) -> None:
     """Of an engine that was restored lazily; for as long as it may take to bring it to a still point."""
     from cria.lazy import arrival

@@ -17,7 +17,7 @@ from cria.lazy.pages import Pages, address_of, is_zero
 from cria.lazy.userfault import Given, Message, Userfault
 
 _AHEAD = 4  # pieces that are given beyond one that was waited for
-_EXPECT = 32  # pieces that are read from the disk ahead
+_EXPECT = 8 << 20  # bytes of the pages file that the kernel is asked to read ahead
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Attendant:
         self._complete, self._wanted, self._stages = complete, deque(wanted), stages
         self._given, self._forked, self._begun = given, forked, begun
         self._waiting: deque[int] = deque()  # addresses that threads wait for
-        self._ahead = self._next = 0
+        self._ahead = self._next = self._expected = 0
         self._rebuilt = self._answered = self._ended = False
         self.faults = 0
 
@@ -145,9 +145,17 @@ class Attendant:
         if self._ahead or self._answered:
             self._ahead = max(0, self._ahead - 1)
             chosen = self.missing.first_from(self._next) or self.missing.first_from(0)
-            self._next = chosen.end if chosen else 0
+            if chosen is not None:
+                self._next = chosen.end
+                self._expect(chosen.offset)
             return chosen
         return None
+
+    def _expect(self, offset: int) -> None:
+        """Have the disk read while memory is copied."""
+        if not self._expected - _EXPECT <= offset < self._expected - _EXPECT // 2:
+            self.pages.expect(offset, _EXPECT)
+            self._expected = offset + _EXPECT
 
     def _wait(self, poll: select.poll) -> None:
         seconds = 1.0
@@ -169,6 +177,8 @@ class Attendant:
         """
         self._rebuilt = True
         self._deadline = time.monotonic() + self._stages.answered_seconds
+        for piece in self._wanted:
+            self.pages.expect(piece.offset, piece.size)
         for mapping in self._complete:
             self.fault.unregister(mapping.start, mapping.end - mapping.start)
         self._begun()

@@ -11,7 +11,6 @@ from typing import Protocol
 Buffer = bytes | bytearray | memoryview
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_AHEAD = 4 << 20
 
 
 class Pages(Protocol):

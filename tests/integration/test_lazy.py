@@ -159,6 +159,8 @@ def test_a_child_that_outlives_its_parent_gets_its_memory(
         assert ask(port, "check") == RIGHT
     finally:
         os.kill(child, signal.SIGKILL)
+        # Its session has the number that the next restore needs as a PID.
+        wait_for(lambda: not Path(f"/proc/{child}").exists())
 
 
 @pytest.mark.parametrize("victims", ["the page server", "its guardian", "both"])

@@ -1,0 +1,67 @@
+"""A real engine serves while its memory still arrives, with the same tokens, as one and as clones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cria
+from cria.demo import serve_command
+from cria.engine.generate import generate
+from cria.lazy import arrival, working_set
+
+from .conftest import RunningEngine, answer, serving
+
+pytestmark = [pytest.mark.root, pytest.mark.engine]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, tuple[int, ...]]]:
+    """A checkpoint, and what its engine generated before it ended."""
+    place = tmp_path_factory.mktemp("lazy")
+    with serving(place, 1, lambda model: serve_command(model, "auto")) as engine:
+        tokens = generate(engine.url).tokens
+        answer("dump", engine.pid, "-o", place / "checkpoint")
+    yield place / "checkpoint", tokens
+
+
+def arrived(engine: RunningEngine | cria.Engine) -> None:
+    deadline = time.monotonic() + 60
+    while arrival.guardian([engine.pid]) is not None:
+        assert time.monotonic() < deadline, "its memory does not arrive"
+        time.sleep(0.01)
+
+
+def test_it_serves_the_same_tokens_before_and_after_all_has_arrived(
+    stored: tuple[Path, tuple[int, ...]],
+) -> None:
+    checkpoint, tokens = stored
+    seconds = {}
+    for words in ((), ("--lazy",), ("--lazy",)):
+        begin = time.monotonic()
+        facts = answer("restore", checkpoint, *words, "--ports", "auto")
+        engine = cria.Engine(pid=facts["pid"], url=facts["url"])
+        first = generate(facts["url"]).tokens
+        name = " ".join(words) + (" again" if words and words in seconds else "") or "plain"
+        seconds[name] = time.monotonic() - begin
+        arrived(engine)
+        print(f"{name}: answered {seconds[name]:.2f} s, all there {time.monotonic() - begin:.2f} s")
+        try:
+            assert first == tokens
+            assert generate(facts["url"]).tokens == tokens
+        finally:
+            answer("stop", facts["url"])
+    assert working_set.place_for(checkpoint).exists()
+
+
+def test_lazy_clones_serve_the_same_tokens(stored: tuple[Path, tuple[int, ...]]) -> None:
+    checkpoint, tokens = stored
+    fleet = answer("restore", checkpoint, "--lazy", "--replicas", 2, "--ports", "auto")["engines"]
+    try:
+        assert [generate(clone["url"]).tokens for clone in fleet] == [tokens] * 2
+    finally:
+        for clone in fleet:
+            answer("stop", clone["url"])
