@@ -64,7 +64,7 @@ def command(
     if stored is not None:
         measured = read(stored)
     else:
-        _among_own_pids()
+        _live_apart()
         if quick:
             rounds, clones = 1, min(clones, 2)
         engines = _engines("0.25" if quick else kv, tp, model_mb)
@@ -80,17 +80,18 @@ def command(
         sys.exit(3)
 
 
-def _among_own_pids() -> None:
-    """Go on in a PID namespace: CRIU alone needs the PIDs of its dump, which others may have taken meanwhile.
+def _live_apart() -> None:
+    """Go on with PIDs and a /dev/shm of one's own: CRIU alone needs those of its dump, and others take them.
 
-    Whatever was started there ends with this process, however that ends.
+    Whatever was started there, or left, ends with this process, however that ends.
     """
     unshare = shutil.which("unshare")
     if unshare is None or os.geteuid() != 0 or os.environ.get(_INSIDE):
         return
     os.environ[_INSIDE] = "1"
-    way = [unshare, "--pid", "--fork", "--mount-proc", "--kill-child", "--"]
-    os.execv(unshare, [*way, sys.executable, "-m", "cria", *sys.argv[1:]])
+    way = [unshare, "--pid", "--fork", "--mount-proc", "--kill-child", "--", "sh", "-c"]
+    shm = 'mount -t tmpfs -o mode=1777 cria-bench /dev/shm && exec "$@"'
+    os.execv(unshare, [*way, shm, "sh", sys.executable, "-m", "cria", *sys.argv[1:]])
 
 
 def _engines(kv: str, tp: str, model_mb: str) -> tuple[Engine, ...]:
