@@ -105,16 +105,6 @@ def network_lock(_place: Path) -> Iterator[Row]:
         )
 
 
-def userfaultfd(_place: Path) -> Iterator[Row]:
-    """Pages on demand after a restore (criu lazy-pages)."""
-    if missing_capabilities():
-        yield skip("userfaultfd", "needs root")
-    elif _run(binary.find(), "check", "--feature", "uffd-noncoop")[0]:
-        yield skip("userfaultfd", "this kernel has none that CRIU could use")
-    else:
-        yield ok("userfaultfd", "usable for lazy pages")
-
-
 def direct_writes(place: Path) -> Iterator[Row]:
     """CRIU 4.3 can write images past the page cache, several times as fast."""
     from cria.criu.client import Client
@@ -144,7 +134,6 @@ CRIU_CHECKS = (
     kernel_features,
     bindings,
     network_lock,
-    userfaultfd,
     direct_writes,
     configuration,
 )
