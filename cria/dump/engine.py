@@ -55,9 +55,11 @@ def find_criu(work: Dump) -> None:
     asked = binary.Asked(criu)
     from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
 
-    work.client = Client(criu)
-    _load_what_is_needed_later(criu)
-    work.criu_version = ".".join(map(str, asked.require()))
+    try:
+        work.client = Client(criu)
+        _load_what_is_needed_later(criu)
+    finally:  # a CRIU that is too old is told before what it lacks
+        work.criu_version = ".".join(map(str, asked.require()))
 
 
 def _load_what_is_needed_later(criu: Path) -> None:

@@ -23,8 +23,10 @@ def find_criu(work: Source) -> None:
     asked = binary.Asked(criu)
     from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
 
-    work.client = Client(criu)
-    asked.require()
+    try:
+        work.client = Client(criu)
+    finally:  # a CRIU that is too old is told before what it lacks
+        asked.require()
 
 
 def check_it_fits(work: Source) -> int:
