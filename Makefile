@@ -2,9 +2,11 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-kubernetes tools demo test check bench docs
+.PHONY: help setup setup-kubernetes tools demo test check bench figures docs
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+# As an installed package is, also where PYTHONDONTWRITEBYTECODE is set: else each command compiles itself anew.
+COMPILED := .venv/bin/python -m compileall -q cria $(wildcard .venv/lib/criu)
 PYTEST := $(SUDO) .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 help: ## list the targets
@@ -37,8 +39,15 @@ check: tools ## ruff, mypy, shellcheck; are the generated pages up to date?
 	.venv/bin/shellcheck -x scripts/setup .ci/run
 	.venv/bin/python scripts/generate_docs.py --check
 
-bench: setup ## run the demo three times: cold start against dump and restore, one table
-	$(SUDO) .venv/bin/python scripts/bench.py
+bench: setup ## cold start, CRIU alone and cria by turns, in one run: a table; about ten minutes
+	@$(COMPILED)
+	$(SUDO) .venv/bin/cria bench $(BENCH_ARGS)
+
+figures: setup ## the same, and its figures and picture go into docs/explanation/speed.md
+	@$(COMPILED)
+	$(SUDO) .venv/bin/cria bench --json $(BENCH_ARGS) > build/speed.json
+	cp build/speed.json docs/explanation/speed.json
+	.venv/bin/python scripts/generate_docs.py
 
 docs: tools ## write docs/reference/errors.md and commands.md anew from the code
 	.venv/bin/python scripts/generate_docs.py

@@ -1,4 +1,4 @@
-"""Write the reference pages that the code itself knows: errors.md, commands.md, schema/.
+"""Write the pages that the code itself knows: errors.md, commands.md, schema/; and the figures of speed.md.
 
 With --check nothing is written; the exit status is 1 when a page differs from what it would be.
 """
@@ -11,12 +11,14 @@ from pathlib import Path
 
 import click
 
-from cria.cli import cli, documents, results
+from cria.cli import bench_picture, bench_table, cli, documents, results
 from cria.doctor import report
 from cria.errors import CriaError, all_kinds
 from cria.hooks.facts import Facts
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+SPEED = REFERENCE.parent / "explanation"
+FIGURES, END = "<!-- figures: made by `make figures` -->", "<!-- end of figures -->"
 MADE = "<!-- made by `make docs`; change the code instead -->"
 
 
@@ -31,6 +33,7 @@ def main() -> None:
     pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(Facts)
     for name, kind in results.SCHEMAS.items():
         pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)
+    pages |= speed_pages()
     if "--check" in sys.argv[1:]:
         different = [path for path, text in pages.items() if differs(path, text)]
         sys.exit(1 if different else 0)
@@ -46,6 +49,18 @@ def differs(path: Path, text: str) -> bool:
         difflib.unified_diff(old.splitlines(True), text.splitlines(True), str(path), "make docs")
     )
     return old != text
+
+
+def speed_pages() -> dict[Path, str]:
+    """The figures of the benchmark that `make figures` stored, as a table and as a picture."""
+    bench = bench_table.read(SPEED / "speed.json")
+    before, _, rest = (SPEED / "speed.md").read_text().partition(FIGURES)
+    _, _, after = rest.partition(END)
+    figures = "\n\n".join(["", *bench_table.markdown(bench), ""])
+    return {
+        SPEED / "speed.svg": bench_picture.draw(bench),
+        SPEED / "speed.md": f"{before}{FIGURES}{figures}{END}{after}",
+    }
 
 
 def errors_page() -> str:

@@ -44,7 +44,7 @@ def where(bench: Bench) -> str:
 def markdown(bench: Bench) -> list[str]:
     """The tables of the first engine for a page, where it was measured, and how it grows."""
     first, *more = bench.engines
-    parts = [where(bench) + "."]
+    parts = [f"{first.engine}; {where(bench)}."]
     parts += [_markdown(HEAD, ways_rows(first)), _markdown(FLOORS_HEAD, floor_rows(first))]
     if first.clones:
         parts.append(_markdown(CLONES_HEAD, clone_rows(first)))
