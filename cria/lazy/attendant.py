@@ -16,7 +16,7 @@ from cria.lazy.missing import Missing, Piece
 from cria.lazy.pages import Pages, address_of, is_zero
 from cria.lazy.userfault import Given, Message, Userfault
 
-_AHEAD = 4  # pieces that are given beyond one that was waited for
+_AT_ONCE = 512 << 10  # bytes that are copied while nobody waits
 _EXPECT = 8 << 20  # bytes of the pages file that the kernel is asked to read ahead
 
 
@@ -53,7 +53,7 @@ class Attendant:
         self._complete, self._wanted, self._stages = complete, deque(wanted), stages
         self._given, self._forked, self._begun = given, forked, begun
         self._waiting: deque[int] = deque()  # addresses that threads wait for
-        self._ahead = self._next = self._expected = 0
+        self._next = self._expected = 0
         self._rebuilt = self._answered = self._ended = False
         self.faults = 0
 
@@ -69,8 +69,8 @@ class Attendant:
             self._hear()
             if self._waiting:
                 self._serve()
-            elif (piece := self._choose()) is not None:
-                self._give(piece)
+            elif row := self._choose():
+                self._give(row)
             else:
                 self._wait(poll)
 
@@ -113,43 +113,54 @@ class Attendant:
         if piece is None:
             done = self._after(self.fault.zero(address, self.missing.empty_from(address)))
         else:
-            done = self._give(piece)
-            self._next, self._ahead = piece.end, _AHEAD
+            done = self._give([piece])
+            self._next = piece.end
         if done is not Given.LATER:
             self._waiting.popleft()
 
-    def _give(self, piece: Piece) -> Given:
-        buffer = self.pages.read(piece.offset, piece.size)
+    def _give(self, row: list[Piece]) -> Given:
+        """Pieces that follow each other, in one go."""
+        start, size = row[0].start, row[-1].end - row[0].start
+        buffer = self.pages.read(row[0].offset, size)
         source = address_of(buffer)
-        if is_zero(source, piece.size):
-            done = self._after(self.fault.zero(piece.start, piece.size))
-        else:
-            done = self._after(self.fault.copy(piece.start, source, piece.size))
-        if done is not Given.LATER:
-            self.missing.arrive(piece)
-            self._given(self.pid, piece)
-        return done
+        zero = is_zero(source, size)
+        given = self.fault.zero(start, size) if zero else self.fault.copy(start, source, size)
+        if self._after(given) is not Given.LATER:
+            for piece in row:
+                self.missing.arrive(piece)
+                self._given(self.pid, piece)
+        return given
 
-    def _after(self, done: Given) -> Given:
-        self._ended = self._ended or done is Given.ENDED
-        return done
+    def _after(self, given: Given) -> Given:
+        self._ended = self._ended or given is Given.ENDED
+        return given
 
-    def _choose(self) -> Piece | None:
+    def _choose(self) -> list[Piece]:
         """What to give while nobody waits."""
         if not self._rebuilt:
-            return None
+            return []
         while self._wanted:
             piece = self._wanted.popleft()
             if not piece.arrived:
-                return piece
-        if self._ahead or self._answered:
-            self._ahead = max(0, self._ahead - 1)
-            chosen = self.missing.first_from(self._next) or self.missing.first_from(0)
-            if chosen is not None:
-                self._next = chosen.end
-                self._expect(chosen.offset)
-            return chosen
-        return None
+                return self._wanted_row(piece)
+        if not self._answered:
+            return []
+        chosen = self.missing.first_from(self._next) or self.missing.first_from(0)
+        if chosen is None:
+            return []
+        row = self.missing.row_from(chosen, _AT_ONCE)
+        self._next = row[-1].end
+        self._expect(chosen.offset)
+        return row
+
+    def _wanted_row(self, piece: Piece) -> list[Piece]:
+        """As many as follow it both in memory and in the order in which they were wanted."""
+        row = self.missing.row_from(piece, _AT_ONCE)
+        count = 1
+        while count < len(row) and self._wanted and self._wanted[0] is row[count]:
+            self._wanted.popleft()
+            count += 1
+        return row[:count]
 
     def _expect(self, offset: int) -> None:
         """Have the disk read while memory is copied."""

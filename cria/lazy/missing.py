@@ -10,7 +10,10 @@ import msgspec
 from cria.errors import CheckpointMismatch
 from cria.images.memory import LAZY, PAGE, VDSO, Mapping, Memory
 
-PIECE = 256 << 10  # bytes: large enough that its copying outweighs the fault that asks for it
+PIECE = (
+    64 << 10
+)  # bytes that come with a page: more is copied in the time of the fault, and wanted less often
+_SMALLEST = 16 << 10  # on average, of the pieces in a row
 
 # Source: mmap(2); vma_entry_can_be_lazy and the VMA_AREA_ bits of CRIU's include/image.h.
 _PRIVATE, _ANONYMOUS, _LOCKED, _HUGETLB = 0x2, 0x20, 0x2000, 0x40000
@@ -76,6 +79,20 @@ class Missing:
         if not piece.arrived:
             piece.arrived = True
             self.bytes -= piece.size
+
+    def row_from(self, piece: Piece, most: int) -> list[Piece]:
+        """The piece and those that follow it, in memory and in the pages file, up to `most` bytes."""
+        row = [piece]
+        size = piece.size
+        place = bisect_left(self._starts, piece.start) + 1
+        for found in self._pieces[place : place + most // _SMALLEST]:
+            size += found.size
+            if found.arrived or found.start != row[-1].end or size > most:
+                break
+            if found.offset != row[-1].offset + row[-1].size:
+                break
+            row.append(found)
+        return row
 
     def drop(self, start: int, end: int) -> list[Piece]:
         """Nobody wants what lay here any more. Returns what had not arrived."""

@@ -134,6 +134,16 @@ def test_zeros_end_where_the_next_piece_begins() -> None:
     assert missing.empty_from(12 * PAGE) == PIECE
 
 
+def test_a_row_is_of_what_follows_in_the_pages_file_too() -> None:
+    pieces = [piece(0, 2, offset=10), piece(2, 2, offset=12), piece(4, 2, offset=90)]
+    missing = Missing(pieces)
+
+    assert missing.row_from(pieces[0], PIECE) == pieces[:2]
+    assert missing.row_from(pieces[0], 3 * PAGE) == pieces[:1]
+    missing.arrive(pieces[1])
+    assert missing.row_from(pieces[0], PIECE) == pieces[:1]
+
+
 def test_a_child_misses_what_its_parent_missed_and_gets_it_for_itself() -> None:
     parent = Missing([piece(0, 4)])
     child = parent.copy()
