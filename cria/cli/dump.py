@@ -21,6 +21,7 @@ from cria.cli import output
     "--skip-in-flight", is_flag=True, help="Drop connections that no process has accepted yet."
 )
 @click.option("--compress", is_flag=True, help="Compress its memory: smaller, slower to restore.")
+@click.option("--direct-io", is_flag=True, help="Write images past the page cache (CRIU 4.3).")
 @click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
 @click.option(
     "--no-canary", is_flag=True, help="Record no generation for restores to compare with."
@@ -59,6 +60,7 @@ def command(
     leave_running: bool,
     skip_in_flight: bool,
     compress: bool,
+    direct_io: bool,
     any_process: bool,
     no_canary: bool,
     no_quiesce: bool,
@@ -102,6 +104,7 @@ def command(
         any_process=any_process,
         skip_in_flight=skip_in_flight,
         compress=compress,
+        direct_io=direct_io,
         canary=not no_canary,
         inflight=None if no_quiesce else inflight,
         quiesce_seconds=quiesce_seconds,

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 from cria.criu.client import Client
 from cria.inventory import Inventory
 from cria.manifest import DumpOptions
-from cria.storage import direct
 
 LOG_LEVEL = 4  # the debug lines that CRIU's developers ask for
 GHOST_LIMIT = 512 << 20  # deleted files larger than CRIU's own limit of 1 MiB are common
 
 
 def dump_options(
-    client: Client, inventory: Inventory, place: Path, *, leave_running: bool
+    client: Client, inventory: Inventory, *, leave_running: bool, direct_io: bool
 ) -> tuple[DumpOptions, Any]:
-    """The options for images in the directory `place`: as the manifest keeps them, and as CRIU's message.
+    """The options for a dump: as the manifest keeps them, and as CRIU's message.
 
     The message still lacks the PID, which depends on from where CRIU looks.
     """
     chosen = DumpOptions(
         leave_running=leave_running,
         network_lock=_network_lock(inventory, leave_running),
-        image_io_mode="direct" if client.knows("image_io_mode") and direct.works(place) else None,
+        image_io_mode="direct" if direct_io and client.knows("image_io_mode") else None,
         shell_job=inventory.root.session not in {p.pid for p in inventory.processes},
     )
     message = _common(client, chosen)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cria.doctor.row import Row, ok
 from cria.inventory import Inventory
-from cria.storage import direct
 
 _PROBE = 64 << 20
 _CHUNK = 4 << 20
@@ -35,9 +34,9 @@ def write_rate(place: Path) -> float:
     Writes at most 64 MiB for at most two seconds to a file without a name. Raises OSError.
     """
     flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
-    file = os.open(place, flags | (os.O_DIRECT if direct.works(place) else 0), 0o600)
+    file = os.open(place, flags, 0o600)
     try:
-        with mmap.mmap(-1, _CHUNK) as chunk:  # page-aligned, which direct writes need
+        with mmap.mmap(-1, _CHUNK) as chunk:
             chunk[:] = os.urandom(4096) * (_CHUNK // 4096)
             return _rate(file, chunk)
     finally:

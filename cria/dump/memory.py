@@ -23,7 +23,10 @@ def freeze_and_write_memory(work: Dump) -> int:
 
     assert work.staged is not None
     work.options, message = dump_options(
-        work.client, work.inventory, work.staged, leave_running=work.leave_running
+        work.client,
+        work.inventory,
+        leave_running=work.leave_running,
+        direct_io=work.direct_io,
     )
     inside = NamespacesOf(work.root) if is_elsewhere(work.root) else None
     message.pid = inside.inner_pid if inside else work.root

@@ -38,6 +38,7 @@ class Dump:
     any_process: bool = False
     skip_in_flight: bool = False
     compress: bool = False
+    direct_io: bool = False
     wants_canary: bool = True
     inflight: Inflight | None = "keep"
     quiesce_seconds: float = 60.0
