@@ -7,7 +7,6 @@ frames of 2 MiB; `zstd -d` opens it as well.
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,20 +83,6 @@ class Frames:
             raise self._damaged(f"frame {number}: {error}") from error
         if left or not decompressor.eof:
             raise self._damaged(f"frame {number} does not hold {size} bytes")
-
-    def frame(self, number: int) -> bytes:
-        """All that the frame `number` holds. Raises CheckpointDamaged."""
-        return b"".join(self.pieces(number))
-
-    def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` of what it holds; fewer at its end. Raises CheckpointDamaged."""
-        found = bytearray()
-        number = bisect_right(self.starts, offset) - 1
-        while len(found) < size and 0 <= number < len(self.starts):
-            begin = offset + len(found) - self.starts[number]
-            found += self.frame(number)[begin : begin + size - len(found)]
-            number += 1
-        return bytes(found)
 
     def close(self) -> None:
         if self._file >= 0:

@@ -24,6 +24,11 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     mapping: Mapping | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a page that is absent here reads as zero."""
+        return self.mapping is not None and self.mapping.is_plain
+
 
 def make_lean(images: Path, known: Memory, criu_binary: Path | None = None) -> int:
     """Take the zero pages of one process out of `images`; returns the bytes that this saved.
@@ -45,7 +50,7 @@ def zero_share(pages: int, known: Memory) -> float:
     seen = zero = 0
     for piece in pieces(known):
         offset = piece.run.offset
-        if offset is None or piece.mapping is None or not piece.mapping.is_plain:
+        if offset is None or not piece.is_plain:
             continue
         for at in range(offset, offset + piece.run.size, _ONE_IN * PAGE):
             seen += 1
@@ -73,10 +78,16 @@ def pieces(known: Memory) -> Iterator[Piece]:
 def without_zeros(pages: int, known: Memory) -> Iterator[Run]:
     """All runs, those of private anonymous memory without their zero pages."""
     for piece in pieces(known):
-        if piece.mapping is not None and piece.mapping.is_plain:
-            yield from filled(pages, piece.run)
-        else:
-            yield piece.run
+        yield from (each.run for each in piece_without_zeros(pages, piece))
+
+
+def piece_without_zeros(pages: int, piece: Piece) -> Iterator[Piece]:
+    """What is left of one piece."""
+    if not piece.is_plain:
+        yield piece
+        return
+    for run in filled(pages, piece.run):
+        yield Piece(run=run, mapping=piece.mapping)
 
 
 def filled(pages: int, run: Run) -> Iterator[Run]:

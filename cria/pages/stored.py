@@ -16,9 +16,10 @@ from pathlib import Path
 
 from cria.errors import CheckpointDamaged, RestoreFailed
 from cria.images import memory
-from cria.images.memory import MAP_GROWSDOWN, PROT_WRITE, Mapping, Memory, Run
+from cria.images.memory import MAP_GROWSDOWN, PROT_WRITE, Memory, Run
 from cria.pages import frames, lean
 from cria.pages.frames import FRAME, Frames
+from cria.pages.lean import Piece
 from cria.process.write import write
 
 SMALLEST = 64 << 10  # the shorter runs are many and hold little; thread areas are among them
@@ -42,9 +43,8 @@ def take_aside(
     with source.open("rb", buffering=0) as file:
         pages = file.fileno()
         for piece in lean.pieces(known):
-            plain = piece.mapping is not None and piece.mapping.is_plain
-            for run in lean.filled(pages, piece.run) if plain else (piece.run,):
-                (ours if _can_be_ours(run, piece.mapping) else rest).append(run)
+            for left in lean.piece_without_zeros(pages, piece):
+                (ours if _can_be_ours(left) else rest).append(left.run)
         frames.write(_frames_of(aside, known.pid), _content(pages, ours, moved))
         memory.write_pagemap(aside, known.pid, known.pid, ours, criu_binary)
         frames.write(_compressed(source), _content(pages, rest, moved))
@@ -60,13 +60,14 @@ def compress_rest(images: Path, moved: Moved) -> None:
         path.unlink()
 
 
-def _can_be_ours(run: Run, mapping: Mapping | None) -> bool:
+def _can_be_ours(piece: Piece) -> bool:
     """Whether a process that CRIU holds after its restore can be written to there."""
+    run, mapping = piece.run, piece.mapping
     return (
         mapping is not None
         and run.offset is not None
         and run.size >= SMALLEST
-        and mapping.is_plain
+        and piece.is_plain
         and bool(mapping.prot & PROT_WRITE)
         and not mapping.flags & (MAP_GROWSDOWN | MAP_HUGETLB)
     )
