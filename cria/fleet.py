@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,15 +79,8 @@ class Fleet(Source):
     """What the clones of one restore share."""
 
     replicas: int
-    wish: Any
-    wait_seconds: float
-    isolate: Literal["always", "net"]
     all_or_none: bool
-    policies: dict[str, Any]
     listener: Listener
-    wants_canary: bool = True
-    wants_hooks: tuple[Hook, ...] = ()
-    hook_seconds: float = 30.0
 
     clones: list[Restore] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
@@ -113,23 +106,11 @@ def see_that_memory_suffices(fleet: Fleet) -> None:
 
 def plan_the_ports_of_all(fleet: Fleet) -> None:
     """With networks of their own no clone is in another's way, and each plans for itself."""
+    common = {each.name: getattr(fleet, each.name) for each in fields(Source) if each.init}
     for number in range(fleet.replicas):
-        clone = Restore(
-            source=fleet.checkpoint,
-            wish=fleet.wish,
-            wait_seconds=fleet.wait_seconds,
-            isolate=fleet.isolate,
-            policies=fleet.policies,
-            clone=number,
-            wants_canary=fleet.wants_canary,
-            wants_lazy=fleet.wants_lazy,
-            wants_hooks=fleet.wants_hooks,
-            hook_seconds=fleet.hook_seconds,
-            listener=partial(_tell, fleet.listener, number + 1),
-        )
-        clone.checkpoint, clone.client = fleet.checkpoint, fleet.client
-        clone.gpu_map, clone.gpu_seconds = fleet.gpu_map, fleet.gpu_seconds
-        clone.backing, clone.shared = fleet.backing, fleet.shared
+        tell = partial(_tell, fleet.listener, number + 1)
+        clone = Restore(**common, clone=number, listener=tell)
+        clone.checkpoint = fleet.checkpoint
         fleet.clones.append(clone)
     if fleet.isolate == "net":
         for clone in fleet.clones:

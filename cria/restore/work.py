@@ -28,11 +28,18 @@ Policy = Literal["refuse", "close", "keep"]
 
 @dataclass(kw_only=True)
 class Source:
-    """What every restore begins with."""
+    """What every restore begins with; the clones of a fleet have all of it from the fleet."""
 
     source: Checkpoint | str | os.PathLike[str]
     checkpoint: Checkpoint = field(init=False)
     client: Any = None
+    wish: Any
+    wait_seconds: float
+    isolate: Isolate
+    policies: dict[str, Any] = field(default_factory=dict)
+    wants_canary: bool = True
+    wants_hooks: tuple[Hook, ...] = ()
+    hook_seconds: float = 30.0
     wants_lazy: bool = False
     wants_gpus: dict[str, str] = field(default_factory=dict)
     gpu_map: dict[str, str] = field(default_factory=dict)
@@ -47,15 +54,8 @@ class Source:
 class Restore(Source):
     """What the steps of one restore know and hand on."""
 
-    wish: Any
-    wait_seconds: float
-    isolate: Isolate
-    policies: dict[str, Any] = field(default_factory=dict)
     listener: Listener | None
-    wants_canary: bool = True
     clone: int = 0
-    wants_hooks: tuple[Hook, ...] = ()
-    hook_seconds: float = 30.0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     plan: PortPlan = field(init=False)
