@@ -113,7 +113,9 @@ def command(
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
-    wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
+    # As from Python: clones of which nothing is said shall not want the same ports.
+    mode = ports or ("auto" if replicas and not moves else None)
+    wishes = Wishes.parse(moves, mode=mode, addresses=addresses)
     exchanged = devices.parse(gpus)
     opened = Checkpoint.open(checkpoint)
     if dry_run:

@@ -377,3 +377,24 @@ def test_a_dry_run_plans_every_clone_and_touches_nothing(
     for number in (21510, 21511, 21512):
         with pytest.raises(ConnectionRefusedError):
             ask(number)
+
+
+def test_clones_of_which_no_port_is_said_stand_beside_the_original(
+    original: tuple[Launched, int, cria.Checkpoint],
+) -> None:
+    _, port, checkpoint = original
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cria", "restore", checkpoint.path, "--replicas", "2", "--json"],
+        capture_output=True,
+        check=True,
+    )
+
+    engines = json.loads(done.stdout)["engines"]
+    try:
+        assert len({engine["pid"] for engine in engines}) == 2
+        assert all(Path(f"/proc/{engine['pid']}").exists() for engine in engines)
+        assert ask(port)
+    finally:
+        for engine in engines:
+            end(engine["pid"])
