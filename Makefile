@@ -7,7 +7,7 @@ SHELL := bash
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # As an installed package is, also where PYTHONDONTWRITEBYTECODE is set: else each command compiles itself anew.
 COMPILED := .venv/bin/python -m compileall -q cria $(wildcard .venv/lib/criu)
-PYTEST := $(SUDO) .venv/bin/python -m pytest $(PYTEST_ARGS)
+PYTEST := $(SUDO) .venv/bin/python -m tests $(PYTEST_ARGS)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from hypothesis import settings
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("cria", deadline=None)
 settings.load_profile("cria")
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROGRAMS = Path(__file__).parent / "programs"
 

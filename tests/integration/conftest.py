@@ -35,7 +35,7 @@ def ask(port: int, address: str = "127.0.0.1") -> dict[str, Any]:
 def end(pid: int) -> None:
     """End a process tree that a test started or restored, with what it leaves."""
     with contextlib.suppress(CriaError, ProcessLookupError):
-        stop(pid, seconds=2)
+        stop(pid, seconds=0.2)
 
 
 @pytest.fixture
