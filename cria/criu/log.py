@@ -22,6 +22,7 @@ from cria.errors import (
     DumpFailed,
     EngineBlocked,
     NoSpace,
+    PathTaken,
     PidTaken,
     PortTaken,
     PrivilegeMissing,
@@ -73,6 +74,12 @@ MEANINGS = (
         DumpFailed,
         "a process of the engine is being traced, or is not ours to trace",
         "end debuggers and profilers on it (py-spy, gdb, strace)",
+    ),
+    Meaning(
+        r"Can't link remap to /?(/\S*)/[^/\s]+: File exists",
+        PathTaken,
+        "a link_remap.N that CRIU needs in {0} is there: CRIU alone, or a killed restore, left it",
+        "if no images of CRIU alone need them: rm {0}/link_remap.*",
     ),
     Meaning(
         r"Can't fork for (\d+): File exists",
@@ -184,7 +191,7 @@ def explain(log: Path, said: str, *, during: type[DumpFailed] | type[RestoreFail
             return meaning.kind(
                 meaning.message.format(*groups),
                 details=details,
-                remedy=meaning.remedy,
+                remedy=meaning.remedy and meaning.remedy.format(*groups),
                 log=str(log),
             )
     verb = "dump the engine" if during is DumpFailed else "restore the checkpoint"

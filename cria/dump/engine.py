@@ -131,9 +131,10 @@ def drop_what_can_be_made_again(work: Dump) -> int | None:
 def clear_what_it_left(work: Dump) -> None:
     from cria.engine import leftovers
     from cria.process import ended
+    from cria.storage import carry
 
     if not work.leave_running:
         ended.wait(work.inventory.processes)
         owned = (file for file in work.carried if file.owned)
-        leftovers.clear(work.inventory, [name for file in owned for name in file.every_name])
+        leftovers.clear(work.inventory, carry.names(owned))
     unlock_it(work)

@@ -20,6 +20,7 @@ def freeze_and_write_memory(work: Dump) -> int:
     from cria.criu.options import dump_options
     from cria.namespaces.place import NamespacesOf, is_elsewhere
     from cria.storage import layout
+    from cria.storage.turns import Turn
 
     assert work.staged is not None
     work.options, message = dump_options(
@@ -31,6 +32,8 @@ def freeze_and_write_memory(work: Dump) -> int:
     inside = NamespacesOf(work.root) if is_elsewhere(work.root) else None
     message.pid = inside.inner_pid if inside else work.root
     work.its_root = inside.root if inside else Path("/")
+    if inside is None:
+        work.turn = Turn(work.quiesce_seconds)
     message.tcp_skip_in_flight = work.skip_in_flight
     images = os.open(work.staged / layout.IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images
@@ -47,6 +50,7 @@ def freeze_and_write_memory(work: Dump) -> int:
 def let_it_run_on(work: Dump) -> None:
     if work.conversation is not None:
         work.conversation.abort()
+    _end_turn(work)
 
 
 def carry_its_files(work: Dump) -> int:
@@ -67,6 +71,9 @@ def carry_its_files(work: Dump) -> int:
         work.its_root,
         temporary=temporary,
     )
+    if not work.leave_running:  # else CRIU removes them, when it lets the engine run
+        carry.remove_links(work.carried, work.its_root)
+        _end_turn(work)
     return sum(file.stored_bytes for file in work.carried)
 
 
@@ -106,3 +113,9 @@ def _finish(work: Dump) -> None:
     place = (None if work.published else work.staged) or work.output
     with log.explained(place / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
         work.conversation.finish()
+    _end_turn(work)
+
+
+def _end_turn(work: Dump) -> None:
+    if work.turn is not None:
+        work.turn.end()

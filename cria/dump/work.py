@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RecordedFile,
         Weights,
     )
+    from cria.storage.turns import Turn
 
 
 @dataclass(kw_only=True)
@@ -62,6 +63,7 @@ class Dump:
     lost: GpuLost | None = None
     options: DumpOptions = field(init=False)
     staged: Path | None = None
+    turn: Turn | None = None
     conversation: Any = None
     hooks: Hooks | None = None
     its_root: Path = Path("/")

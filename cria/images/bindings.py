@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 from cria.errors import PycriuMissing
 
 _SYSTEM = Path("/usr/lib/python3/dist-packages")
+_LOADING = threading.Lock()
 
 
 def find_pycriu(criu_binary: Path | None = None) -> Path:
@@ -36,8 +38,9 @@ def load(name: str, criu_binary: Path | None = None) -> ModuleType:
 
     A process keeps to the pycriu that it loaded from first. Source of the layout: criu/images/*.proto.
     """
-    loaded = sys.modules.get(f"{name}_pb2")
-    return loaded if loaded is not None else _import(name, find_pycriu(criu_binary))
+    with _LOADING:  # what another thread is loading is among the loaded already
+        loaded = sys.modules.get(f"{name}_pb2")
+        return loaded if loaded is not None else _import(name, find_pycriu(criu_binary))
 
 
 def _import(name: str, package: Path) -> ModuleType:

@@ -71,10 +71,14 @@ def put_its_files_back(work: Restore) -> int:
     """On the host a temporary file may be in its place still; the check before saw that it is the same."""
     from cria.namespaces.place import Host
     from cria.storage import carry, layout
+    from cria.storage.turns import Turn
 
     assert work.place is not None
     carried = work.checkpoint.manifest.carried
-    work.placed = carry.missing(carried) if isinstance(work.place, Host) else carried
+    work.placed = carried
+    if isinstance(work.place, Host):
+        work.placed = carry.missing(carried)
+        work.turn = Turn(work.wait_seconds)
     return carry.put_back(work.placed, work.checkpoint.path / layout.CARRIED, work.place.root)
 
 
@@ -84,3 +88,6 @@ def take_its_files_away(work: Restore) -> None:
 
     if isinstance(work.place, Host):
         carry.remove(work.placed)
+    if work.turn is not None and work.turn.lasts:
+        carry.remove_links(work.placed)
+        work.turn.end()

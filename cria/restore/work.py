@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cria.ports import PortPlan
     from cria.sharing.backing import Backing
     from cria.sharing.model import SharedMemory
+    from cria.storage.turns import Turn
 
 Isolate = Literal["auto", "always", "never", "net"]
 Policy = Literal["refuse", "close", "keep"]
@@ -62,6 +63,7 @@ class Restore(Source):
     reservation: Any = None
     view: Path | None = None
     placed: tuple[CarriedFile, ...] = ()
+    turn: Turn | None = None
     page_server: Any = None
     conversation: Any = None
     locks: ExitStack = field(default_factory=ExitStack)

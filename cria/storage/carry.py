@@ -24,9 +24,7 @@ def wanted(paths: Iterable[str]) -> list[Path]:
     """Those of the engine's open or mapped files that have to be carried."""
     below = tuple(f"{root}/" for root in MEMORY_FILE_SYSTEMS)
     return sorted(
-        Path(path)
-        for path in set(paths)
-        if path.startswith(below) or path.rpartition("/")[2].startswith(LINK_REMAP)
+        Path(path) for path in set(paths) if path.startswith(below) or is_link_remap(path)
     )
 
 
@@ -159,10 +157,26 @@ def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
 
 
 def remove(carried: Iterable[CarriedFile]) -> None:
-    """Take away what an ended engine left behind of these files."""
-    for file in carried:
-        for name in file.every_name:
-            Path(name).unlink(missing_ok=True)
+    """Take away what an ended engine left behind of these files; link remaps may be another's by now."""
+    for name in names(carried):
+        Path(name).unlink(missing_ok=True)
+
+
+def remove_links(carried: Iterable[CarriedFile], root: Path = Path("/")) -> None:
+    """Free the names of CRIU's link remaps for others on this host, while it is one's turn."""
+    for name in (name for file in carried for name in file.every_name):
+        if is_link_remap(name):
+            (root / name.lstrip("/")).unlink(missing_ok=True)
+
+
+def names(carried: Iterable[CarriedFile]) -> list[str]:
+    """The paths of these files, but for link remaps."""
+    every = (name for file in carried for name in file.every_name)
+    return [name for name in every if not is_link_remap(name)]
+
+
+def is_link_remap(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(LINK_REMAP)
 
 
 def _mapped_paths() -> Iterable[tuple[int, str]]:
