@@ -74,7 +74,7 @@ def restore_fleet(
     return tuple(fleet.engines)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Fleet(Source):
     """What the clones of one restore share."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -89,10 +90,12 @@ class Round:
         """First while it lives on, seen by a client; then to its end."""
         self.say(f"{RAW}: dump")
         seen = RawImages(self.criu, self.place / "raw-seen")
+        _settle()
         with self._client(RAW) as client:
             seen.dump(self.engine.pid, leave_running=True)
         rmtree(seen.place)
         self.raw = RawImages(self.criu, self.place / "raw")
+        _settle()
         seconds = self.raw.dump(self.engine.pid)
         self.log.add(RAW, pause=client.pause, dump=seconds, bytes=self.raw.bytes)
 
@@ -101,6 +104,7 @@ class Round:
         mode, checkpoint = modes[0], self.place / "checkpoint"
         with self._restored_raw():
             self.say(f"{mode.name}: dump, seen by a client")
+            _settle()
             with self._client(mode.name) as client:
                 words = ["--leave-running", *mode.dump]
                 commands.dump(self.engine.pid, checkpoint, words)
@@ -108,6 +112,7 @@ class Round:
         rmtree(checkpoint)
         with self._restored_raw():
             self.say(f"{mode.name}: dump")
+            _settle()
             dumped = commands.dump(self.engine.pid, checkpoint, mode.dump)
             subject.reap()
             self.log.add(mode.name, bytes=dumped.bytes, dump=dumped.seconds)
@@ -174,6 +179,11 @@ class Round:
             yield client
         if client.pause is None:
             self.log.troubles.append(f"{way}: no pause measured, {client.trouble or 'too short'}")
+
+
+def _settle() -> None:
+    """Nobody's dump is held up by what another left for the disk to write."""
+    os.sync()
 
 
 def _end(done: Done) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 from typing import Any
 
@@ -62,4 +64,6 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; every error ends in one place, with its own exit status."""
     from cria.cli.failure import guarded
 
+    # Else the interpreter looks through every object of every module before it ends: 40 ms for nothing.
+    atexit.register(gc.freeze)
     return guarded(cli, arguments)

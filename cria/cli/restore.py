@@ -104,7 +104,6 @@ def command(
     """
     from cria.checkpoint import Checkpoint
     from cria.cuda import devices
-    from cria.fleet import plan_fleet, restore_fleet
     from cria.ports import Wishes
     from cria.restore import RESTORE_STEPS, restore
 
@@ -119,6 +118,8 @@ def command(
     exchanged = devices.parse(gpus)
     opened = Checkpoint.open(checkpoint)
     if dry_run:
+        from cria.fleet import plan_fleet
+
         plans = plan_fleet(opened, replicas or 1, wishes, outside=outside, clients=clients)
         _show_plans(plans, as_json=as_json)
         return
@@ -144,6 +145,8 @@ def command(
             ),
         )
     else:
+        from cria.fleet import restore_fleet
+
         engines = restore_fleet(
             opened,
             replicas,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cria.storage.turns import Turn
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Dump:
     """What the steps of one dump know and hand on."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -139,6 +138,8 @@ def _compressed(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         return len(piece), zstd.compress(piece, options=options)
 
     threads = os.cpu_count() or 1
+    from concurrent.futures import Future, ThreadPoolExecutor  # a plain restore needs none
+
     under_way: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for piece in pieces:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -120,6 +119,8 @@ def put_back(aside: Path, host_pid: Callable[[int], int], criu_binary: Path | No
     `host_pid` tells the PID here of a process of the images. Every processor decompresses; returns the
     bytes written. Raises CheckpointDamaged or RestoreFailed.
     """
+    from concurrent.futures import ThreadPoolExecutor  # a plain restore needs none
+
     with ExitStack() as opened, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         work = []
         for path in sorted(aside.glob(f"*{SUFFIX}")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,18 @@ def restore_the_processes(work: Restore) -> int:
         with log.explained(work.view / "restore.log", during=RestoreFailed):
             plugins = work.checkpoint.manifest.gpu_state is None
             work.conversation = work.client.restore(message, inside, plugins=plugins)
+            threading.Thread(target=_load_what_is_needed_later).start()
             work.inner_root = work.conversation.wait_for("post-restore")
         work.root = work.place.host_pid(work.inner_root)
     finally:
         os.close(images)
     return 0
+
+
+def _load_what_is_needed_later() -> None:
+    """While CRIU is at work: loading the HTTP client alone takes 20 ms."""
+    from cria.engine import canary, health, quiesce  # noqa: F401
+    from cria.ports import check_owned, seal  # noqa: F401
 
 
 def has_memory_aside(work: Source) -> bool:

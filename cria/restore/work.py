@@ -27,7 +27,7 @@ Isolate = Literal["auto", "always", "never", "net"]
 Policy = Literal["refuse", "close", "keep"]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Source:
     """What every restore begins with; the clones of a fleet have all of it from the fleet."""
 
@@ -51,7 +51,7 @@ class Source:
     shared: SharedMemory | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Restore(Source):
     """What the steps of one restore know and hand on."""
 

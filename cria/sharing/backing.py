@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +129,8 @@ class Backing:
     def _fill(
         self, out: Path, moved: Moved
     ) -> tuple[tuple[SharedProcess, ...], tuple[MappedFile, ...]]:
+        from concurrent.futures import ThreadPoolExecutor  # only needed where it is not there yet
+
         image = files.read(self._images)
         paths = {f.file_id: f.path for f in files.regular_files(image, self._criu)}
         highest = mapped.highest_id(image, self._criu)
