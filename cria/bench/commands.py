@@ -47,6 +47,11 @@ def dump(pid: int, output: Path, words: Sequence[str] = ()) -> Done:
     return _run(["dump", str(pid), "--output", str(output), *words])
 
 
+def make_ready(checkpoint: Path, verb: str) -> Done:
+    """`cria VERB CHECKPOINT`. Raises what it says."""
+    return _run([verb, str(checkpoint)])
+
+
 def restore(checkpoint: Path, words: Sequence[str] = ()) -> Done:
     """`cria restore CHECKPOINT`. Raises what it says."""
     return _run(["restore", str(checkpoint), *words])

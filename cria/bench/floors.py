@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import inf
 
 from cria.bench.document import Clones, Floor, Spread, Way
 
@@ -10,26 +11,36 @@ OWN_SECONDS = 0.085
 
 
 def floors(cold: Spread, ways: Sequence[Way], clones: Sequence[Clones]) -> tuple[Floor, ...]:
-    """The first of the `ways` is CRIU alone, the second cria as it is without options."""
+    """The first of the `ways` is CRIU alone, the second cria as it is without options.
+
+    A restore is as fast as the fastest way that cria offers; each floor names it.
+    """
     raw, plain = ways[0], ways[1]
+    best = min(ways[1:], key=lambda way: way.first_token.median if way.first_token else inf)
     compressed = next((way.bytes for way in ways if "compressed" in way.name), None)
-    one, every = (clones[0].one, clones[0].all) if clones else (None, None)
     return (
-        _least("restore to first token, against the cold start", 40, cold, plain.first_token),
-        _most("restore, against CRIU alone", 0.4, plain.restore, raw.restore),
+        _least(f"{best.name}: to first token, against the cold start", 40, cold, best.first_token),
+        _most(f"{best.name}: restore, against CRIU alone", 0.4, best.restore, raw.restore),
         _most(
-            "first token after a restore, against CRIU alone",
+            f"{best.name}: to first token, against CRIU alone",
             0.4,
-            plain.first_token,
+            best.first_token,
             raw.first_token,
         ),
+        _seconds(f"{best.name}: its own time in a restore", best.own_restore),
         _most("pause of a dump, against CRIU alone", 0.4, plain.pause, raw.pause),
+        _seconds("its own time in the pause of a dump", plain.own_pause),
         _most("checkpoint on the disk, against CRIU alone", 0.6, plain.bytes, raw.bytes),
         _most("compressed, against CRIU alone", 0.15, compressed, raw.bytes),
-        _seconds("cria's own time in a restore", plain.own_restore),
-        _seconds("cria's own time in the pause of a dump", plain.own_pause),
-        _most("all clones at once, against one", 2, every, one),
+        *(floor for each in clones for floor in _of_clones(each)),
     )
+
+
+def _of_clones(clones: Clones) -> Iterator[Floor]:
+    many = f"{clones.name}: {clones.count} clones at once"
+    yield _most(f"{many}, seconds against one", 2, clones.all, clones.one)
+    if "shared" in clones.name:
+        yield _most(f"{many}, memory against one", 2, clones.all_bytes, clones.one_bytes)
 
 
 def _least(what: str, limit: float, over: Spread | None, under: Spread | None) -> Floor:

@@ -8,10 +8,11 @@ from cria.bench import commands
 
 
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of dump and of restore that make one way."""
+    """Options of dump and of restore that make one way, and a verb that makes a checkpoint `ready` for it."""
 
     name: str
     dump: tuple[str, ...] = ()
+    ready: str | None = None
     restore: tuple[str, ...] = ()
 
 
@@ -20,7 +21,7 @@ MODES = (
     PLAIN,
     Mode(name="cria, compressed", dump=("--compress",)),
     Mode(name="cria, lazy", restore=("--lazy",)),
-    Mode(name="cria, shared memory", restore=("--share-memory",)),
+    Mode(name="cria, shared memory", ready="share", restore=("--share-memory",)),
 )
 
 

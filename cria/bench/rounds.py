@@ -147,6 +147,10 @@ class Round:
             self.log.troubles.append(f"{mode.name}: {error.message}: {error.details}")
 
     def _restore(self, mode: Mode, checkpoint: Path) -> None:
+        if mode.ready is not None:
+            self.say(f"{mode.name}: make the checkpoint ready")
+            ready = commands.make_ready(checkpoint, mode.ready)
+            self.log.add(mode.name, ready=ready.seconds)
         self.say(f"{mode.name}: restore")
         done = commands.restore(checkpoint, mode.restore)
         try:

@@ -76,7 +76,7 @@ def ways_rows(measured: Measured) -> list[tuple[str, ...]]:
             way.name,
             _seconds(way.first_token),
             _seconds(way.restore),
-            _seconds(way.dump),
+            _seconds(way.dump) or (f"ready in {_seconds(way.ready)}" if way.ready else ""),
             _seconds(way.pause),
             output.size(int(way.bytes.median)) if way.bytes else "",
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any
 
 from cria.criu.client import Client
+from cria.errors import UsageError
 from cria.inventory import Inventory
 from cria.manifest import DumpOptions
 
-LOG_LEVEL = 2  # CRIU writes a line for every piece of memory at 4, which takes it a tenth of a second
+# Errors and warnings. At 4 it writes a line for every piece of memory: a tenth of a second of each dump.
+LOG_LEVEL = 2
+LOG_LEVELS = range(1, 5)
+LOG_LEVEL_SET_BY = "CRIA_CRIU_LOG_LEVEL"
 GHOST_LIMIT = 512 << 20  # deleted files larger than CRIU's own limit of 1 MiB are common
 
 
@@ -45,11 +50,21 @@ def _common(client: Client, chosen: DumpOptions) -> Any:
         file_locks=True,
         link_remap=True,
         shell_job=chosen.shell_job,
-        log_level=LOG_LEVEL,
+        log_level=_log_level(),
     )
     if chosen.image_io_mode == "direct" and client.knows("image_io_mode"):
         message.image_io_mode = client.constant("IMAGE_IO_DIRECT")
     return message
+
+
+def _log_level() -> int:
+    asked = os.environ.get(LOG_LEVEL_SET_BY) or str(LOG_LEVEL)
+    if asked not in map(str, LOG_LEVELS):
+        raise UsageError(
+            f"{LOG_LEVEL_SET_BY} is {asked!r}",
+            remedy="from 1, errors only, to 4, all that CRIU does",
+        )
+    return int(asked)
 
 
 def _network_lock(inventory: Inventory, leave_running: bool) -> str:

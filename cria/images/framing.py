@@ -59,14 +59,18 @@ def first(path: Path, kind: int) -> bytes:
     raise _damaged(path, "it holds no entry")
 
 
-def write(path: Path, image: Image) -> None:
-    """Put `image` at `path` in one step: a reader sees the old file or the new one, never a part."""
+def write(path: Path, image: Image, *, durable: bool = True) -> None:
+    """Put `image` at `path` in one step: a reader sees the old file or the new one, never a part.
+
+    What is needed for one restore only need not be `durable`: it does not wait for the disk.
+    """
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         temporary = Path(file.name)
         try:
             file.write(join(image.header, image.entries))
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             # CRIU may read with other rights than those of the umask-proof temporary file.
             os.fchmod(file.fileno(), 0o644)
             temporary.replace(path)

@@ -32,7 +32,7 @@ def rewrite(
         private_view(images_dir, out)
     target = (out or images_dir) / files.NAME
     try:
-        framing.write(target, changed)
+        framing.write(target, changed, durable=out is None)
     except OSError as error:
         raise NotWritable(f"{target} cannot be written", details=str(error)) from error
     return target

@@ -52,9 +52,10 @@ def make_a_private_view(work: Restore) -> None:
     from cria.ports import private_view, rewrite
 
     work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
-    private_view(work.checkpoint.images, work.view)
-    stored.unpack_rest(work.checkpoint.images, work.view)
-    rewrite(work.view, work.plan, unix=work.unix_names, criu_binary=work.client.criu)
+    images, criu = work.checkpoint.images, work.client.criu
+    private_view(images, work.view)
+    stored.unpack_rest(images, work.view)
+    rewrite(images, work.plan, work.view, unix=work.unix_names, criu_binary=criu)
     if work.backing is not None:
         work.backing.put_into(work.view)
 

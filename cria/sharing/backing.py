@@ -86,7 +86,7 @@ class Backing:
                 link.symlink_to(self.directory / part.name)
         image = files.read(view)
         made = mapped.with_files(image, self._description.mapped, self._criu)
-        framing.write(view / files.NAME, made)
+        framing.write(view / files.NAME, made, durable=False)
 
     def _told(self, made: bool) -> SharedMemory:
         assert self._description is not None

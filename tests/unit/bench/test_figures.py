@@ -112,7 +112,16 @@ def test_a_floor_is_met_or_missed_by_the_medians_of_the_same_run(bench: Bench) -
     assert floor(bench, "compressed").met is False
     assert floor(bench, "in a restore").met is True
     assert floor(bench, "in the pause").met is False
-    assert floor(bench, "all clones").met is False
+    assert floor(bench, "clones at once").met is False
+
+
+def test_a_restore_is_measured_by_the_fastest_way_there_is(bench: Bench) -> None:
+    ways = (*bench.engines[0].ways, way("cria, shared memory", 0.4, 2e9))
+
+    found = floors(spread(40), ways, ())
+
+    assert found[0].what.startswith("cria, shared memory: ")
+    assert found[0].measured == pytest.approx(40 / 0.5)
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
