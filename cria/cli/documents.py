@@ -7,7 +7,7 @@ look like secrets are left out.
 from __future__ import annotations
 
 from inspect import cleandoc
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -23,13 +23,54 @@ from cria.inventory import (
     Topology,
     UnixSocket,
 )
+from cria.manifest import GpuState, Quiesced
 from cria.timings import Timings
+
+if TYPE_CHECKING:
+    from cria.checkpoint import Checkpoint
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What a checkpoint tells besides its inventory; of what there is not, `no_...` says why.
+
+    `bytes` are those it takes on the disk; `canary_tokens` are generated anew after each restore.
+    """
+
+    created: str
+    host: str
+    kernel: str
+    criu_version: str
+    cria_version: str
+    bytes: int
+    quiesced: Quiesced | None
+    no_quiesce: str | None
+    canary_tokens: int
+    no_canary: str | None
+    gpu_state: GpuState | None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Stored:
+        known = checkpoint.manifest
+        return cls(
+            created=known.created,
+            host=known.host.name,
+            kernel=known.host.kernel,
+            criu_version=known.criu_version,
+            cria_version=known.cria_version,
+            bytes=checkpoint.size_bytes,
+            quiesced=known.quiesced,
+            no_quiesce=known.no_quiesce,
+            canary_tokens=len(known.canary.tokens) if known.canary is not None else 0,
+            no_canary=known.no_canary,
+            gpu_state=known.gpu_state,
+        )
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     """`cria inspect --json`: one inventory, and where it is from. Times are Unix seconds, sizes bytes.
 
-    `target` is the PID of the root, or the path of the checkpoint. `timings` are those of the dump.
+    `target` is the PID of the root, or the path of the checkpoint. Of a checkpoint, `stored` is what else
+    it tells, and `timings` are those of the dump.
     """
 
     schema_version: Literal[1] = 1
@@ -48,6 +89,7 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     named_groups: tuple[NamedGroup, ...]
     checkpoint_bytes: int
     zero_bytes: int | None
+    stored: Stored | None
     timings: Timings | None
 
 
@@ -78,10 +120,16 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[Listed, ...]
 
 
-def inspected(inventory: Inventory, *, target: str, timings: Timings | None) -> Inspected:
-    """Return the document about one inventory; a stored one has the timings of its dump."""
+def inspected(
+    inventory: Inventory,
+    *,
+    target: str,
+    stored: Stored | None = None,
+    timings: Timings | None = None,
+) -> Inspected:
+    """Return the document about one inventory, of an engine or, where it is `stored`, of a checkpoint."""
     return Inspected(
-        source="engine" if timings is None else "checkpoint",
+        source="engine" if stored is None else "checkpoint",
         target=target,
         pid=inventory.root.pid,
         taken=inventory.taken,
@@ -96,6 +144,7 @@ def inspected(inventory: Inventory, *, target: str, timings: Timings | None) -> 
         named_groups=inventory.named_groups,
         checkpoint_bytes=inventory.checkpoint_bytes(),
         zero_bytes=inventory.zero_bytes(),
+        stored=stored,
         timings=timings,
     )
 

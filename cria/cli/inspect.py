@@ -11,6 +11,7 @@ import msgspec
 from cria.cli import output
 
 if TYPE_CHECKING:
+    from cria.checkpoint import Checkpoint
     from cria.inventory import Inventory
     from cria.timings import Timings
 
@@ -47,19 +48,21 @@ def command(
     one on this host.
     """
     from cria.cli import inventory_tables as tables
-    from cria.cli.documents import inspected, plain
+    from cria.cli.documents import Stored, inspected, plain
 
     if target is not None and Path(target).is_file():
         _archive(Path(target), sockets=sockets, as_json=as_json)
         return
-    inventory, stored = _inventory(target, port, any_process)
-    if memory and stored is None:
+    inventory, checkpoint = _inventory(target, port, any_process)
+    if memory and checkpoint is None:
         inventory = _with_zeros(inventory)
-    if stored is None and (as_json or sockets or evidence):
+    if checkpoint is None and (as_json or sockets or evidence):
         inventory = _with_names(inventory)
-    name = target if stored is not None and target else str(inventory.root.pid)
+    name = target if checkpoint is not None and target else str(inventory.root.pid)
+    stored = Stored.of(checkpoint) if checkpoint is not None else None
+    taken = checkpoint.manifest.timings if checkpoint is not None else None
     if as_json:
-        output.document(plain(inspected(inventory, target=name, timings=stored)))
+        output.document(plain(inspected(inventory, target=name, stored=stored, timings=taken)))
         return
     evidence_too = {"evidence": evidence}
     parts = [tables.processes(inventory, as_tree=True)] if tree else []
@@ -69,9 +72,9 @@ def command(
         parts += [tables.named_groups(inventory)] if inventory.named_groups else []
     parts += [tables.files(inventory)] if files else []
     parts += [tables.memory(inventory)] if memory else []
-    parts += [_timings(stored)] if timings else []
+    parts += [_timings(taken)] if timings else []
     if not parts:
-        parts = [tables.summary(inventory, name), tables.processes(inventory, as_tree=True)]
+        parts = [tables.summary(inventory, name, stored), tables.processes(inventory, as_tree=True)]
         parts += [tables.sockets(inventory)]
     click.echo("\n\n".join(parts))
 
@@ -85,16 +88,16 @@ def _archive(path: Path, *, sockets: bool, as_json: bool) -> None:
 
 def _inventory(
     target: str | None, port: int | None, any_process: bool
-) -> tuple[Inventory, Timings | None]:
-    """Return a living engine's inventory, or a checkpoint's with the timings of its dump."""
+) -> tuple[Inventory, Checkpoint | None]:
+    """Return a living engine's inventory, or that of a checkpoint and the checkpoint."""
     from cria.engine import discover
     from cria.engine.take import take
 
     if target is not None and not target.isdecimal():
         from cria.checkpoint import Checkpoint
 
-        manifest = Checkpoint.open(target).manifest
-        return manifest.inventory, manifest.timings
+        checkpoint = Checkpoint.open(target)
+        return checkpoint.manifest.inventory, checkpoint
     pid = None if target is None else int(target)
     if any_process and pid is not None:
         return take(pid, any_process=True), None

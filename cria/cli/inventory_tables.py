@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cria.cli.documents import Stored
 from cria.cli.output import size, table
 from cria.cli.texts import age, holder, layout, middle, role
 from cria.inventory import Descriptor, Inventory, Process, Role, Socket, UnixSocket
@@ -14,8 +15,8 @@ _STATES = {"ESTABLISHED": "ESTAB"}
 _NOTED = ("io_uring", "inotify", "memfd")
 
 
-def summary(inventory: Inventory, target: str) -> str:
-    """Return what an engine is, in a few lines."""
+def summary(inventory: Inventory, target: str, stored: Stored | None = None) -> str:
+    """Return what an engine is, in a few lines; and of one that is `stored`, how."""
     topology, root = inventory.topology, inventory.root
     kinds = Counter(socket.state for socket in inventory.sockets)
     rows = [
@@ -24,10 +25,35 @@ def summary(inventory: Inventory, target: str) -> str:
         ("layout", f"{layout(topology)}, {len(inventory.processes)} processes"),
         ("url", topology.url or "none: nobody listens for HTTP"),
         ("age", age(inventory.taken - root.started)),
-        ("checkpoint", f"about {size(inventory.checkpoint_bytes())}{_zeros(inventory)}"),
         ("sockets", f"{_counts(kinds)}; {len(inventory.unix_sockets)} unix"),
     ]
+    if stored is None:
+        expected = f"about {size(inventory.checkpoint_bytes())}{_zeros(inventory)}"
+        rows.append(("checkpoint", expected))
+    else:
+        rows += _stored(stored)
     return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+
+def _stored(stored: Stored) -> list[tuple[str, str]]:
+    programs = f"cria {stored.cria_version}, CRIU {stored.criu_version}, Linux {stored.kernel}"
+    rows = [
+        ("checkpoint", f"{size(stored.bytes)} on the disk, made with {programs}"),
+        ("taken", f"{stored.created} on {stored.host}"),
+    ]
+    if (still := stored.quiesced) is not None:
+        met = f"workers: {still.workers}, met in {still.groups} groups"
+        given_back = f"{size(still.dropped_bytes)} given back"
+        rows.append(("still point", f"requests: {still.inflight}; {met}; {given_back}"))
+    else:
+        rows.append(("still point", f"none: {stored.no_quiesce or 'an older cria took it'}"))
+    told = f"none: {stored.no_canary or 'an older cria took it'}"
+    rows.append(("canary", f"{stored.canary_tokens} tokens" if stored.canary_tokens else told))
+    if (taken := stored.gpu_state) is not None:
+        ranks = ", ".join(map(str, taken.ranks))
+        rows.append(("GPU memory", f"{size(taken.taken_bytes)}, of PID {ranks}"))
+        rows += [("GPU", f"{gpu.uuid}  {gpu.name}") for gpu in taken.gpus]
+    return rows
 
 
 def processes(inventory: Inventory, *, as_tree: bool = False) -> str:

@@ -15,6 +15,7 @@ from cria.cli import inventory_tables, main
 from cria.cli.documents import (
     Inspected,
     Listing,
+    Stored,
     inspected,
     plain,
     schema_text,
@@ -23,10 +24,29 @@ from cria.cli.texts import age, layout, middle
 from cria.doctor.secrets import HIDDEN, hide_in_words
 from cria.engine.take import Snapshot, interpret, take
 from cria.inventory import Inventory, Topology
+from cria.manifest import Gpu, GpuState, Quiesced
 
 ROOT = Path(__file__).parents[3]
 SNAPSHOTS = sorted((ROOT / "tests" / "data" / "snapshots").glob("*.json"))
 SCHEMAS = ROOT / "docs" / "reference" / "schema"
+
+
+GPU = Gpu(uuid="GPU-" + "0123abcd-" * 4, name="NVIDIA H200", memory_bytes=139 << 30)
+STORED = Stored(
+    created="2026-01-01T00:00:00+00:00",
+    host="gpu-node-17",
+    kernel="6.12.48+deb13-cloud-amd64",
+    criu_version="4.3",
+    cria_version="0.1.0",
+    bytes=5 << 30,
+    quiesced=Quiesced(
+        control="@cria", inflight="keep", workers=2, groups=21, dropped_bytes=1 << 30
+    ),
+    no_quiesce=None,
+    canary_tokens=8,
+    no_canary=None,
+    gpu_state=GpuState(ranks=(368, 380), gpus=(GPU, GPU), driver="580.65", taken_bytes=6 << 30),
+)
 
 
 def inventory(path: Path) -> Inventory:
@@ -45,6 +65,7 @@ def test_every_table_fits_100_columns(path: Path) -> None:
     found = inventory(path)
     for part in (
         inventory_tables.summary(found, "1"),
+        inventory_tables.summary(found, "checkpoints/qwen", STORED),
         inventory_tables.processes(found, as_tree=True),
         inventory_tables.sockets(found),
         inventory_tables.unix_sockets(found),
@@ -53,6 +74,31 @@ def test_every_table_fits_100_columns(path: Path) -> None:
         inventory_tables.memory(found),
     ):
         assert max(map(len, part.splitlines())) <= 100
+
+
+def test_of_a_checkpoint_it_says_how_it_was_taken() -> None:
+    shown = inventory_tables.summary(inventory(SNAPSHOTS[0]), "checkpoints/qwen", STORED)
+
+    for words in (
+        "5.00 GiB on the disk",
+        "gpu-node-17",
+        "requests: keep; workers: 2, met in 21 groups; 1.00 GiB given back",
+        "8 tokens",
+        "6.00 GiB, of PID 368, 380",
+        GPU.uuid,
+    ):
+        assert words in shown
+
+
+def test_of_what_a_checkpoint_lacks_it_says_why() -> None:
+    without = msgspec.structs.replace(
+        STORED, quiesced=None, no_quiesce="not wanted", canary_tokens=0, no_canary="it is no engine"
+    )
+
+    shown = inventory_tables.summary(inventory(SNAPSHOTS[0]), "checkpoints/qwen", without)
+
+    assert "none: not wanted" in shown
+    assert "none: it is no engine" in shown
 
 
 @pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.stem)
@@ -69,7 +115,7 @@ def test_the_evidence_stands_below_each_role() -> None:
 
 
 def document(path: Path) -> dict[str, Any]:
-    text = msgspec.json.encode(plain(inspected(inventory(path), target="1", timings=None)))
+    text = msgspec.json.encode(plain(inspected(inventory(path), target="1")))
     made: dict[str, Any] = json.loads(text)
     return made
 
