@@ -1,4 +1,4 @@
-"""A real vLLM engine on the CPU, started once for a module by `cria run --detach`, ended by PID."""
+"""Real vLLM engines on the CPU: started cold once for each number of ranks, for all other tests restored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from cria.demo import ENVIRONMENT, make_model, serve_command
 from cria.engine import discover
 from cria.engine.stop import stop
 
+# More threads than processors: the ranks would wait for each other most of the time.
+SEVERAL_RANKS = {"OMP_NUM_THREADS": "1"}
+
 
 class RunningEngine(msgspec.Struct):
-    """A started engine; `pid` follows it through restores."""
+    """A running engine; `pid` follows it through restores."""
 
     pid: int
     url: str
@@ -33,14 +36,22 @@ class RunningEngine(msgspec.Struct):
         return int(self.url.rpartition(":")[2])
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The story before the rest of this directory: of its engines comes what the others restore."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent == here and item.path.name != "test_story.py")
+
+
+def command(
+    *words: object, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run cria as a user would; environment and working directory are the test's own."""
     return subprocess.run(
         [sys.executable, "-m", "cria", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
-        env=ENVIRONMENT | dict(os.environ),
+        env=ENVIRONMENT | (environment or {}) | dict(os.environ),
     )
 
 
@@ -52,13 +63,26 @@ def answer(*words: object) -> Any:
 
 
 @contextlib.contextmanager
-def serving(place: Path, ranks: int, serve: Callable[[Path], list[str]]) -> Iterator[RunningEngine]:
-    """An engine started by `cria run` with the command that `serve` makes for the tiny model."""
-    model = make_model(place)
-    words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--"]
-    started = command(*words, *serve(model))
+def serving(place: Path, ranks: int, serve: Sequence[str]) -> Iterator[RunningEngine]:
+    """An engine started cold by `cria run --detach` with the command `serve`."""
+    words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--", *serve]
+    started = command(*words, environment=SEVERAL_RANKS if ranks > 1 else None)
     assert started.returncode == 0, started.stdout + started.stderr
-    facts = json.loads(started.stdout)
+    with ended_at_last(json.loads(started.stdout), place, ranks) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def restored(checkpoint: Path, place: Path, ranks: int) -> Iterator[RunningEngine]:
+    """An engine restored from `checkpoint`, which is used and not changed."""
+    facts = answer("restore", checkpoint, "--ports", "auto")
+    with ended_at_last(facts, place, ranks) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def ended_at_last(facts: dict[str, Any], place: Path, ranks: int) -> Iterator[RunningEngine]:
+    """The engine that a command has brought up, ended by PID whatever happens."""
     running = RunningEngine(pid=facts["pid"], url=facts["url"], place=place, ranks=ranks)
     try:
         yield running
@@ -70,11 +94,42 @@ def serving(place: Path, ranks: int, serve: Callable[[Path], list[str]]) -> Iter
             os.kill(running.pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, the same for all engines."""
+    return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> dict[int, Path]:
+    """By number of ranks, what engines are restored from; the story adds its own."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def warm(
+    model: Path, checkpoints: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Path]:
+    """The checkpoint of an engine with so many ranks: that of the story, else made for who asks first."""
+
+    def checkpoint(ranks: int) -> Path:
+        if ranks not in checkpoints:
+            place = tmp_path_factory.mktemp(f"warm-{ranks}")
+            with serving(place, ranks, serve_command(model, "auto", ranks)) as engine:
+                answer("dump", engine.pid, "-o", place / "checkpoint")
+            checkpoints[ranks] = place / "checkpoint"
+        return checkpoints[ranks]
+
+    return checkpoint
+
+
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
 def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    warm: Callable[[int], Path],
 ) -> Iterator[RunningEngine]:
+    """An engine of the module's own, restored."""
     ranks: int = request.param
-    place = tmp_path_factory.mktemp(f"ranks-{ranks}")
-    with serving(place, ranks, lambda model: serve_command(model, "auto", ranks)) as running:
+    with restored(warm(ranks), tmp_path_factory.mktemp("restored"), ranks) as running:
         yield running

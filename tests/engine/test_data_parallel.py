@@ -23,7 +23,8 @@ from cria.engine.take import take
 from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
 
 from .conftest import RunningEngine, answer, command, serving
-from .test_quiesce import KV_CACHE, finished, streams
+from .test_quiesce import finished, streams
+from .test_story import KV_CACHE
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 HOUR = 3600
@@ -31,7 +32,7 @@ TOKENS: list[tuple[int, ...]] = []
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[RunningEngine]:
     place = tmp_path_factory.mktemp("dp")
     name_the_distribution(place / "path")
     preload_a_wall_clock(place / "path", place / "clock")
@@ -39,7 +40,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(place / "path"))
             patch.setenv("CRIA_TEST_CLOCK", str(place / "clock"))
-            running = stack.enter_context(serving(place, 2, serve))
+            running = stack.enter_context(serving(place, 2, serve(model)))
         yield running
 
 

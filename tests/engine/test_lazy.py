@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import cria
-from cria.demo import serve_command
 from cria.engine.generate import generate
 from cria.lazy import arrival, working_set
 
-from .conftest import RunningEngine, answer, serving
+from .conftest import RunningEngine, answer, restored
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, tuple[int, ...]]]:
+def stored(
+    tmp_path_factory: pytest.TempPathFactory, warm: Callable[[int], Path]
+) -> tuple[Path, tuple[int, ...]]:
     """A checkpoint, and what its engine generated before it ended."""
     place = tmp_path_factory.mktemp("lazy")
-    with serving(place, 1, lambda model: serve_command(model, "auto")) as engine:
+    with restored(warm(1), place, 1) as engine:
         tokens = generate(engine.url).tokens
         answer("dump", engine.pid, "-o", place / "checkpoint")
-    yield place / "checkpoint", tokens
+    return place / "checkpoint", tokens
 
 
 def arrived(engine: RunningEngine | cria.Engine) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cria
-from cria.demo import serve_command
 from cria.process.tree import tree
 
-from .conftest import RunningEngine, answer, command, serving
+from .conftest import RunningEngine, answer, command, restored
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 
@@ -21,10 +20,12 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def dumped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningEngine, Path]]:
+def dumped(
+    tmp_path_factory: pytest.TempPathFactory, warm: Callable[[int], Path]
+) -> Iterator[tuple[RunningEngine, Path]]:
     """An engine and its checkpoint, from which it was restored before, plain, on its port."""
     place = tmp_path_factory.mktemp("sharing")
-    with serving(place, 1, lambda model: serve_command(model, "auto", 1)) as engine:
+    with restored(warm(1), place, 1) as engine:
         answer("dump", engine.pid, "-o", place / "cp")
         engine.pid = answer("restore", place / "cp")["pid"]
         yield engine, place / "cp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,15 +11,28 @@ import psutil
 import pytest
 
 import cria
+from cria.demo import serve_command
 from cria.engine.generate import generate
 from cria.engine.take import take
 from cria.errors import Unhealthy
 from cria.ports import reserve_any
 
-from .conftest import RunningEngine, answer, command
+from .conftest import RunningEngine, answer, command, serving
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
+KV_CACHE = 1 << 30  # of each rank: conftest sets VLLM_CPU_KVCACHE_SPACE=1
 TOKENS: dict[int, tuple[int, ...]] = {}
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
+) -> Iterator[RunningEngine]:
+    """The original: started cold by `cria run`, and not restored."""
+    ranks: int = request.param
+    place = tmp_path_factory.mktemp(f"ranks-{ranks}")
+    with serving(place, ranks, serve_command(model, "auto", ranks)) as running:
+        yield running
 
 
 def listening(port: int) -> bool:
@@ -34,6 +48,13 @@ def pss_bytes(root: int) -> int:
     """What an engine takes, shared pages counted by share (proc(5), smaps_rollup)."""
     rollups = (Path(f"/proc/{p.pid}/smaps_rollup").read_text() for p in take(root).processes)
     lines = (line for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines)
+
+
+def resident_bytes(root: int) -> int:
+    """The anonymous memory of an engine's processes (proc(5), RssAnon)."""
+    status = (Path(f"/proc/{p.pid}/status").read_text() for p in take(root).processes)
+    lines = (line for text in status for line in text.splitlines() if line.startswith("RssAnon:"))
     return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
@@ -62,6 +83,24 @@ def test_every_listener_is_accounted_for_and_none_is_invented(engine: RunningEng
     assert len(ours) == 1 + 13 * engine.ranks
     assert not [s for s in inventory.sockets if s.role.name == "unknown"]
     assert sum(len(group.members) == 2 for group in inventory.groups) == 5 * (engine.ranks - 1)
+
+
+def test_a_dump_gives_the_memory_of_the_kv_cache_back(
+    engine: RunningEngine, checkpoints: dict[int, Path]
+) -> None:
+    """In a checkpoint a cache that was never used is nothing but zeros anyway; one that was used is not."""
+    before = resident_bytes(engine.pid)
+    answer("dump", engine.pid, "--leave-running", "-o", engine.place / "warm")
+
+    assert before - resident_bytes(engine.pid) > 0.9 * KV_CACHE * engine.ranks
+    manifest = cria.open_checkpoint(engine.place / "warm").manifest
+    assert manifest.quiesced is not None
+    assert manifest.quiesced.workers == engine.ranks
+    assert manifest.quiesced.dropped_bytes > 0.9 * KV_CACHE * engine.ranks
+    assert manifest.quiesced.groups == 10 * (engine.ranks - 1), "of two, each in five"
+    assert manifest.canary is not None
+    assert manifest.canary.seconds < 3.0, "it waits for no compiler"
+    checkpoints[engine.ranks] = engine.place / "warm"
 
 
 def test_it_answers_the_same_twice(engine: RunningEngine) -> None:
