@@ -65,7 +65,7 @@ def programs() -> Path:
     return PROGRAMS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     def choose() -> int:
         with socket.socket() as probe:

@@ -15,6 +15,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.kubernetes.runtime import Containerd, wait_for
 REPOSITORY = Path(__file__).parents[2]
 HOST_NETWORK = {"namespace_options": {"network": 2}}  # NODE: shares the network of the host
 numbers = itertools.count()
+Sandboxes = AbstractContextManager[Callable[..., "Sandbox"]]
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,18 +132,16 @@ def cri(containerd: Containerd, base_image: str) -> Iterator[Cri]:
     cri.close()
 
 
-@pytest.fixture
-def make_sandbox(
-    cri: Cri, containerd: Containerd, tmp_path: Path
-) -> Iterator[Callable[..., Sandbox]]:
-    """Make a pod sandbox, in the host's network; its containers end with it, after the test."""
+@contextmanager
+def sandboxes(cri: Cri, containerd: Containerd, logs: Path) -> Iterator[Callable[..., Sandbox]]:
+    """Make pod sandboxes, in the host's network; they end with the context, and their containers with them."""
     made: list[Sandbox] = []
 
     def make(name: str | None = None, namespace: str = "default") -> Sandbox:
         name = name or f"pod-{next(numbers)}"
         config = {
             "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
-            "log_directory": str(tmp_path),
+            "log_directory": str(logs),
             "linux": {
                 "cgroup_parent": f"{containerd.cgroup}/{name}",
                 "security_context": HOST_NETWORK,
@@ -150,10 +151,27 @@ def make_sandbox(
         made.append(Sandbox(id=sandbox_id, config=config))
         return made[-1]
 
-    yield make
-    for sandbox in made:
-        cri.StopPodSandbox(pod_sandbox_id=sandbox.id)
-        cri.RemovePodSandbox(pod_sandbox_id=sandbox.id)
+    try:
+        yield make
+    finally:
+        for sandbox in made:
+            cri.StopPodSandbox(pod_sandbox_id=sandbox.id)
+            cri.RemovePodSandbox(pod_sandbox_id=sandbox.id)
+
+
+@pytest.fixture(scope="session")
+def sandboxes_with_logs_in(cri: Cri, containerd: Containerd) -> Callable[[Path], Sandboxes]:
+    """For those that outlive a test."""
+    return partial(sandboxes, cri, containerd)
+
+
+@pytest.fixture
+def make_sandbox(
+    sandboxes_with_logs_in: Callable[[Path], Sandboxes], tmp_path: Path
+) -> Iterator[Callable[..., Sandbox]]:
+    """Make a pod sandbox that lasts until the test is over."""
+    with sandboxes_with_logs_in(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
@@ -161,8 +179,8 @@ def sandbox(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
     return make_sandbox()
 
 
-@pytest.fixture
-def run_container(cri: Cri, containerd: Containerd, tmp_path: Path) -> Callable[..., Container]:
+@pytest.fixture(scope="session")
+def run_container(cri: Cri, containerd: Containerd) -> Callable[..., Container]:
     """Create and start a container of `image` in `sandbox`; other fields as in CRI's ContainerConfig."""
 
     def run(sandbox: Sandbox, image: str, **fields: Any) -> Container:
@@ -180,7 +198,7 @@ def run_container(cri: Cri, containerd: Containerd, tmp_path: Path) -> Callable[
         cri.StartContainer(container_id=container_id)
         status = cri.ContainerStatus(container_id=container_id, verbose=True)
         pid = containerd.pid_on_the_host(json.loads(status.info["info"])["pid"])
-        log = tmp_path / f"{name}.log"
+        log = Path(sandbox.config["log_directory"]) / f"{name}.log"
         return Container(
             id=container_id, name=name, pid=pid, sandbox=sandbox, log=log, fields=fields
         )

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cria.errors import CheckpointTimedOut, DumpFailed, QuiesceFailed
+from cria.errors import CheckpointTimedOut, CriaError, DumpFailed, QuiesceFailed
 from cria.kubernetes.checkpoint import Options, checkpoint
 from cria.kubernetes.cluster import Cluster, Kubelets
 from cria.kubernetes.criu_action import freezer, is_frozen
@@ -64,7 +64,11 @@ class Kubelet:
         return Cluster(kubeconfig=self.kubeconfig, kubelets=kubelets)
 
     def take(self, place: str, wish: Wish = HERE, **options: Any) -> Any:
-        return checkpoint(place, cluster=self.cluster(), options=Options(wish=wish, **options))
+        try:
+            return checkpoint(place, cluster=self.cluster(), options=Options(wish=wish, **options))
+        except CriaError as error:
+            error.add_note(str(error.details))
+            raise
 
     def _checkpoint(self, name: str, container: str, seconds: float) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

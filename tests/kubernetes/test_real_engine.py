@@ -1,9 +1,10 @@
-"""A real vLLM engine in a container, with the host's Python, is checkpointed while it generates."""
+"""A real vLLM engine in a container, with the host's Python: one engine, which the tests use in their order."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -17,30 +18,33 @@ from cria.demo import ENVIRONMENT, make_model, serve_command
 from cria.engine.generate import Generation, generate
 from cria.engine.launch import settings
 from cria.errors import Unhealthy
-from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandbox, host_mounts
+from cria.kubernetes.remap import remap
+from cria.kubernetes.still import Wish
+from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandboxes, host_mounts
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import wait_for
+from tests.kubernetes.test_checkpoint import Kubelet, kubelet
 from tests.kubernetes.test_criu_action import dump_log, on_the_node
 
-__all__ = ["on_the_node"]
+__all__ = ["kubelet", "on_the_node"]
 pytestmark = pytest.mark.engine
 TOKENS = 400
 RUNTIME_DEFAULT = {"seccomp": {"profile_type": 0}}  # it hides io_uring, as Kubernetes' default does
 
 
-@pytest.fixture
-def shared_memory() -> Iterator[Path]:
+@contextlib.contextmanager
+def shared_memory() -> Iterator[str]:
     """What a pod has as an emptyDir in memory: the 64 MiB of a sandbox's own are too few for an engine."""
-    place = Path(tempfile.mkdtemp(prefix="cria-test-", dir="/dev/shm"))
-    yield place
-    shutil.rmtree(place)
+    place = tempfile.mkdtemp(prefix="cria-test-", dir="/dev/shm")
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
 
 
-@pytest.fixture
-def fields(shared_memory: Path, free_port: Callable[[], int], tmp_path: Path) -> dict[str, Any]:
+def container_of(model: Path, port: int, shm: str) -> dict[str, Any]:
     """A container as `cria run` would start it, of an image that has vLLM."""
-    model = make_model(tmp_path)
-    command = serve_command(model, free_port())
+    command = serve_command(model, port)
     environment = ENVIRONMENT | {"HOME": "/root", "USER": "root"}
     environment |= {each.name: each.value for each in settings(command, environment)}
     return {
@@ -49,10 +53,43 @@ def fields(shared_memory: Path, free_port: Callable[[], int], tmp_path: Path) ->
         "mounts": [
             *host_mounts(),
             {"container_path": str(model), "host_path": str(model), "readonly": True},
-            {"container_path": "/dev/shm", "host_path": str(shared_memory)},
+            {"container_path": "/dev/shm", "host_path": shm},
         ],
         "linux": {"security_context": HOST_NETWORK | RUNTIME_DEFAULT},
     }
+
+
+@pytest.fixture(scope="module")
+def engine(
+    sandboxes_with_logs_in: Callable[[Path], Sandboxes],
+    run_container: Callable[..., Container],
+    base_image: str,
+    free_port: Callable[[], int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Container]:
+    place = tmp_path_factory.mktemp("engine")
+    with shared_memory() as shm, sandboxes_with_logs_in(place) as make_sandbox:
+        fields = container_of(make_model(place), free_port(), shm)
+        engine = run_container(make_sandbox(), base_image, **fields)
+        engine.wait_until_it_says("controlled by cria at", seconds=180)
+        wait_until_it_answers(url_of(engine))
+        yield engine
+
+
+@pytest.fixture
+def other_volumes(engine: Container) -> Iterator[dict[str, Any]]:
+    """The mounts of the engine for another pod: /dev/shm is a volume of its own there, and empty."""
+    with shared_memory() as place:
+        mounts = [
+            each | {"host_path": place} if each["container_path"] == "/dev/shm" else each
+            for each in engine.fields["mounts"]
+        ]
+        yield {"mounts": mounts}
+
+
+@pytest.fixture(autouse=True)
+def at_a_still_point(on_the_node: Callable[..., str]) -> None:
+    on_the_node("install")
 
 
 class Generating(threading.Thread):
@@ -68,27 +105,54 @@ class Generating(threading.Thread):
         self.generation = generate(self._url, tokens=TOKENS)
 
 
-@pytest.fixture
-def engine(
-    sandbox: Sandbox,
-    run_container: Callable[..., Container],
-    base_image: str,
-    fields: dict[str, Any],
-) -> Container:
-    engine = run_container(sandbox, base_image, **fields)
-    engine.wait_until_it_says("controlled by cria at", seconds=180)
-    wait_until_it_answers(url_of(engine))
-    return engine
+def test_the_api_server_s_checkpoint_lets_its_requests_complete(
+    engine: Container, kubelet: Kubelet
+) -> None:
+    alone = generate(url_of(engine), tokens=TOKENS)
+    busy = Generating(url_of(engine))
+    time.sleep(alone.seconds / 4)
+
+    done = kubelet.take(kubelet.show(engine), Wish(python=sys.executable))
+
+    busy.join(timeout=60)
+    assert busy.generation is not None
+    assert busy.generation.tokens == alone.tokens
+    said = done.manifest
+    assert len(said.still.engines) == 1
+    assert said.still.engines[0].dropped_bytes > 1 << 29, "its KV cache is not in the archive"
+    assert said.checked.pages_bytes > 0
+    assert said.checked.bytes < 3 << 30
+
+
+def test_it_and_its_copy_on_other_ports_generate_the_same_beside_each_other(
+    engine: Container,
+    checkpoint: Callable[[Container], Path],
+    restore: Callable[..., Container],
+    other_volumes: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    alone = generate(url_of(engine), tokens=TOKENS).tokens
+    port = int(url_of(engine).rpartition(":")[2])
+    archive = checkpoint(engine)
+
+    done = remap(archive, tmp_path / "new.tar", ports={port: port + 1})
+    restore(done.path, engine, **other_volumes)
+
+    copy = f"http://127.0.0.1:{port + 1}"
+    wait_until_it_answers(copy)
+    assert generate(copy, tokens=TOKENS).tokens == alone
+    assert generate(url_of(engine), tokens=TOKENS).tokens == alone
+    assert done.needs == (), "its shared memory came in the archive"
+    assert len(done.plan.ports.moved_ports) == len(done.plan.ports.listeners) > 10
 
 
 def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
-    on_the_node: Callable[..., str],
     engine: Container,
     checkpoint: Callable[[Container], Path],
     restore: Callable[..., Container],
     cri: Cri,
 ) -> None:
-    on_the_node("install")
+    """The last one: the engine of this module is gone then."""
     alone = generate(url_of(engine), tokens=TOKENS)
     busy = Generating(url_of(engine))
     time.sleep(alone.seconds / 4)
@@ -107,6 +171,7 @@ def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
     cri.StopContainer(container_id=engine.id)
     copy = restore(archive, engine)
 
+    wait_until_it_answers(url_of(copy))
     assert generate(url_of(copy), tokens=TOKENS).tokens == alone.tokens
 
 
