@@ -21,6 +21,8 @@ from cria.engine.stop import stop
 
 # More threads than processors: the ranks would wait for each other most of the time.
 SEVERAL_RANKS = {"OMP_NUM_THREADS": "1"}
+# Tokens of a request that is to be in flight whenever a dump comes to it; the tiny model takes 2048.
+LONG = 2000
 
 
 class RunningEngine(msgspec.Struct):
@@ -62,11 +64,16 @@ def answer(*words: object) -> Any:
     return json.loads(done.stdout)
 
 
+def serve(model: Path, ranks: int) -> list[str]:
+    """The command of the demo, for long requests."""
+    return [*serve_command(model, "auto", ranks), "--max-model-len", "2048"]
+
+
 @contextlib.contextmanager
-def serving(place: Path, ranks: int, serve: Sequence[str]) -> Iterator[RunningEngine]:
-    """An engine started cold by `cria run --detach` with the command `serve`."""
-    words = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--", *serve]
-    started = command(*words, environment=SEVERAL_RANKS if ranks > 1 else None)
+def serving(place: Path, ranks: int, words: Sequence[str]) -> Iterator[RunningEngine]:
+    """An engine started cold by `cria run --detach` with the command `words`."""
+    run = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--", *words]
+    started = command(*run, environment=SEVERAL_RANKS if ranks > 1 else None)
     assert started.returncode == 0, started.stdout + started.stderr
     with ended_at_last(json.loads(started.stdout), place, ranks) as running:
         yield running
@@ -115,7 +122,7 @@ def warm(
     def checkpoint(ranks: int) -> Path:
         if ranks not in checkpoints:
             place = tmp_path_factory.mktemp(f"warm-{ranks}")
-            with serving(place, ranks, serve_command(model, "auto", ranks)) as engine:
+            with serving(place, ranks, serve(model, ranks)) as engine:
                 answer("dump", engine.pid, "-o", place / "checkpoint")
             checkpoints[ranks] = place / "checkpoint"
         return checkpoints[ranks]

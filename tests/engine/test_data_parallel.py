@@ -22,8 +22,8 @@ from cria.engine.generate import generate
 from cria.engine.take import take
 from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
 
-from .conftest import RunningEngine, answer, command, serving
-from .test_quiesce import finished, streams
+from .conftest import LONG, RunningEngine, answer, command, serving
+from .test_quiesce import finished, pause_seen_by, streams
 from .test_story import KV_CACHE
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
@@ -47,7 +47,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Ru
 def serve(model: Path) -> list[str]:
     program = Path(sys.executable).with_name("vllm")
     words = ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "auto", "-dp", "2"]
-    small = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    small = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"]
     return [str(program), "serve", str(model), *words, *small]
 
 
@@ -99,12 +99,13 @@ def test_both_cores_and_both_api_servers_are_known_and_can_be_controlled(
 def test_under_load_both_cores_stand_still_and_every_request_completes(
     engine: RunningEngine,
 ) -> None:
-    undisturbed = finished(streams(engine, 60, count=4))
-    disturbed = streams(engine, 60, count=4)
+    undisturbed = finished(streams(engine, 400, count=4))
+    disturbed = streams(engine, 400, count=4)
 
     answer("dump", engine.pid, "-o", engine.place / "loaded", "--leave-running")
 
     assert finished(disturbed) == undisturbed
+    assert pause_seen_by(disturbed) > 0.5, "the dump came too late to disturb anybody"
     quiesced = cria.open_checkpoint(engine.place / "loaded").manifest.quiesced
     assert quiesced is not None
     assert quiesced.workers == 2
@@ -156,8 +157,9 @@ def test_dumped_under_load_and_gone_it_comes_back_whatever_its_clocks_have_done(
 ) -> None:
     """Monotonic clocks do not move in a restore (tests/integration/test_time.py): here they are made to."""
     if not (engine.place / "gone").exists():
-        streams(engine, 900, count=4)
+        loaded = streams(engine, LONG, count=4)
         answer("dump", engine.pid, "-o", engine.place / "gone")
+        assert any(each.finish is None for each in loaded), "the dump came too late to find any"
     moved = with_monotonic_moved(engine.place / "gone", monotonic, tmp_path / "moved")
     set_wall_clock(engine.place / "clock", wall)
 

@@ -11,13 +11,12 @@ import psutil
 import pytest
 
 import cria
-from cria.demo import serve_command
 from cria.engine.generate import generate
 from cria.engine.take import take
 from cria.errors import Unhealthy
 from cria.ports import reserve_any
 
-from .conftest import RunningEngine, answer, command, serving
+from .conftest import RunningEngine, answer, command, serve, serving
 
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 KV_CACHE = 1 << 30  # of each rank: conftest sets VLLM_CPU_KVCACHE_SPACE=1
@@ -31,7 +30,7 @@ def engine(
     """The original: started cold by `cria run`, and not restored."""
     ranks: int = request.param
     place = tmp_path_factory.mktemp(f"ranks-{ranks}")
-    with serving(place, ranks, serve_command(model, "auto", ranks)) as running:
+    with serving(place, ranks, serve(model, ranks)) as running:
         yield running
 
 
