@@ -71,7 +71,8 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="cria-demo-", ignore_cleanup_errors=keep) as scratch:
         place = Path(scratch if directory is None else directory).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        return _play(place, tensor_parallel, keep, say, listener)
+        with ended.orphans_adopted():
+            return _play(place, tensor_parallel, keep, say, listener)
 
 
 def serve_command(model: Path, port: int | str, tensor_parallel: int = 1) -> list[str]:
@@ -117,7 +118,6 @@ def _play(
 ) -> DemoFacts:
     from cria.ports import reserve_any
 
-    ended.adopt_orphans()
     say("making a tiny random model")
     model = make_model(place)
     with reserve_any(2) as (old_port, new_port):

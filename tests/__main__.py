@@ -12,15 +12,15 @@ import sys
 
 import pytest
 
-from cria.process.ended import adopt_orphans
+from cria.process.ended import orphans_adopted
 
-adopt_orphans()
-pid = os.fork()
-if pid == 0:
-    sys.exit(pytest.main(sys.argv[1:]))
-# The terminal sends Ctrl-C to both: pytest decides what it means.
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-while True:
-    ended, status = os.wait()
-    if ended == pid:
-        sys.exit(os.waitstatus_to_exitcode(status))
+with orphans_adopted():
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(pytest.main(sys.argv[1:]))
+    # The terminal sends Ctrl-C to both: pytest decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            sys.exit(os.waitstatus_to_exitcode(status))

@@ -51,12 +51,12 @@ def bench(
 
     begin, criu = time.monotonic(), binary.find()
     version = ".".join(map(str, binary.require(criu)))
-    ended.adopt_orphans()
     if directory is not None:
         Path(directory).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cria-bench-", dir=directory) as scratch:
         place = Path(scratch).resolve()
-        engines = tuple(_measure(engine, plan, place, criu, say) for engine in plan.subjects)
+        with ended.orphans_adopted():
+            engines = tuple(_measure(engine, plan, place, criu, say) for engine in plan.subjects)
     return Bench(
         created=now(),
         cria_version=cria_version(),

@@ -79,22 +79,22 @@ def _run(
 def _attend(process: subprocess.Popen[bytes], log: Path, shown_from: int) -> int:
     """Show the log as it grows, pass signals on, return the exit status as a shell would say it."""
 
-    from cria.process.ended import adopt_orphans
+    from cria.process.ended import orphans_adopted
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
 
-    adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, pass_on)
     ended = threading.Event()
     follower = threading.Thread(target=_follow, args=(log, shown_from, ended), daemon=True)
     follower.start()
-    status = process.wait()
-    ended.set()
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+    with orphans_adopted():
+        status = process.wait()
+        ended.set()
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     follower.join(timeout=5)
     return 128 - status if status < 0 else status
 

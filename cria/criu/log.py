@@ -144,7 +144,8 @@ MEANINGS = (
     ),
 )
 
-_ERROR_LINE = re.compile(r"^\([ 0-9.]+\)\s+(?:\d+: )?Error \([^)]*\):\s*(.*)$")
+# The time stands before it at log level 3 and above only.
+_ERROR_LINE = re.compile(r"^(?:\([ 0-9.]+\))?\s*(?:\d+: )?Error \([^)]*\):\s*(.*)$")
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from cria.inventory import Process
 
-_PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # include/uapi/linux/prctl.h
 
 
 def wait(processes: Iterable[Process], seconds: float = 10.0) -> bool:
@@ -40,10 +41,24 @@ def kill(pids: Iterable[int]) -> None:
             continue
 
 
-def adopt_orphans() -> None:
-    """Become the parent of orphaned descendants: an init that reaps late holds their PIDs for seconds."""
+@contextmanager
+def orphans_adopted() -> Iterator[None]:
+    """Be the parent of orphaned descendants: an init that reaps late holds their PIDs for seconds.
+
+    Whoever is in here has to reap them. Afterwards it is as it was: nobody else in this process would.
+    """
+    before = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        _prctl(_PR_SET_CHILD_SUBREAPER, before.value)
+
+
+def _prctl(option: int, value: Any) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 

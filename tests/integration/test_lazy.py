@@ -95,7 +95,7 @@ def held_up(stored: tuple[Path, int]) -> HoldUp:
 
 
 def is_alive(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     return False
 

@@ -75,7 +75,6 @@ class Images:
 def dumped(programs: Path, tmp_path: Path) -> Iterator[Callable[..., Images]]:
     """Start endpoints.py with a kind and a port, and dump it."""
     made: list[Images] = []
-    ended.adopt_orphans()
 
     def dump(kind: str, port: int, connect: bool = False) -> Images:
         log = tmp_path / "program.log"

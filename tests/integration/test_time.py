@@ -45,7 +45,7 @@ def test_its_monotonic_clocks_go_on_from_where_they_stood_time_and_again(
     for generation in ("second", "third"):
         known = len(readings(clock.log))
         time.sleep(1.5)
-        pid = cria.restore(place).pid
+        pid = cria.restore(place, isolate="never").pid
         ended_after.append(pid)
         wait_for(lambda known=known: len(readings(clock.log)) > known)
         after = readings(clock.log)[known]
@@ -81,7 +81,7 @@ def test_the_tests_can_move_its_clocks(
     known = len(readings(clock.log))
 
     moved = with_monotonic_moved(tmp_path / "cp", 6 * HOUR, tmp_path / "moved")
-    ended_after.append(cria.restore(moved).pid)
+    ended_after.append(cria.restore(moved, isolate="never").pid)
 
     wait_for(lambda: len(readings(clock.log)) > known)
     assert 0 < readings(clock.log)[known][0] - before[0] - 6 * HOUR < 2

@@ -81,10 +81,15 @@ LINES = [
 ]
 
 
+@pytest.mark.parametrize("with_time", [True, False], ids=["log level 4", "log level 2"])
 @pytest.mark.parametrize(("line", "kind", "word"), LINES, ids=[kind.code for _, kind, _ in LINES])
-def test_a_line_has_a_meaning(tmp_path: Path, line: str, kind: type[CriaError], word: str) -> None:
+def test_a_line_has_a_meaning(
+    tmp_path: Path, line: str, kind: type[CriaError], word: str, with_time: bool
+) -> None:
     path = tmp_path / "criu.log"
-    path.write_text(f"(00.000100) some progress\n{line}\n")
+    path.write_text(
+        f"(00.000100) some progress\n{line}\n" if with_time else f"{line.partition(')')[2]}\n"
+    )
 
     error = log.explain(path, "DUMP failed", during=DumpFailed)
 
