@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cria.dump import gpu
 from cria.dump.engine import resume_the_engine
-from cria.errors import CriaError, DumpFailed
+from cria.errors import CriaError, DumpFailed, EngineBusy
 
 if TYPE_CHECKING:
     from cria.dump.work import Dump
+
+UNDO_SECONDS = 5.0  # how long an engine that shall run on stays frozen for others' sake
 
 
 def freeze_and_write_memory(work: Dump) -> int:
@@ -49,6 +52,7 @@ def freeze_and_write_memory(work: Dump) -> int:
 
 def let_it_run_on(work: Dump) -> None:
     if work.conversation is not None:
+        _take_another_turn(work)
         work.conversation.abort()
     _end_turn(work)
 
@@ -114,6 +118,15 @@ def _finish(work: Dump) -> None:
     with log.explained(place / layout.IMAGES / layout.DUMP_LOG, during=DumpFailed):
         work.conversation.finish()
     _end_turn(work)
+
+
+def _take_another_turn(work: Dump) -> None:
+    """CRIU will remove its link remaps by their names, which may be another dump's by now."""
+    from cria.storage.turns import Turn
+
+    if work.turn is not None and not work.turn.lasts:
+        with suppress(EngineBusy):  # rather that dump fails than that this engine stays frozen
+            work.turn = Turn(UNDO_SECONDS)
 
 
 def _end_turn(work: Dump) -> None:
