@@ -41,7 +41,8 @@ class StepShare(msgspec.Struct, frozen=True, kw_only=True):
 class Way(msgspec.Struct, frozen=True, kw_only=True):
     """One way to dump the engine and bring it back; all figures in seconds, `bytes` on the disk.
 
-    `ready` is what makes a checkpoint ready for this way, once, after the dump and while nobody waits. `dump` and `restore` are the whole command, as a user waits for it. `first_token` is from the start
+    `ready` is what makes a checkpoint ready for this way, once, after the dump and while nobody waits.
+    `dump` and `restore` are the whole command, as a user waits for it. `first_token` is from the start
     of the restore to the first token. `pause` is the longest gap between two tokens that a client sees
     while the engine is dumped and lives on, less the usual gap. The `own_...` are cria's time outside
     CRIU, the engine and the disk: `own_pause` that part of it during which the engine stands still.

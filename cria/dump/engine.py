@@ -66,7 +66,7 @@ def _load_what_is_needed_later(criu: Path) -> None:
     """Now, that the engine need not stand still for it."""
     from cria.criu import log, options  # noqa: F401
     from cria.images import bindings, complete, facts, files  # noqa: F401
-    from cria.storage import carry  # noqa: F401
+    from cria.storage import carry, turns  # noqa: F401
 
     for name in ("fdinfo", "remap_file_path"):
         bindings.load(name, criu)

@@ -79,7 +79,8 @@ def put_its_files_back(work: Restore) -> int:
     work.placed = carried
     if isinstance(work.place, Host):
         work.placed = carry.missing(carried)
-        work.turn = Turn(work.wait_seconds)
+        if carry.has_links(work.placed):
+            work.turn = Turn(work.wait_seconds)
     return carry.put_back(work.placed, work.checkpoint.path / layout.CARRIED, work.place.root)
 
 

@@ -169,6 +169,10 @@ def remove_links(carried: Iterable[CarriedFile], root: Path = Path("/")) -> None
             (root / name.lstrip("/")).unlink(missing_ok=True)
 
 
+def has_links(carried: Iterable[CarriedFile]) -> bool:
+    return any(is_link_remap(name) for file in carried for name in file.every_name)
+
+
 def names(carried: Iterable[CarriedFile]) -> list[str]:
     """The paths of these files, but for link remaps."""
     every = (name for file in carried for name in file.every_name)
