@@ -5,17 +5,20 @@ engine = checkpoint.restore(ports={8000: 8001})
 print(engine.url)
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from cria.checkpoint import Checkpoint
 from cria.dump import dump
 from cria.errors import CriaError
 from cria.restore import restore
 
 if TYPE_CHECKING:
+    from cria.checkpoint import Checkpoint
     from cria.engine.handle import Engine
     from cria.packing import pack, unpack
     from cria.ports import PortPlan
+
+    open_checkpoint = Checkpoint.open
 
 __all__ = [
     "Checkpoint",
@@ -29,21 +32,19 @@ __all__ = [
     "unpack",
 ]
 
-open_checkpoint = Checkpoint.open
+# What not every program needs: a command that is short shall not wait for it.
+_IMPORTED_WHEN_USED = {
+    "Checkpoint": "cria.checkpoint",
+    "Engine": "cria.engine.handle",
+    "PortPlan": "cria.ports",
+    "pack": "cria.packing",
+    "unpack": "cria.packing",
+}
 
 
-def __getattr__(name: str) -> object:
-    """What not every program needs: `cria --help` imports none of it."""
-    if name == "PortPlan":
-        from cria.ports import PortPlan
-
-        return PortPlan
-    if name == "Engine":
-        from cria.engine.handle import Engine
-
-        return Engine
-    if name in ("pack", "unpack"):
-        from cria import packing
-
-        return getattr(packing, name)
-    raise AttributeError(name)
+def __getattr__(name: str) -> Any:
+    if name == "open_checkpoint":
+        return __getattr__("Checkpoint").open
+    if name not in _IMPORTED_WHEN_USED:
+        raise AttributeError(f"module 'cria' has no attribute {name!r}")
+    return getattr(importlib.import_module(_IMPORTED_WHEN_USED[name]), name)

@@ -17,7 +17,8 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.restore import BRING_UP, arriving, engine_of, gpu, prepare, share
+from cria.restore import arriving, engine_of, gpu, prepare, share
+from cria.restore.steps import BRING_UP
 from cria.restore.work import Policy, Restore, Source
 
 if TYPE_CHECKING:

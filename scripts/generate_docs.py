@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from cria.cli import bench_picture, bench_table, cli, documents, results
+from cria.cli import bench_picture, bench_table, cli, documents, schemas
 from cria.doctor import report
 from cria.errors import CriaError, all_kinds
 from cria.hooks.facts import Facts
@@ -31,7 +31,7 @@ def main() -> None:
         REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
     pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(Facts)
-    for name, kind in results.SCHEMAS.items():
+    for name, kind in schemas.SCHEMAS.items():
         pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)
     pages |= speed_pages()
     if "--check" in sys.argv[1:]:

@@ -105,9 +105,11 @@ def command(
     from cria.checkpoint import Checkpoint
     from cria.cuda import devices
     from cria.ports import Wishes
-    from cria.restore import RESTORE_STEPS, restore
+    from cria.restore import restore
 
     if explain:
+        from cria.restore.steps import RESTORE_STEPS
+
         click.echo("\n".join(step.name for step in RESTORE_STEPS))
         return
     if checkpoint is None:

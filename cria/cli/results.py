@@ -1,7 +1,4 @@
-"""The JSON documents that verbs end with; their schemas are under docs/reference/schema.
-
-`cria inspect`, `ps` and `doctor` have theirs beside what they show.
-"""
+"""The JSON documents that verbs end with; cria.cli.schemas knows all of them, also those that are elsewhere."""
 
 from __future__ import annotations
 
@@ -9,13 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cria.bench.document import Bench
-from cria.cli import archives
-from cria.demo import DemoFacts
 from cria.engine.handle import Engine
-from cria.kubernetes.many import Report
-from cria.kubernetes.node import Installed
-from cria.kubernetes.prune import Pruned
 from cria.sharing.model import SharedMemory
 from cria.timings import Timings
 
@@ -167,29 +158,3 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """What every verb prints with --json when it fails."""
 
     error: Error
-
-
-SCHEMAS: dict[str, type[msgspec.Struct]] = {
-    "run": Started,
-    "dump": Dumped,
-    "dump-dry-run": WouldDump,
-    "restore": Restored,
-    "restore-dry-run": Planned,
-    "share": SharedMemory,
-    "share-remove": Unshared,
-    "stop": Stopped,
-    "verify": Verified,
-    "pack": Packed,
-    "unpack": Unpacked,
-    "kubernetes-checkpoint": Report,
-    "kubernetes-prune": Pruned,
-    "demo": DemoFacts,
-    "bench": Bench,
-    "kubernetes-node": Installed,
-    "kubernetes-node-install": NodeChanged,
-    "kubernetes-node-remove": NodeChanged,
-    "kubernetes-remap": archives.RemapDone,
-    "kubernetes-remap-dry-run": archives.RemapPlanned,
-    "inspect-archive": archives.InspectedArchive,
-    "error": Failed,
-}

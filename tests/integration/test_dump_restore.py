@@ -184,12 +184,11 @@ def test_a_failed_restore_leaves_nothing(
     def unhealthy(_work: object) -> None:
         raise cria.CriaError("not today")
 
-    from cria import restore as _  # noqa: F401
     from cria.operation import Step
+    from cria.restore import steps
 
-    steps = sys.modules["cria.restore"].RESTORE_STEPS
-    broken = (*steps[:-1], Step("wait until healthy", unhealthy))
-    monkeypatch.setattr(sys.modules["cria.restore"], "RESTORE_STEPS", broken)
+    broken = (*steps.RESTORE_STEPS[:-1], Step("wait until healthy", unhealthy))
+    monkeypatch.setattr(steps, "RESTORE_STEPS", broken)
     with pytest.raises(cria.CriaError, match="not today"):
         checkpoint.restore()
     monkeypatch.undo()

@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from cria.cli import VERBS, kubernetes
 from cria.cli.documents import schema_text
-from cria.cli.results import SCHEMAS, Dumped, Restored
+from cria.cli.results import Dumped, Restored
+from cria.cli.schemas import SCHEMAS
 from cria.engine.handle import Engine
 from cria.timings import StepTiming, Timings
 
