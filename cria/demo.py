@@ -24,8 +24,11 @@ from cria.timings import Timings
 
 Say = Callable[[str], None]
 
+# One thread for each rank: vLLM too leaves a processor to its other processes when it binds threads by itself,
+# which it cannot on few. Threads that wait for a processor are waited for at the end of each multiplication.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }

@@ -70,12 +70,14 @@ def bench(
 
 def _measure(engine: Engine, plan: Plan, place: Path, criu: Path, say: Say) -> Measured:
     from cria.bench import subject
+    from cria.demo import ENVIRONMENT
 
     command = plan.command or tuple(subject.command_for(engine, place))
     log, modes = Log(), offered()
     for turn in range(plan.rounds):
         Round(
             command=command,
+            environment={} if plan.command else ENVIRONMENT,
             place=place / "round",
             criu=criu,
             modes=modes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ class Round:
     """One engine, from its cold start to its end."""
 
     command: Sequence[str]
+    environment: Mapping[str, str]
     place: Path
     criu: Path
     modes: Sequence[Mode]
@@ -82,7 +83,7 @@ class Round:
 
     def _start(self) -> None:
         self.say("cold start")
-        self.engine = subject.start(self.command, self.place / "engine.log")
+        self.engine = subject.start(self.command, self.environment, self.place / "engine.log")
         self._own.callback(subject.end, self.engine.pid)
         self.log.cold.append(self.engine.first_token_seconds)
 

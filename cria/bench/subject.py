@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import sqrt
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cria.bench.document import Engine
-from cria.demo import ENVIRONMENT, make_model, serve_command
+from cria.demo import make_model, serve_command
 from cria.engine import belongings, leftovers
 from cria.engine.generate import Generation, generate
 from cria.engine.take import take
@@ -46,14 +46,17 @@ def hidden_for(megabytes: int) -> int:
     return max(64, round(width / 64) * 64)
 
 
-def start(command: Sequence[str], log: Path) -> Started:
-    """Start an engine; it is ended again if it does not serve. Raises EngineFailed."""
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Started:
+    """Start an engine; it is ended again if it does not serve. Raises EngineFailed.
+
+    The `environment` is what it has where the user's does not say otherwise.
+    """
     from cria.engine import automatic
     from cria.engine.launch import launch, wait_until_serving
 
     with automatic.ports(command) as words:
         begin = time.monotonic()
-        launched = launch(words, log, environment=ENVIRONMENT | dict(os.environ))
+        launched = launch(words, log, environment={**environment, **os.environ})
         try:
             url = wait_until_serving(launched, seconds=START_SECONDS)
             generate(url, tokens=1)

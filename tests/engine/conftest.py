@@ -19,8 +19,6 @@ from cria.demo import ENVIRONMENT, make_model, serve_command
 from cria.engine import discover
 from cria.engine.stop import stop
 
-# More threads than processors: the ranks would wait for each other most of the time.
-SEVERAL_RANKS = {"OMP_NUM_THREADS": "1"}
 # Tokens of a request that is to be in flight whenever a dump comes to it; the tiny model takes 2048.
 LONG = 2000
 
@@ -44,16 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent == here and item.path.name != "test_story.py")
 
 
-def command(
-    *words: object, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def command(*words: object) -> subprocess.CompletedProcess[str]:
     """Run cria as a user would; environment and working directory are the test's own."""
     return subprocess.run(
         [sys.executable, "-m", "cria", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
-        env=ENVIRONMENT | (environment or {}) | dict(os.environ),
+        env=ENVIRONMENT | dict(os.environ),
     )
 
 
@@ -73,7 +69,7 @@ def serve(model: Path, ranks: int) -> list[str]:
 def serving(place: Path, ranks: int, words: Sequence[str]) -> Iterator[RunningEngine]:
     """An engine started cold by `cria run --detach` with the command `words`."""
     run = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--", *words]
-    started = command(*run, environment=SEVERAL_RANKS if ranks > 1 else None)
+    started = command(*run)
     assert started.returncode == 0, started.stdout + started.stderr
     with ended_at_last(json.loads(started.stdout), place, ranks) as running:
         yield running
