@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cria.cuda.calls import Calls
 from cria.cuda.ranks import Goal, Limits, Ranks, Trouble
 from tests.cuda_standin import MOVES, Fault, StandIn
 
 PIDS = (11, 12, 13)
-LIMITS = Limits(lock=0.02, copy=0.02)
+SHORT = Limits(lock=0.02, copy=0.02)
+LONG = Limits(lock=10.0, copy=10.0)
 HOWS = ("refuse", "fail", "hang", "slow", "moved")
 
 
@@ -31,8 +33,9 @@ def drivers() -> Iterator[list[StandIn]]:
 
 
 def reach(driver: StandIn, goal: Goal, pids: tuple[int, ...] = PIDS) -> Trouble | None:
+    late = any(fault.how in ("hang", "slow") for fault in driver.faults)
     try:
-        Ranks(driver, pids, limits=LIMITS).reach(goal)
+        Ranks(driver, pids, limits=SHORT if late else LONG).reach(goal)
     except Trouble as trouble:
         return trouble
     return None
@@ -47,7 +50,7 @@ def together(driver: StandIn, trouble: Trouble | None) -> set[str]:
 
 def test_all_are_locked_before_one_is_checkpointed_and_back_before_one_runs() -> None:
     driver = StandIn(PIDS)
-    ranks = Ranks(driver, PIDS, limits=LIMITS)
+    ranks = Ranks(driver, PIDS, limits=LONG)
 
     ranks.reach("checkpointed")
     ranks.reach("running")
@@ -121,12 +124,24 @@ def test_a_late_rank_is_waited_for_and_brought_back_with_the_others(
     drivers: list[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers after its time: to leave it would be to have it checkpointed while the others run."""
-    monkeypatch.setattr("tests.cuda_standin.SLOW_SECONDS", 0.3)
     driver = StandIn(PIDS, [Fault(12, "checkpoint", "slow")])
     drivers.append(driver)
+    waits = 0
+
+    def wait(calls: Calls, pids: Iterable[int], seconds: float) -> set[int]:
+        nonlocal waits
+        if seconds and ("checkpoint", 12) in driver.calls:
+            waits += 1
+            if waits > 1:  # the first has run into its limit
+                driver.released.set()
+        return original(calls, pids, 10 if seconds and waits > 1 else seconds)
+
+    original = Calls.wait
+    monkeypatch.setattr("tests.cuda_standin.SLOW_SECONDS", 30)
+    monkeypatch.setattr(Calls, "wait", wait)
 
     with pytest.raises(Trouble) as raised:
-        Ranks(driver, PIDS, limits=Limits(lock=0.2, copy=0.2)).reach("checkpointed")
+        Ranks(driver, PIDS, limits=Limits(lock=10.0, copy=0.1)).reach("checkpointed")
 
     assert "no answer" in raised.value.reasons[12]
     assert raised.value.undone
