@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 import cria
@@ -242,6 +243,30 @@ def test_dumped_under_load_and_killed_it_comes_back_and_computes_the_same(
     names = [step["name"] for step in facts["timings"]["steps"]]
     assert names.index("compare the canary") > names.index("let its requests go on")
     answer("stop", engine.url)
+
+
+def processor_seconds(engine: RunningEngine) -> float:
+    root = psutil.Process(engine.pid)
+    return sum(sum(process.cpu_times()[:2]) for process in (root, *root.children(recursive=True)))
+
+
+def test_a_restored_engine_leaves_the_processors_to_others_at_first(
+    engine: RunningEngine,
+) -> None:
+    """Each rank would spin for a second after the canary; in the end it does, and so answers faster."""
+    facts = answer("restore", engine.place / "gone", "--ports", "fresh")
+    engine.pid, engine.url = facts["pid"], facts["url"]
+    begin = processor_seconds(engine)
+    time.sleep(0.8)
+    napping = processor_seconds(engine) - begin
+
+    generate(engine.url, tokens=1000)  # takes more than there are naps
+    begin = processor_seconds(engine)
+    time.sleep(0.8)
+    spinning = processor_seconds(engine) - begin
+    answer("stop", engine.url)
+
+    assert napping < 0.5 * spinning
 
 
 def test_one_that_computes_something_else_is_taken_down(

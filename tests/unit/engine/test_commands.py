@@ -190,10 +190,17 @@ def test_a_rank_that_did_not_come_is_named() -> None:
 class SeveralCores:
     """vLLM's client of several engine cores, as far as it is used; the second has a rank in trouble."""
 
-    def __init__(self, *errors: str | None) -> None:
+    def __init__(self, *errors: str | None, napping: bool = True) -> None:
         self.errors = errors
+        self.napping = napping
+        self.told: list[str] = []
 
     async def call_utility_all_async(self, utility: str, *words: Any) -> list[list[dict[str, Any]]]:
+        self.told.append(utility)
+        if utility == "cria_nap":
+            if not self.napping:
+                raise AttributeError("an engine core of another vLLM")
+            return []
         method, timeout, (_token, seconds), _ = words
         assert (utility, method, timeout, seconds) == ("collective_rpc", "cria_quiesce", None, 10.0)
         one = {"rank": 0, "groups": 1, "dropped_bytes": 4096, "stores": []}
@@ -211,6 +218,17 @@ def test_the_workers_of_every_engine_core_are_asked_and_heard() -> None:
     engine.engine_core = SeveralCores(None, "no memory")
     with pytest.raises(Failed, match="core 1 rank 0: no memory"):
         play(engine, quiesce)
+
+
+@pytest.mark.parametrize("napping", [True, False])
+def test_the_cores_are_told_to_nap_and_one_that_cannot_does_no_harm(napping: bool) -> None:
+    engine = StrawEngine(paused=True)
+    engine.engine_core = SeveralCores(None, None, napping=napping)
+
+    answer = play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
+
+    assert answer["workers"] == 2
+    assert engine.engine_core.told == ["collective_rpc", "cria_nap"]
 
 
 def test_a_worker_that_never_answers_is_given_up_at_the_deadline() -> None:

@@ -19,6 +19,7 @@ MODES = {"keep": "keep", "drain": "wait", "abort": "abort"}
 # Whoever paused may die before it resumes. Then the engine goes on by itself after so many seconds.
 LEASE_SECONDS = 60.0
 LONGEST_LEASE_SECONDS = 600.0
+NAP_SECONDS = 2.0
 Answer = TypeVar("Answer")
 log = logging.getLogger("vllm.cria_inside")
 
@@ -106,6 +107,7 @@ class Commands:
         wrong = [f"core {c} rank {w['rank']}: {w['error']}" for c, w in workers if w["error"]]
         if wrong:
             raise Failed("\n".join(wrong))
+        await self._nap()
         free_heap()
         return {
             "workers": len(workers),
@@ -165,6 +167,14 @@ class Commands:
         if not future.cancelled():
             future.exception()  # looked at, else asyncio complains of those that nobody awaits any more
 
+    async def _nap(self) -> None:
+        """The cores too shall not spin when they wake up; one that cannot be told so spins, as it always did."""
+        try:
+            call = every_core(self._engine, "cria_nap")
+            await self._within(NAP_SECONDS, call, "has a core that does not answer")
+        except Exception as error:  # noqa: BLE001 - see above
+            log.info("an engine core will spin when it wakes up: %s", error)
+
     async def _wake_and_go_on(self) -> None:
         """In one piece: whoever waits for it may stop waiting, and half of it would be an engine that hangs."""
         await self._sleep.wake_up()
@@ -205,6 +215,16 @@ async def every_worker(engine: Any, method: str, *args: Any) -> list[list[Any]]:
         return [await engine.collective_rpc(method, None, args)]
     answers: list[list[Any]] = await to_all("collective_rpc", method, None, args, None)
     return answers
+
+
+async def every_core(engine: Any, method: str) -> None:
+    """Call a method of each engine core, where vLLM has a way to."""
+    client = getattr(engine, "engine_core", None)
+    call = getattr(client, "call_utility_all_async", None) or getattr(
+        client, "call_utility_async", None
+    )
+    if call is not None:
+        await call(method)
 
 
 def free_heap() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from argparse import Namespace
 from importlib.metadata import entry_points
@@ -20,11 +21,15 @@ log = logging.getLogger("vllm.cria_inside")
 
 
 def enter() -> None:
-    """Door of `vllm.general_plugins`: give every worker the methods that the API server calls."""
+    """Door of `vllm.general_plugins`: give cores and workers the methods that the API server calls."""
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from cria_inside import worker
+    from cria_inside import naps, worker
 
+    naps.teach()
+    core = sys.modules.get("vllm.v1.engine.core")
+    if core is not None:  # in a worker it need not be loaded
+        core.EngineCore.cria_nap = naps.nap
     WorkerBase.cria_quiesce = worker.quiesce
     WorkerBase.cria_settle = worker.settle
     WorkerBase.cria_groups = worker.groups

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cria_inside import naps
 from cria_inside.commands import free_heap
 from cria_inside.meeting import known, meet, stores
 
@@ -31,6 +32,7 @@ def quiesce(self: Any, token: str, seconds: float) -> dict[str, Any]:
         answer["groups"] = meet(token, seconds)
         answer["stores"] = stores()
         answer["dropped_bytes"] = sum(map(drop, cpu_storages(self.model_runner)))
+        naps.begin()
         free_heap()
     except Exception as error:  # noqa: BLE001 - see above
         answer["error"] = f"{type(error).__name__}: {error}"
