@@ -20,6 +20,7 @@ from cria.errors import CriaError, EngineFailed
 from cria.process import ended
 
 START_SECONDS = 600.0
+REAP_SECONDS = 2.0
 TOKENS = 8
 
 
@@ -93,9 +94,13 @@ def end(root: int) -> None:
         reap()
         return
     stores = belongings.file_stores(inventory)
-    ended.kill(process.pid for process in inventory.processes)
+    pids = [process.pid for process in inventory.processes]
+    ended.kill(pids)
     ended.wait(inventory.processes)
-    reap()
+    deadline = time.monotonic() + REAP_SECONDS
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        reap()
+        time.sleep(0.005)
     leftovers.clear(inventory, stores)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cria.bench.client import Client
 
-STEP, PAUSE = 0.005, 0.4
+STEP, PAUSE = 0.005, 1.5
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def test_the_longest_gap_is_the_pause(url: str) -> None:
 
     assert client.trouble is None
     assert client.pause is not None
-    assert PAUSE * 0.8 < client.pause < PAUSE + 0.3
+    assert PAUSE * 0.8 < client.pause < PAUSE * 2
 
 
 def test_without_a_pause_there_is_next_to_none(url: str) -> None:
