@@ -31,7 +31,13 @@ _NO_CRIU = (
     "CRIU support is not",
     "not available",
 )
-_LATE = ("DeadlineExceeded", "context deadline exceeded", "timed out", "context canceled")
+_LATE = (
+    "DeadlineExceeded",
+    "context deadline exceeded",
+    "timed out",
+    "context canceled",
+    "RST_STREAM with error code: CANCEL",  # the runtime looked at the clock before the kubelet did
+)
 _NODE_GONE = ("error trying to reach service", "dial tcp", "no route to host", "TLS handshake")
 
 

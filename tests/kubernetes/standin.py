@@ -23,6 +23,7 @@ import yaml
 from wsproto.events import BytesMessage, CloseConnection
 
 TOKEN = "a-token-of-this-test"
+BROKEN_OFF = "stream terminated by RST_STREAM with error code: CANCEL"  # grpc-go, http2_client.go
 WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 Ran = tuple[int, str, str]
 

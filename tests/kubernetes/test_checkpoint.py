@@ -24,7 +24,7 @@ from tests.conftest import PROGRAMS
 from tests.kubernetes.conftest import Container, Sandbox, host_mounts
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import PREFIX, Containerd, wait_for
-from tests.kubernetes.standin import Ran, Refused, StandIn, pod, standing_in
+from tests.kubernetes.standin import BROKEN_OFF, Ran, Refused, StandIn, pod, standing_in
 from tests.kubernetes.test_criu_action import (
     CONTROL,
     Request,
@@ -91,7 +91,9 @@ class Kubelet:
 
 
 def as_go(error: Any) -> str:
-    """As the kubelet words an error of gRPC."""
+    """As the kubelet words an error of gRPC; either side may be the first to see that the time is over."""
+    if error.code() is grpc.StatusCode.CANCELLED:
+        return f"rpc error: code = DeadlineExceeded desc = {BROKEN_OFF}"
     code = "".join(word.title() for word in error.code().name.split("_"))
     return f"rpc error: code = {code} desc = {error.details()}"
 

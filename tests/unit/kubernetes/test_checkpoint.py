@@ -40,7 +40,7 @@ from cria.kubernetes.cluster import Cluster, Kubelets
 from cria.kubernetes.criu_action import Failed
 from cria.kubernetes.place import parse
 from cria.kubernetes.still import Wish
-from tests.kubernetes.standin import Refused, kubeconfig, standing_in, status
+from tests.kubernetes.standin import BROKEN_OFF, Refused, kubeconfig, standing_in, status
 
 IN_THE_ARCHIVE = "0123456789ab"
 DONE = ["pause", "quiesce", "renew", "resume"]
@@ -223,6 +223,7 @@ FORBIDDEN = (
         (Refused(500, "CRIU binary not found or too old"), DumpFailed, "CRIU", "node install"),
         (Refused(500, GATE_OFF), CheckpointApiMissing, "runtime cannot", "node install"),
         (Refused(500, "context deadline exceeded"), CheckpointTimedOut, "deadline", "--timeout"),
+        (Refused(500, f"Canceled desc = {BROKEN_OFF}"), CheckpointTimedOut, "RST", "--timeout"),
         (
             status(503, "error trying to reach service"),
             ClusterUnreachable,
