@@ -97,6 +97,7 @@ def end(root: int) -> None:
     pids = [process.pid for process in inventory.processes]
     ended.kill(pids)
     ended.wait(inventory.processes)
+    # Now and then one that had ended was not this process's to reap yet.
     deadline = time.monotonic() + REAP_SECONDS
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         reap()

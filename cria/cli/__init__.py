@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; every error ends in one place, with its own exit status."""
     from cria.cli.failure import guarded
 
-    # What loading makes stays: to look through it again and again takes a twentieth of a restore's own time.
+    # What loading makes stays: to look through it again and again takes a twentieth of the loading.
     gc.set_threshold(100_000)
     # Else the interpreter looks through every object of every module before it ends: 40 ms for nothing.
     atexit.register(gc.freeze)

@@ -19,7 +19,7 @@ MODES = {"keep": "keep", "drain": "wait", "abort": "abort"}
 # Whoever paused may die before it resumes. Then the engine goes on by itself after so many seconds.
 LEASE_SECONDS = 60.0
 LONGEST_LEASE_SECONDS = 600.0
-NAP_SECONDS = 2.0
+TELL_SECONDS = 2.0
 Answer = TypeVar("Answer")
 log = logging.getLogger("vllm.cria_inside")
 
@@ -171,7 +171,7 @@ class Commands:
         """The cores too shall not spin when they wake up; one that cannot be told so spins, as it always did."""
         try:
             call = every_core(self._engine, "cria_nap")
-            await self._within(NAP_SECONDS, call, "has a core that does not answer")
+            await self._within(TELL_SECONDS, call, "has a core that does not answer")
         except Exception as error:  # noqa: BLE001 - see above
             log.info("an engine core will spin when it wakes up: %s", error)
 

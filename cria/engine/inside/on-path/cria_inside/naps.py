@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 NAP_SECONDS = 0.0002
-NAPS = 5_000  # one to three seconds of waiting
+NAPS = 5_000  # more than a second of waiting
 
 _left = 0
 
