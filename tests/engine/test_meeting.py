@@ -43,9 +43,13 @@ class Rank:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Rank]]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks") / "store"
+
+
+@pytest.fixture(scope="module")
+def ranks(store: Path) -> Iterator[list[Rank]]:
     program = Path(__file__).parents[1] / "programs" / "ranks.py"
-    store = tmp_path_factory.mktemp("ranks") / "store"
     started = [Rank(program, store, number) for number in range(WORLD)]
     try:
         for rank in started:
@@ -108,3 +112,11 @@ def test_two_that_do_not_come_are_both_named(ranks: list[Rank]) -> None:
         rank.call("alone", 0.5)
         assert rank.says().startswith("not met: ")
     all_meet(ranks, "last")
+
+
+def test_they_meet_where_something_has_removed_the_file_through_which_they_found_each_other(
+    ranks: list[Rank], store: Path
+) -> None:
+    for token in ("cleared", "cleared-again"):
+        store.unlink()
+        all_meet(ranks, token)

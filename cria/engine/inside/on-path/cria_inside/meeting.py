@@ -34,12 +34,22 @@ def meet(token: str, seconds: float) -> int:
     shared = [group for group, _, ranks in known() if len(ranks) > 1]
     gloo = [group for group in shared if dist.get_backend(group) == "gloo"]
     if shared:
-        roll_call(dist.distributed_c10d._get_default_store(), token, seconds)
+        roll_call(meeting_place(), token, seconds)
     for group in gloo:  # made in the same order in all ranks, so nobody waits crosswise
         dist.monitored_barrier(
             group, timeout=timedelta(seconds=BARRIER_SECONDS), wait_all_ranks=True
         )
     return len(gloo)
+
+
+def meeting_place() -> dist.Store:
+    """The store through which the ranks once found each other.
+
+    A FileStore reads on from where it was: of a file that something removed (tmpfiles.d(5) clears /tmp) and
+    that a rank made again it sees nothing. So it is opened anew.
+    """
+    store = underlying(dist.distributed_c10d._get_default_store())
+    return dist.FileStore(store.path) if isinstance(store, dist.FileStore) else store
 
 
 def roll_call(store: dist.Store, token: str, seconds: float) -> None:
@@ -96,11 +106,12 @@ def stores() -> list[str]:
     """The files by which the ranks found each other, as this rank opens them for each new group."""
     if not dist.is_initialized():
         return []
-    found = set()
-    for _, shared in dist.distributed_c10d._world.pg_map.values():
-        store = shared
-        while isinstance(store, dist.PrefixStore):
-            store = store.underlying_store
-        if isinstance(store, dist.FileStore):
-            found.add(store.path)
-    return sorted(found)
+    used = (underlying(store) for _, store in dist.distributed_c10d._world.pg_map.values())
+    return sorted({store.path for store in used if isinstance(store, dist.FileStore)})
+
+
+def underlying(store: dist.Store) -> dist.Store:
+    """What the prefixes are put before."""
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return store
