@@ -18,7 +18,7 @@ from cria.engine.stop import stop
 from cria.errors import CriaError
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -27,7 +27,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 def ask(port: int, address: str = "127.0.0.1") -> dict[str, Any]:
     """One line of state from a little engine."""
-    with socket.create_connection((address, port), timeout=5) as connection:
+    with socket.create_connection((address, port), timeout=20) as connection:
         connection.sendall(b"state\n")
         return json.loads(connection.makefile().readline())
 
@@ -56,7 +56,7 @@ def start(
     yield run
     for launched in started:
         end(launched.pid)
-        launched.process.wait(timeout=10)
+        launched.process.wait(timeout=60)
 
 
 @pytest.fixture

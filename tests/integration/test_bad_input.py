@@ -247,7 +247,7 @@ def test_an_engine_that_has_ended_is_in_its_checkpoint_even_when_criu_dies_befor
     monkeypatch.setattr(Conversation, "finish", finish_and_die)
     checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
     monkeypatch.undo()
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
 
     engine = cria.restore(checkpoint.path)
     ended_after.append(engine.pid)
@@ -273,7 +273,7 @@ def test_an_interrupt_after_the_engine_has_ended_takes_nothing_back(
     with pytest.raises(KeyboardInterrupt):
         cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
     monkeypatch.undo()
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
 
     engine = cria.restore(tmp_path / "checkpoint")
     ended_after.append(engine.pid)

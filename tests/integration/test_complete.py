@@ -42,7 +42,7 @@ def dumped(
     launched = start("little_engine.py", port, tmp_path, "--model", model)
     ask(port)
     checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     return checkpoint, port, launched
 
 
@@ -237,7 +237,7 @@ class TestTemporaryFiles:
     ) -> None:
         launched, temporary = holder
         checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
-        launched.process.wait(timeout=10)
+        launched.process.wait(timeout=60)
         assert temporary.exists(), "a file that cria cannot be sure of is not removed"
         temporary.unlink()
 
@@ -254,7 +254,7 @@ class TestTemporaryFiles:
     ) -> None:
         launched, temporary = holder
         checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
-        launched.process.wait(timeout=10)
+        launched.process.wait(timeout=60)
         temporary.write_bytes(b"somebody else's words")
 
         engine = checkpoint.restore()

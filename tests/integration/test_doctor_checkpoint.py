@@ -40,7 +40,7 @@ Start = Callable[..., Launched]
 def dumped(launched: Launched, place: Path, **options: Any) -> cria.Checkpoint:
     checkpoint = cria.dump(launched.pid, place, any_process=True, **options)
     if not options.get("leave_running"):
-        launched.process.wait(timeout=10)
+        launched.process.wait(timeout=60)
         pids = [process.pid for process in checkpoint.manifest.inventory.processes]
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     return checkpoint

@@ -44,7 +44,7 @@ def dumped(little: tuple[Launched, int], place: Path, **options: object) -> cria
     launched, _ = little
     checkpoint = cria.dump(launched.pid, place, any_process=True, **options)
     if not options.get("leave_running"):
-        launched.process.wait(timeout=10)
+        launched.process.wait(timeout=60)
     return checkpoint
 
 

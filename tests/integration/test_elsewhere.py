@@ -168,7 +168,7 @@ def test_it_takes_its_own_pids_there_where_they_are_free(
     port = free_port()
     launched = start("little_engine.py", port, home)
     checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     pack(checkpoint, tmp_path / "archive")
 
     with (tmp_path / "archive").open("rb") as archive:
@@ -193,7 +193,7 @@ def test_a_model_that_the_other_host_lacks_is_named(
     (home / "model" / "model.safetensors").write_bytes(b"weights")
     launched = start("little_engine.py", free_port(), home, "--model", home / "model")
     checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     pack(checkpoint, tmp_path / "archive")
 
     with (tmp_path / "archive").open("rb") as archive:
@@ -263,7 +263,7 @@ def test_twenty_restores_leave_the_checkpoint_and_the_host_as_they_were(
     launched = start("little_engine.py", port, home)
     answered = ask(port)["answered"]
     checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     # A clone has a log of its own, which stays: the first restore makes it.
     restore_and_stop(checkpoint, port, isolate, ended_after)
     before, whole = left_on_the_host(home), digest(checkpoint.path)

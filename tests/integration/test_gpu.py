@@ -115,7 +115,7 @@ def on_gpu(port: int) -> list[bool]:
 def dump(launched: Launched, place: Path, **options: Any) -> cria.Checkpoint:
     checkpoint = cria.dump(launched.pid, place, any_process=True, **options)
     if not options.get("leave_running"):
-        launched.process.wait(timeout=10)
+        launched.process.wait(timeout=60)
     return checkpoint
 
 

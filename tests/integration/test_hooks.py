@@ -53,7 +53,7 @@ def stages(tmp_path: Path) -> list[str]:
 
 
 def paused(control: Control) -> bool:
-    return bool(control.ask("status", seconds=2)["paused"])
+    return bool(control.ask("status", seconds=20)["paused"])
 
 
 def test_a_dump_and_a_restore_tell_each_stage_with_its_facts(
@@ -126,7 +126,7 @@ def test_one_that_refuses_before_a_restore_is_all_that_happens(
 ) -> None:
     launched, _ = controlled
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
 
     with pytest.raises(HookFailed):
         checkpoint.restore(hooks=[hook('[ "$1" != before-restore ]')])
@@ -148,7 +148,7 @@ def test_what_fails_afterwards_is_a_warning(
     checkpoint = cria.dump(
         launched.pid, tmp_path / "cp", any_process=True, hooks=[fails], listener=warnings.append
     )
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     engine = checkpoint.restore(hooks=[fails], listener=warnings.append)
     ended_after.append(engine.pid)
 
@@ -208,7 +208,7 @@ def test_each_clone_tells_its_own_stages(
 ) -> None:
     launched, _ = controlled
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     seen: list[Facts] = []
 
     clones = checkpoint.restore(replicas=2, hooks=[seen.append])

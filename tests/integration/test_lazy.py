@@ -48,7 +48,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     launched = launch([sys.executable, str(program), str(port), str(MIB)], log)
     wait_for(lambda: "ready" in log.read_text(), seconds=30)
     cria.dump(launched.pid, place / "checkpoint", any_process=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     return place / "checkpoint", port
 
 

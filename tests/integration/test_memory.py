@@ -72,7 +72,7 @@ def test_every_byte_comes_back(
     assert before[0]["patchy"] != before[1]["patchy"]
 
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, compress=compress)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     for _ in range(2):
         engine = restored(checkpoint)
         assert told(port) == before
@@ -137,7 +137,7 @@ def test_a_broken_frame_is_an_error_and_nothing_runs(
 ) -> None:
     launched, port, _ = program
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, compress=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     frames = max((tmp_path / "cp" / "memory").glob("*.zst"), key=lambda path: path.stat().st_size)
     with frames.open("r+b") as file:
         file.seek(frames.stat().st_size // 2)
@@ -154,7 +154,7 @@ def test_nothing_runs_when_cria_is_killed_while_it_puts_memory_back(
 ) -> None:
     launched, port, _ = program
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, compress=True)
-    launched.process.wait(timeout=10)
+    launched.process.wait(timeout=60)
     killed = (
         "import os, cria, cria.pages.stored as stored;"
         "stored.put_back = lambda *_: os.kill(os.getpid(), 9);"

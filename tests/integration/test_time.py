@@ -34,7 +34,7 @@ def ended_in(clock: Launched, checkpoint: Path) -> Reading:
     """Dump and end the program; what it said last."""
     wait_for(lambda: len(readings(clock.log)) > 0)
     cria.dump(clock.pid, checkpoint, any_process=True)
-    clock.process.wait(timeout=10)
+    clock.process.wait(timeout=60)
     return readings(clock.log)[-1]
 
 

@@ -39,7 +39,7 @@ def test_dumps_and_restores_at_the_same_time_do_not_mix_them_up(
     with ThreadPoolExecutor() as pool:
         checkpoints = list(pool.map(dump, programs_with_semaphores, places))
         for program in programs_with_semaphores:
-            program.process.wait(timeout=10)
+            program.process.wait(timeout=60)
             program.log.write_text("")
         engines = pool.map(lambda c: c.restore(isolate="never"), checkpoints)
         ended_after.extend(engine.pid for engine in engines)

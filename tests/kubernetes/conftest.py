@@ -55,7 +55,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
     fields: dict[str, Any]
 
-    def wait_until_it_says(self, word: str, seconds: float = 20.0) -> None:
+    def wait_until_it_says(self, word: str, seconds: float = 60.0) -> None:
         def ended() -> bool:
             return not Path(f"/proc/{self.pid}").exists()
 

@@ -116,7 +116,7 @@ class Containerd:
     def end(self) -> None:
         """End every process, and with the last its mounts; then remove its cgroups and its directory."""
         self._process.kill()  # its child, PID 1 of the namespaces, is killed by --kill-child
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
         remove(self.state)
 
     def pid_on_the_host(self, pid: int) -> int:
@@ -190,7 +190,7 @@ def can_be_removed(cgroup: Path) -> bool:
 def wait_for(
     condition: Callable[[], object],
     ended: Callable[[], bool] = lambda: False,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
 ) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

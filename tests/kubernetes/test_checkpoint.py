@@ -144,7 +144,7 @@ def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
 
     done = kubelet.take(place, Wish(by=by, python=sys.executable))
 
-    request.join(timeout=30)
+    request.join(timeout=60)
     assert request.answer == {"steps": 60, "pauses": 1}
     after = get(serving.port)
     assert (after["pauses"], after["quiesced"], after["resumes"]) == (1, 1, 1)
@@ -182,7 +182,7 @@ def test_an_engine_that_cria_run_has_started_is_checkpointed_and_restored(
     request = Request(run_by_cria.port, steps=60)
 
     done = kubelet.take(kubelet.show(run_by_cria.container))
-    request.join(timeout=30)
+    request.join(timeout=60)
     cri.StopContainer(container_id=run_by_cria.container.id)
     restore(Path(done.manifest.archive), run_by_cria.container)
 

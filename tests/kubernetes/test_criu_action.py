@@ -106,7 +106,7 @@ def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
     archive = checkpoint(serving.container)
 
     assert "cria: 1 engine(s) at a still point" in dump_log(archive)
-    request.join(timeout=20)
+    request.join(timeout=60)
     assert request.answer == {"steps": 40, "pauses": 1}, (
         "paused while it was in flight, and completed"
     )
@@ -124,7 +124,7 @@ def test_the_restored_copy_wakes_up_at_its_still_point_and_goes_on(
     request = Request(serving.port, steps=1000)
     archive = checkpoint(serving.container)
     cri.StopContainer(container_id=serving.container.id)
-    request.join(timeout=20)
+    request.join(timeout=60)
 
     restore(archive, serving.container)
 
@@ -183,7 +183,7 @@ def test_installed_on_a_node_it_works_for_every_container(
     client = socket.create_connection(("127.0.0.1", serving.port))
     with client, pytest.raises(grpc.RpcError, match="criu failed"):
         checkpoint(serving.container)  # a connection, and nothing that says to keep it
-    request.join(timeout=20)
+    request.join(timeout=60)
     without = checkpoint(serving.container)
 
     assert installed[-1] == "/etc/criu/runc.conf"
@@ -215,7 +215,7 @@ def test_without_a_still_point_it_is_refused_or_dumped_as_it_stands(
 
     assert "did not stand still (drain) within 0.3 s" in log
     assert ("the dump is refused" in log) == (on_failure == "refuse")
-    request.join(timeout=20)
+    request.join(timeout=60)
     assert request.answer == {"steps": 100, "pauses": 0}
     assert not get(serving.port)["paused"]
 

@@ -71,7 +71,7 @@ def engine(
     with shared_memory() as shm, sandboxes_with_logs_in(place) as make_sandbox:
         fields = container_of(make_model(place), free_port(), shm)
         engine = run_container(make_sandbox(), base_image, **fields)
-        engine.wait_until_it_says("controlled by cria at", seconds=180)
+        engine.wait_until_it_says("controlled by cria at", seconds=600)
         wait_until_it_answers(url_of(engine))
         yield engine
 
@@ -114,7 +114,7 @@ def test_the_api_server_s_checkpoint_lets_its_requests_complete(
 
     done = kubelet.take(kubelet.show(engine), Wish(python=sys.executable))
 
-    busy.join(timeout=60)
+    busy.join(timeout=300)
     assert busy.generation is not None
     assert busy.generation.tokens == alone.tokens
     said = done.manifest
@@ -159,7 +159,7 @@ def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
 
     archive = checkpoint(engine)
 
-    busy.join(timeout=60)
+    busy.join(timeout=300)
     assert busy.generation is not None
     assert busy.generation.seconds > alone.seconds + 1, (
         "it was in flight when the engine stood still"
@@ -186,4 +186,4 @@ def wait_until_it_answers(url: str) -> None:
             return bool(generate(url, tokens=1).tokens)
         return False
 
-    wait_for(answers, seconds=120)
+    wait_for(answers, seconds=300)
