@@ -17,6 +17,7 @@ from cria.bench.floors import floors
 from cria.bench.modes import Mode, fleets, offered
 from cria.bench.own import own_seconds, own_seconds_in_pause, shares
 from cria.bench.rounds import RAW, Log, Round, Say
+from cria.errors import CriaError
 
 __all__ = ["Bench", "Plan", "bench"]
 
@@ -43,7 +44,8 @@ def bench(
     """Measure what `plan` says in `directory` (a temporary one by default), and leave nothing behind.
 
     Each round begins with a cold start and takes all ways by turns, so that what changes on the machine
-    meanwhile changes for all. Raises a CriaError.
+    meanwhile changes for all. An engine that fails is measured no further, and its trouble told; raises a
+    CriaError where that leaves nothing.
     """
     from cria.criu import binary
     from cria.manifest import cria_version, now
@@ -53,10 +55,19 @@ def bench(
     version = ".".join(map(str, binary.require(criu)))
     if directory is not None:
         Path(directory).mkdir(parents=True, exist_ok=True)
+    engines: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="cria-bench-", dir=directory) as scratch:
-        place = Path(scratch).resolve()
+        place, modes = Path(scratch).resolve(), offered()
         with ended.orphans_adopted():
-            engines = tuple(_measure(engine, plan, place, criu, say) for engine in plan.subjects)
+            for engine in plan.subjects:
+                log = Log()
+                try:
+                    _measure(engine, log, plan=plan, modes=modes, place=place, criu=criu, say=say)
+                except CriaError as error:
+                    if not engines and not log.cold:
+                        raise
+                    log.troubles.append(f"{engine}: {error.message}: {error.details}")
+                engines.append(_measured(engine, log, modes, plan.clones))
     return Bench(
         created=now(),
         cria_version=cria_version(),
@@ -64,16 +75,24 @@ def bench(
         machine=_machine(),
         rounds=plan.rounds,
         seconds=time.monotonic() - begin,
-        engines=engines,
+        engines=tuple(engines),
     )
 
 
-def _measure(engine: Engine, plan: Plan, place: Path, criu: Path, say: Say) -> Measured:
+def _measure(
+    engine: Engine,
+    log: Log,
+    *,
+    plan: Plan,
+    modes: tuple[Mode, ...],
+    place: Path,
+    criu: Path,
+    say: Say,
+) -> None:
     from cria.bench import subject
     from cria.demo import ENVIRONMENT
 
     command = plan.command or tuple(subject.command_for(engine, place))
-    log, modes = Log(), offered()
     for turn in range(plan.rounds):
         Round(
             command=command,
@@ -86,7 +105,6 @@ def _measure(engine: Engine, plan: Plan, place: Path, criu: Path, say: Say) -> M
             log=log,
             say=partial(_say, say, f"{engine}, round {turn + 1} of {plan.rounds}"),
         ).run(turn)
-    return _measured(engine, log, modes, plan.clones)
 
 
 def _say(say: Say, where: str, line: str) -> None:
@@ -95,7 +113,6 @@ def _say(say: Say, where: str, line: str) -> None:
 
 def _measured(engine: Engine, log: Log, modes: Sequence[Mode], count: int) -> Measured:
     cold = Spread.of(log.cold)
-    assert cold is not None
     ways = tuple(_way(name, log) for name in (RAW, *(mode.name for mode in modes)))
     clones = tuple(_clones(log, count))
     return Measured(

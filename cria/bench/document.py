@@ -103,10 +103,13 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine: `cold` is from its start to its first token. The first of the `ways` is CRIU alone."""
+    """One engine: `cold` is from its start to its first token. The first of the `ways` is CRIU alone.
+
+    `troubles` say why figures are missing.
+    """
 
     engine: Engine
-    cold: Spread
+    cold: Spread | None
     ways: tuple[Way, ...]
     clones: tuple[Clones, ...]
     floors: tuple[Floor, ...]

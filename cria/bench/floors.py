@@ -10,7 +10,7 @@ from cria.bench.document import Clones, Floor, Spread, Way
 OWN_SECONDS = 0.085
 
 
-def floors(cold: Spread, ways: Sequence[Way], clones: Sequence[Clones]) -> tuple[Floor, ...]:
+def floors(cold: Spread | None, ways: Sequence[Way], clones: Sequence[Clones]) -> tuple[Floor, ...]:
     """The first of the `ways` is CRIU alone, the second cria as it is without options.
 
     A restore is as fast as the fastest way that cria offers; each floor names it.

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,30 +19,38 @@ from cria.cli.documents import schema_text
 pytestmark = pytest.mark.root
 
 
-def test_a_quick_run_measures_every_way_and_leaves_nothing(
+@pytest.fixture
+def bench(
     tmp_path: Path, programs: Path, shm_is_left_clean: None
-) -> None:
-    engine, scratch = tmp_path / "vllm", tmp_path / "scratch"
-    shutil.copy(programs / "vllm_standin.py", engine)
-    words = ["bench", "--quick", "--json", "--directory", scratch, "--picture", tmp_path / "p.svg"]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run it on a stand-in of vLLM, with its checkpoints in `scratch`."""
+    shutil.copy(programs / "vllm_standin.py", tmp_path / "vllm")
 
-    done = subprocess.run(
-        [
+    def run(*words: object, engine: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        command = [
             sys.executable,
             "-m",
             "cria",
+            "bench",
+            "--quick",
+            "--directory",
+            tmp_path / "scratch",
             *words,
-            "--",
-            sys.executable,
-            engine,
-            "serve",
-            "--port=auto",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+        ]
+        serve = [sys.executable, tmp_path / "vllm", "serve", "--port=auto", *engine]
+        return subprocess.run(
+            [*command, "--", *serve], capture_output=True, text=True, check=False, timeout=600
+        )
+
+    return run
+
+
+def test_a_quick_run_measures_every_way_and_leaves_nothing(
+    bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+
+    done = bench("--json", "--picture", tmp_path / "p.svg")
 
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
@@ -58,6 +67,33 @@ def test_a_quick_run_measures_every_way_and_leaves_nothing(
     assert (tmp_path / "p.svg").read_text().startswith("<svg")
     assert os.listdir(scratch) == []
     assert str(scratch) not in running()
+
+
+def test_what_was_measured_before_an_engine_failed_is_told_beside_its_trouble(
+    bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Its canary is the fifth request that it answers, and the one that fails is the sixth."""
+    done = bench("--json", engine=["--sound-for=5"])
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    (measured,) = json.loads(done.stdout)["engines"]
+    raw, plain, *_ = measured["ways"]
+    assert raw["restore"]["count"] == 2
+    assert plain["dump"]["median"] > 0
+    assert plain["restore"] is None
+    (trouble,) = measured["troubles"]
+    assert "does not compute what it computed before" in trouble
+    assert trouble in done.stderr
+    assert os.listdir(tmp_path / "scratch") == []
+
+
+def test_an_engine_of_which_nothing_can_be_measured_is_an_error(
+    bench: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = bench("--json", engine=["--sound-for=many"])
+
+    assert done.returncode not in (0, 3), done.stdout
+    assert "error" in json.loads(done.stdout)
 
 
 def running() -> str:

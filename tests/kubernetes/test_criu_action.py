@@ -98,6 +98,12 @@ def dump_log(archive: Path) -> str:
         return log.read().decode()
 
 
+def dumped_at(archive: Path) -> float:
+    """When CRIU had written its last word, as time.time() counts."""
+    with tarfile.open(archive) as tar:
+        return tar.getmember("dump.log").mtime
+
+
 def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
     serving: Serving, checkpoint: Callable[[Container], Path]
 ) -> None:

@@ -24,11 +24,12 @@ from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandboxes, host_m
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import wait_for
 from tests.kubernetes.test_checkpoint import Kubelet, kubelet
-from tests.kubernetes.test_criu_action import dump_log, on_the_node
+from tests.kubernetes.test_criu_action import dump_log, dumped_at, on_the_node
 
 __all__ = ["kubelet", "on_the_node"]
 pytestmark = pytest.mark.engine
 TOKENS = 400
+LONG = 900  # seconds of generating, for what shall be in flight
 RUNTIME_DEFAULT = {"seccomp": {"profile_type": 0}}  # it hides io_uring, as Kubernetes' default does
 
 
@@ -93,24 +94,26 @@ def at_a_still_point(on_the_node: Callable[..., str]) -> None:
 
 
 class Generating(threading.Thread):
-    """A generation that is in flight."""
+    """A generation that is in flight; `ended` is when it did, as time.time() counts."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self._url = url
         self.generation: Generation | None = None
+        self.ended = 0.0
         self.start()
 
     def run(self) -> None:
-        self.generation = generate(self._url, tokens=TOKENS)
+        self.generation = generate(self._url, tokens=LONG, timeout=300)
+        self.ended = time.time()
 
 
 def test_the_api_server_s_checkpoint_lets_its_requests_complete(
     engine: Container, kubelet: Kubelet
 ) -> None:
-    alone = generate(url_of(engine), tokens=TOKENS)
+    alone = generate(url_of(engine), tokens=LONG)
     busy = Generating(url_of(engine))
-    time.sleep(alone.seconds / 4)
+    time.sleep(alone.seconds / 8)
 
     done = kubelet.take(kubelet.show(engine), Wish(python=sys.executable))
 
@@ -153,17 +156,16 @@ def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
     cri: Cri,
 ) -> None:
     """The last one: the engine of this module is gone then."""
-    alone = generate(url_of(engine), tokens=TOKENS)
+    alone = generate(url_of(engine), tokens=LONG)
     busy = Generating(url_of(engine))
-    time.sleep(alone.seconds / 4)
+    time.sleep(alone.seconds / 8)
 
+    assert busy.is_alive()
     archive = checkpoint(engine)
 
     busy.join(timeout=300)
     assert busy.generation is not None
-    assert busy.generation.seconds > alone.seconds + 1, (
-        "it was in flight when the engine stood still"
-    )
+    assert busy.ended > dumped_at(archive), "it was in flight when the engine stood still"
     assert busy.generation.tokens == alone.tokens
     assert "cria: 1 engine(s) at a still point" in dump_log(archive)
     assert "goes on by itself" not in engine.log.read_text(), "it was told to go on"
@@ -172,7 +174,7 @@ def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
     copy = restore(archive, engine)
 
     wait_until_it_answers(url_of(copy))
-    assert generate(url_of(copy), tokens=TOKENS).tokens == alone.tokens
+    assert generate(url_of(copy), tokens=LONG).tokens == alone.tokens
 
 
 def url_of(engine: Container) -> str:

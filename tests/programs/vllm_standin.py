@@ -1,16 +1,19 @@
 """A server with the HTTP API of an engine, for a benchmark that starts in a second: vllm serve --port=PORT.
 
-Copied as `vllm` it is an engine to cria. It streams a token each 5 ms, always the same ones.
+Copied as `vllm` it is an engine to cria. It streams a token each 5 ms, always the same ones; with
+`--sound-for=N` only the first N requests that are not streamed get them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STEP_SECONDS = 0.005
+answered = itertools.count()
 MEMORY = bytearray(b"weights") * (4 << 20)  # so that the images have a size
 
 
@@ -26,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         if wish.get("stream"):
             self._stream(tokens)
             return
+        if next(answered) >= int(word("--sound-for", "1000")):
+            tokens.reverse()
         choice = {"text": "x" * len(tokens), "token_ids": tokens}
         choice["logprobs"] = {"token_logprobs": [-1.0] * len(tokens)}
         self._answer({"choices": [choice]})
@@ -50,8 +55,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def word(name: str, otherwise: str = "") -> str:
+    return next((w.partition("=")[2] for w in sys.argv if w.startswith(f"{name}=")), otherwise)
+
+
 if __name__ == "__main__":
-    port = int(next(word for word in sys.argv if word.startswith("--port=")).partition("=")[2])
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", int(word("--port"))), Handler)
     server.daemon_threads = True
     server.serve_forever()
