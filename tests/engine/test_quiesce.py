@@ -250,23 +250,25 @@ def processor_seconds(engine: RunningEngine) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in (root, *root.children(recursive=True)))
 
 
-def test_a_restored_engine_leaves_the_processors_to_others_at_first(
-    engine: RunningEngine,
-) -> None:
-    """Each rank would spin for a second after the canary; in the end it does, and so answers faster."""
+def test_a_restored_engine_leaves_the_processors_to_others(engine: RunningEngine) -> None:
+    """Each rank would spin for a second after the canary. Later it does, if there are processors enough."""
     facts = answer("restore", engine.place / "gone", "--ports", "fresh")
     engine.pid, engine.url = facts["pid"], facts["url"]
     begin = processor_seconds(engine)
     time.sleep(0.8)
-    napping = processor_seconds(engine) - begin
+    at_first = processor_seconds(engine) - begin
 
-    generate(engine.url, tokens=1000)  # takes more than there are naps
+    generate(engine.url, tokens=1000, timeout=300)  # takes more than there are naps
     begin = processor_seconds(engine)
     time.sleep(0.8)
-    spinning = processor_seconds(engine) - begin
+    later = processor_seconds(engine) - begin
     answer("stop", engine.url)
 
-    assert napping < 0.5 * spinning
+    assert at_first < 0.5
+    if len(os.sched_getaffinity(0)) < engine.ranks + 2:
+        assert later < 0.5
+    else:
+        assert later > 0.5
 
 
 def test_one_that_computes_something_else_is_taken_down(

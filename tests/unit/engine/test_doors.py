@@ -127,6 +127,21 @@ def test_workers_settle_before_the_first_request() -> None:
     assert workers.asked == ["cria_settle"]
 
 
+def test_cores_and_workers_nap_from_the_first_request_on() -> None:
+    asked: list[str] = []
+
+    class Cores:
+        async def call_utility_all_async(self, utility: str, *words: object) -> list[list[None]]:
+            asked.append(str(words[0]) if words else utility)
+            return []
+
+    client = Workers()
+    client.engine_core = Cores()  # type: ignore[attr-defined]
+    asyncio.run(doors.settle(client))
+
+    assert asked == ["cria_settle", "cria_nap"]
+
+
 def test_an_engine_whose_workers_do_not_settle_starts_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

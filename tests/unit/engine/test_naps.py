@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from cria_inside import naps
@@ -18,7 +18,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     taken: list[float] = []
     monkeypatch.setattr(naps.time, "sleep", taken.append)
     yield taken
-    naps.begin(0)
+    naps.begin(count=0)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_so_many_naps_are_taken_and_then_it_spins(slept: list[float]) -> None:
     wait = naps.napping(lambda: spun.append(None))
 
     wait()
-    naps.begin(2)
+    naps.begin(count=2)
     for _ in range(5):
         wait()
 
@@ -47,13 +47,37 @@ def test_so_many_naps_are_taken_and_then_it_spins(slept: list[float]) -> None:
     assert len(spun) == 4
 
 
-def test_a_core_is_told_to_nap_from_the_api_server(slept: list[float]) -> None:
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_core_is_told_to_nap_from_the_api_server(slept: list[float], cores: int) -> None:
     wait = naps.napping(lambda: pytest.fail("it spun"))
+    parallel = SimpleNamespace(data_parallel_size_local=cores, local_world_size=2)
+    core = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=parallel))
 
-    naps.nap(object())
+    naps.nap(core)
     wait()
 
     assert slept == [naps.NAP_SECONDS]
+    assert naps.processes_of(core.vllm_config) == 1 + 3 * cores
+
+
+def test_where_processors_are_too_few_it_naps_until_there_are_more(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processors = {0, 1}
+    monkeypatch.setattr(naps.os, "sched_getaffinity", lambda _pid: processors)
+    monkeypatch.setattr(naps, "NAPS", 3)
+    spun: list[None] = []
+    wait = naps.napping(lambda: spun.append(None))
+
+    naps.begin(processes=3, count=3)
+    for _ in range(10):
+        wait()
+    assert (len(slept), len(spun)) == (10, 0)
+
+    processors.add(2)
+    for _ in range(10):
+        wait()
+    assert len(slept) == 12, "those that were left"
 
 
 def test_vllm_is_taught_once(vllm: ModuleType) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from cria_inside import control
-from cria_inside.commands import Commands, every_worker
+from cria_inside.commands import Commands, every_core, every_worker
 
 NAME = "cria"
 WARM_UP_SECONDS = 60.0
@@ -99,7 +99,12 @@ async def warm_up(engine_client: Any) -> None:
 
 async def settle(engine_client: Any) -> None:
     """Before the first request: what a worker would do in the middle of every pause, done once."""
-    call = asyncio.ensure_future(every_worker(engine_client, "cria_settle"))
+    call = asyncio.ensure_future(_settle(engine_client))
     done, _ = await asyncio.wait({call}, timeout=WARM_UP_SECONDS)
     if not done or call.exception() is not None:
         log.info("the workers have not settled: a pause will take longer")
+
+
+async def _settle(engine_client: Any) -> None:
+    await every_worker(engine_client, "cria_settle")
+    await every_core(engine_client, "cria_nap")

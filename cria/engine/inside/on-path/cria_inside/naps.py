@@ -1,19 +1,23 @@
-"""Processes that wait for each other nap instead of spinning, for the first while after a still point.
+"""Processes that wait for each other nap instead of spinning, where spinning would take what they wait for.
 
-vLLM's engine core and workers spin for a second after each message (SpinCondition). When an engine wakes up,
-its memory still has to be touched, and others wake up beside it: spinning takes the processors from what it
-waits for. How often is counted, and not how long, for the clock runs on between a dump and a restore.
+vLLM's engine core and workers spin for a second after each message (SpinCondition). After a still point memory
+has to be touched, and other engines wake up beside this one: so the first waits are naps. How often is counted,
+and not how long, for the clock runs on between a dump and a restore. With fewer processors than processes it is
+so all the time: two that spin keep two processors from the API server, and from cria, for seconds.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 NAP_SECONDS = 0.0002
 NAPS = 5_000  # more than a second of waiting
 
 _left = 0
+_processes = 0
 
 
 def teach() -> None:
@@ -32,6 +36,8 @@ def napping(spin: Callable[[], None]) -> Callable[[], None]:
         global _left  # noqa: PLW0603 - read thousands of times a second
         if _left > 0:
             _left -= 1
+            if not _left and crowded():
+                _left = NAPS
             time.sleep(NAP_SECONDS)
         else:
             spin()
@@ -40,12 +46,23 @@ def napping(spin: Callable[[], None]) -> Callable[[], None]:
     return wait
 
 
-def nap(self: object) -> None:  # noqa: ARG001
+def nap(self: Any) -> None:
     """Method of an engine core; a worker begins by itself."""
-    begin()
+    begin(processes_of(self.vllm_config))
 
 
-def begin(count: int = NAPS) -> None:
-    """The next `count` times that this process would spin it naps."""
-    global _left  # noqa: PLW0603
-    _left = count
+def begin(processes: int = 0, count: int = NAPS) -> None:
+    """The next `count` times that this process would spin it naps; longer where `processes` are too many here."""
+    global _left, _processes
+    _left, _processes = count, processes
+
+
+def crowded() -> bool:
+    """Looked at again and again: an engine may be restored where there are more processors, or fewer."""
+    return len(os.sched_getaffinity(0)) < _processes
+
+
+def processes_of(config: Any) -> int:
+    """How many processes of an engine here want a processor of their own: its cores, their workers, an API server."""
+    parallel = config.parallel_config
+    return int(1 + parallel.data_parallel_size_local * (1 + parallel.local_world_size))

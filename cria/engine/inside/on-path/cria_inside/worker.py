@@ -32,19 +32,20 @@ def quiesce(self: Any, token: str, seconds: float) -> dict[str, Any]:
         answer["groups"] = meet(token, seconds)
         answer["stores"] = stores()
         answer["dropped_bytes"] = sum(map(drop, cpu_storages(self.model_runner)))
-        naps.begin()
+        naps.begin(naps.processes_of(self.vllm_config))
         free_heap()
     except Exception as error:  # noqa: BLE001 - see above
         answer["error"] = f"{type(error).__name__}: {error}"
     return answer
 
 
-def settle(self: Any) -> None:  # noqa: ARG001
+def settle(self: Any) -> None:
     """Method of a worker that has started: what it has made by now is never collected again.
 
     A quiesce collects garbage, which took 0.35 s of every pause in looking through torch's objects. vLLM
     does the same in its other processes, and in workers on GPUs (0.32, gc_utils.freeze_gc_heap).
     """
+    naps.begin(naps.processes_of(self.vllm_config))
     gc.collect()
     gc.freeze()
 
