@@ -13,10 +13,10 @@ SHM_BROADCAST = "vllm.distributed.device_communicators.shm_broadcast"
 
 
 @pytest.fixture(autouse=True)
-def slept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The naps that were taken, in seconds; none are left from test to test."""
-    taken: list[float] = []
-    monkeypatch.setattr(naps.time, "sleep", taken.append)
+def slept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The naps that were taken, in microseconds; none are left from test to test."""
+    taken: list[int] = []
+    monkeypatch.setattr(naps, "usleep", taken.append)
     yield taken
     naps.begin(count=0)
 
@@ -34,7 +34,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_so_many_naps_are_taken_and_then_it_spins(slept: list[float]) -> None:
+def test_so_many_naps_are_taken_and_then_it_spins(slept: list[int]) -> None:
     spun: list[None] = []
     wait = naps.napping(lambda: spun.append(None))
 
@@ -48,7 +48,7 @@ def test_so_many_naps_are_taken_and_then_it_spins(slept: list[float]) -> None:
 
 
 @pytest.mark.parametrize("cores", [1, 3])
-def test_a_core_is_told_to_nap_from_the_api_server(slept: list[float], cores: int) -> None:
+def test_a_core_is_told_to_nap_from_the_api_server(slept: list[int], cores: int) -> None:
     wait = naps.napping(lambda: pytest.fail("it spun"))
     parallel = SimpleNamespace(data_parallel_size_local=cores, local_world_size=2)
     core = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=parallel))
@@ -56,12 +56,12 @@ def test_a_core_is_told_to_nap_from_the_api_server(slept: list[float], cores: in
     naps.nap(core)
     wait()
 
-    assert slept == [naps.NAP_SECONDS]
+    assert slept == [naps.NAP_MICROSECONDS]
     assert naps.processes_of(core.vllm_config) == 1 + 3 * cores
 
 
 def test_where_processors_are_too_few_it_naps_until_there_are_more(
-    slept: list[float], monkeypatch: pytest.MonkeyPatch
+    slept: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processors = {0, 1}
     monkeypatch.setattr(naps.os, "sched_getaffinity", lambda _pid: processors)

@@ -8,14 +8,16 @@ so all the time: two that spin keep two processors from the API server, and from
 
 from __future__ import annotations
 
+import ctypes
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
-NAP_SECONDS = 0.0002
+NAP_MICROSECONDS = 200
 NAPS = 5_000  # more than a second of waiting
 
+# time.sleep() waits for a moment. Frozen in it, and restored where the clock is behind, it sleeps until then.
+usleep = ctypes.CDLL(None).usleep
 _left = 0
 _processes = 0
 
@@ -38,7 +40,7 @@ def napping(spin: Callable[[], None]) -> Callable[[], None]:
             _left -= 1
             if not _left and crowded():
                 _left = NAPS
-            time.sleep(NAP_SECONDS)
+            usleep(NAP_MICROSECONDS)
         else:
             spin()
 
