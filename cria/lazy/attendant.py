@@ -21,18 +21,24 @@ _EXPECT = 8 << 20  # bytes of the pages file that the kernel is asked to read ah
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the restore is: `rebuilt`, every process, none of which runs; `answered`, the engine has served."""
+    """Where the restore is: `rebuilt`, every process, none of which runs; `answered`, the engine has served.
+
+    `arrived`: nobody misses anything any more.
+    """
 
     rebuilt: Flag
     answered: Flag
+    arrived: Flag
     answered_seconds: float  # how long to wait for that
 
 
 class Attendant:
-    """Serves the process `pid` until nothing is missing. Runs in a thread of its own and shares nothing.
+    """Serves the process `pid` until nobody misses anything. Runs in a thread of its own and shares nothing.
 
     `wanted` are pieces in the order in which they were wanted in an earlier restore, `given` is told
-    of each as it is copied, `forked` gets an attendant for a child with a copy of what is missing.
+    of each as it is copied, `forked` gets an attendant for a child with a copy of what is missing, and
+    `complete` is told when this process misses nothing. It is heard all the same as long as its userfaultfd
+    is held: it would wait for ever with its next new page, or to give one back.
     """
 
     def __init__(
@@ -42,19 +48,21 @@ class Attendant:
         missing: Missing,
         pages: Pages,
         *,
-        complete: Iterable[Mapping],
+        whole: Iterable[Mapping],
         wanted: Iterable[Piece],
         stages: Stages,
         given: Callable[[int, Piece], None],
         forked: Callable[[Attendant], None],
+        complete: Callable[[], None],
         begun: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid, self.fault, self.missing, self.pages = pid, fault, missing, pages
-        self._complete, self._wanted, self._stages = complete, deque(wanted), stages
+        self._whole, self._wanted, self._stages = whole, deque(wanted), stages
         self._given, self._forked, self._begun = given, forked, begun
+        self._complete, self._told_complete = complete, False
         self._waiting: deque[int] = deque()  # addresses that threads wait for
         self._next = self._expected = 0
-        self._rebuilt = self._answered = self._ended = False
+        self._rebuilt = self._answered = self._arrived = self._ended = False
         self.faults = 0
 
     def run(self) -> None:
@@ -63,9 +71,12 @@ class Attendant:
             self.fault.descriptor,
             self._stages.rebuilt.descriptor,
             self._stages.answered.descriptor,
+            self._stages.arrived.descriptor,
         ):
             poll.register(descriptor, select.POLLIN)
-        while self.missing.bytes and not self._ended:
+        while not self._arrived and not self._ended:
+            if not self.missing.bytes:
+                self._tell_complete()
             self._hear()
             if self._waiting:
                 self._serve()
@@ -73,6 +84,13 @@ class Attendant:
                 self._give(row)
             else:
                 self._wait(poll)
+        self._tell_complete()
+
+    def _tell_complete(self) -> None:
+        """Once."""
+        if not self._told_complete:
+            self._told_complete = True
+            self._complete()
 
     def _hear(self) -> None:
         """Mappings first: what was read has happened, and pages may not be given to where they were."""
@@ -99,11 +117,12 @@ class Attendant:
             fault,
             self.missing.copy(),
             self.pages,
-            complete=(),
+            whole=(),
             wanted=(),
             stages=self._stages,
             given=lambda _pid, _piece: None,
             forked=self._forked,
+            complete=self._complete,
         )
 
     def _serve(self) -> None:
@@ -180,6 +199,7 @@ class Attendant:
             self._answered = True
         elif self._rebuilt and time.monotonic() > self._deadline:
             self._answered = True
+        self._arrived = stages.arrived.descriptor in ready
 
     def _begin(self) -> None:
         """All that CRIU loads itself is there now, so a mapping without pieces is complete.
@@ -190,6 +210,6 @@ class Attendant:
         self._deadline = time.monotonic() + self._stages.answered_seconds
         for piece in self._wanted:
             self.pages.expect(piece.offset, piece.size)
-        for mapping in self._complete:
+        for mapping in self._whole:
             self.fault.unregister(mapping.start, mapping.end - mapping.start)
         self._begun()

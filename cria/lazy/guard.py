@@ -73,7 +73,14 @@ class Guard:
         for userfault in (*self._held, *self._children):
             userfault.close()
         self._tied.let_go()
+        self._hear_out_the_restore()
         return self.result
+
+    def _hear_out_the_restore(self) -> None:
+        """All may have arrived before the engine has answered: nobody fails for telling us so."""
+        with suppress(OSError):
+            while not self._server_failed and hear(self._control)[0] is not None:
+                pass
 
     def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
         self._handlers[descriptor] = handler

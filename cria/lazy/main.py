@@ -68,7 +68,7 @@ def attend(
     """From here on there are two: the page server, and its guardian."""
     handed = handover.receive(channel, told.pids)
     seconds = told.answered_seconds
-    stages = Stages(rebuilt=Flag(), answered=Flag(), answered_seconds=seconds)
+    stages = Stages(rebuilt=Flag(), answered=Flag(), arrived=Flag(), answered_seconds=seconds)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = Server(told, sources, handed, stages, theirs)
     pid = os.fork()

@@ -47,6 +47,7 @@ class Server:
         self._given: list[tuple[int, int]] = []
         self._threads: list[threading.Thread] = []
         self._to_begin = threading.Semaphore(0)
+        self._incomplete, self._counting = 0, threading.Lock()
         missing = {pid: Missing(list(pieces_of(s.memory))) for pid, s in sources.items()}
         self.bytes = sum(each.bytes for each in missing.values())
         kept = working_set.read(Path(told.working_set), told.checkpoint)
@@ -58,11 +59,12 @@ class Server:
                 Userfault(descriptor),
                 missing[pid],
                 sources[pid].pages,
-                complete=tuple(complete_of(sources[pid].memory)),
+                whole=tuple(complete_of(sources[pid].memory)),
                 wanted=wanted[pid],
                 stages=stages,
                 given=self._record,
                 forked=self._attend_child,
+                complete=self._complete,
                 begun=self._to_begin.release,
             )
             for pid, descriptor in handed.items()
@@ -72,6 +74,7 @@ class Server:
         """Until all memory is where it belongs. A failure ends this process with FAILED."""
         threading.excepthook = _fail
         begin = time.monotonic()
+        self._incomplete = len(self._attendants)
         for attendant in self._attendants:
             self._start(attendant)
         for _ in self._attendants:
@@ -84,8 +87,14 @@ class Server:
 
     def _start(self, attendant: Attendant) -> None:
         thread = threading.Thread(target=self._run, args=[attendant])
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # not before: it may be joined at once
+
+    def _complete(self) -> None:
+        with self._counting:
+            self._incomplete -= 1
+            if not self._incomplete:
+                self._stages.arrived.set()
 
     def _run(self, attendant: Attendant) -> None:
         attendant.run()
@@ -94,6 +103,8 @@ class Server:
     def _attend_child(self, child: Attendant) -> None:
         """Its userfaultfd was opened here, so nobody else holds it yet."""
         socket.send_fds(self._guardian, [b"child"], [child.fault.descriptor])
+        with self._counting:
+            self._incomplete += 1
         self._start(child)
 
     def _record(self, pid: int, piece: Piece) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import cria
+from cria.engine.launch import Launched
 from cria.errors import EngineBusy
 from cria.events import StepStarted
 from cria.lazy import arrival
@@ -161,6 +163,42 @@ def test_a_child_that_outlives_its_parent_gets_its_memory(
         os.kill(child, signal.SIGKILL)
         # Its session has the number that the next restore needs as a PID.
         wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_a_process_that_has_all_its_memory_does_not_wait_for_the_others(
+    start: Callable[..., Launched], tmp_path: Path
+) -> None:
+    """Before the engine has answered only what is asked for is given: the parent misses most of its memory."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    launched = start("two_memories.py", port, 64)
+    checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
+    launched.process.wait(timeout=60)
+    seconds = []
+
+    def ask_the_child(event: object) -> None:
+        if isinstance(event, StepStarted) and event.step == "let the rest of its memory arrive":
+            seconds.extend(ask(port) for _ in range(2))
+
+    engine = checkpoint.restore(lazy=True, listener=ask_the_child)
+    try:
+        assert [each["touched"] < 5 for each in seconds] == [True, True], seconds
+    finally:
+        engine.stop(seconds=1)
+
+
+def test_an_answer_that_takes_longer_than_all_memory_does_no_harm(
+    restore: Callable[..., cria.Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cria.lazy.start.ANSWERED_SECONDS", 0.0)
+
+    def wait_for_all(event: object) -> None:
+        if isinstance(event, StepStarted) and event.step == "let the rest of its memory arrive":
+            time.sleep(3)
+
+    engine = restore(listener=wait_for_all)
+
+    assert is_alive(engine.pid)
 
 
 @pytest.mark.parametrize("victims", ["the page server", "its guardian", "both"])
