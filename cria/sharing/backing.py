@@ -23,7 +23,6 @@ from cria.storage import digests, layout
 if TYPE_CHECKING:
     from cria.checkpoint import Checkpoint
 
-DESCRIPTION = "shared.json"
 VERSION = 1
 
 
@@ -56,6 +55,7 @@ class Backing:
         self._images, self._criu = checkpoint.images, criu
         state = checkpoint.manifest.gpu_state
         self._ranks = frozenset(state.ranks if state is not None else ())
+        self._is_beside = place is None
         self.place = (place or places.beside(checkpoint.path)).absolute()
         # The manifest has the digest of every part and the time of the dump.
         self._key = digests.whole(checkpoint.path / layout.MANIFEST)[:32]
@@ -72,7 +72,10 @@ class Backing:
             self._description = self._read()
             made = self._description is None
             if made:
-                places.clear_others(self.place, self._key)
+                if (
+                    self._is_beside
+                ):  # where somebody named a directory, others may be about to use theirs
+                    places.clear_others(self.place, self._key)
                 self._description = self._make(moved)
         return self._told(made)
 
@@ -85,7 +88,9 @@ class Backing:
                 link.unlink(missing_ok=True)
                 link.symlink_to(self.directory / part.name)
         image = files.read(view)
-        made = mapped.with_files(image, self._description.mapped, self._criu)
+        # Where they are now: the directory may have been moved, with the checkpoint beside it.
+        there = [self._there(each) for each in self._description.mapped]
+        made = mapped.with_files(image, there, self._criu)
         framing.write(view / files.NAME, made, durable=False)
 
     def _told(self, made: bool) -> SharedMemory:
@@ -102,7 +107,7 @@ class Backing:
     def _read(self) -> _Description | None:
         """The description of what is there; None where it is not as it was made."""
         try:
-            text = (self.directory / DESCRIPTION).read_bytes()
+            text = (self.directory / places.DESCRIPTION).read_bytes()
             found = msgspec.json.decode(text, type=_Description)
             whole = found.version == VERSION and found.parts == _parts(self.directory)
         except (OSError, msgspec.DecodeError):
@@ -111,13 +116,13 @@ class Backing:
 
     def _make(self, moved: Moved) -> _Description:
         """Under another name until it is whole."""
-        partial = self.directory.with_suffix(".partial")
+        partial = self.directory.with_suffix(places.PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(mode=0o700)
             processes, made = self._fill(partial, moved)
             found = _Description(processes=processes, mapped=made, parts=_parts(partial))
-            _write(partial / DESCRIPTION, msgspec.json.encode(found))
+            _write(partial / places.DESCRIPTION, msgspec.json.encode(found))
             shutil.rmtree(self.directory, ignore_errors=True)
             partial.rename(self.directory)
         except OSError as error:
@@ -180,7 +185,7 @@ def _parts(directory: Path) -> tuple[_Part, ...]:
 
 
 def _made(directory: Path) -> Iterable[Path]:
-    return sorted(path for path in directory.iterdir() if path.name != DESCRIPTION)
+    return sorted(path for path in directory.iterdir() if path.name != places.DESCRIPTION)
 
 
 def _part(path: Path) -> _Part:

@@ -17,9 +17,12 @@ from cria.process.tree import PROC, pids
 from cria.storage.carry import MEMORY_FILE_SYSTEMS
 
 LOCK = "lock"
-_KEY = re.compile(r"[0-9a-f]{32}")
+DESCRIPTION = "shared.json"
+PARTIAL = ".partial"
+_MADE = re.compile(rf"([0-9a-f]{{32}})({PARTIAL})?")
 _FILE = re.compile(r"/([0-9a-f]{32})/\d+\.mem( \(deleted\))?$")
 # bford.info/cachedir: backup programs leave such a directory out. Its files look huge and can be made again.
+_TAG_NAME = "CACHEDIR.TAG"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by cria restore --share-memory\n"
 
 
@@ -50,7 +53,7 @@ def make(place: Path) -> None:
     if why is not None:
         raise _cannot(place, why)
     with suppress(FileExistsError):
-        (place / "CACHEDIR.TAG").write_text(_TAG)
+        (place / _TAG_NAME).write_text(_TAG)
 
 
 def _cannot(place: Path, why: str) -> CannotShare:
@@ -99,30 +102,45 @@ def used(proc: Path = PROC) -> dict[str, int]:
 def clear_others(place: Path, key: str) -> None:
     """Remove from `place` what was made for checkpoints that had its name before, and nobody uses."""
     living = used()
-    for entry in place.iterdir():
-        if entry.name != key and entry.name.partition(".")[0] not in living and _is_made(entry):
+    for name, entry in made_in(place):
+        if name not in living and name != key:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _is_made(entry: Path) -> bool:
-    return _KEY.match(entry.name) is not None and entry.is_dir() and not entry.is_symlink()
+def made_in(place: Path) -> list[tuple[str, Path]]:
+    """What was made here, each with its key. Whoever names a directory may have other things in it."""
+    found = []
+    for entry in place.iterdir():
+        match = _MADE.fullmatch(entry.name)
+        if match is None or entry.is_symlink() or not entry.is_dir():
+            continue
+        if match[2] or (entry / DESCRIPTION).is_file():
+            found.append((match[1], entry))
+    return found
 
 
 def remove(place: Path) -> int:
-    """Remove all that was made in `place`, which nobody may use; returns the bytes that were freed."""
-    if not place.is_dir():
+    """Remove all that was made in `place`, which nobody may use; returns the bytes that were freed.
+
+    The directory too, where nothing else is in it.
+    """
+    if not place.is_dir() or not made_in(place):
         return 0
     with locked(place):
-        living = used()
-        for entry in place.iterdir():
-            if (pid := living.get(entry.name)) is not None:
+        living, made = used(), made_in(place)
+        for name, entry in made:
+            if (pid := living.get(name)) is not None:
                 raise PathTaken(
                     f"{entry} is in use by process {pid}",
                     details="the engine would run on without it, but could not be dumped any more",
                     remedy=f"end that engine: cria stop {pid}",
                 )
-        freed = sum(p.lstat().st_blocks * 512 for p in place.rglob("*") if p.is_file())
-        shutil.rmtree(place)
+        freed = 0
+        for _, entry in made:
+            freed += sum(p.lstat().st_blocks * 512 for p in entry.rglob("*") if p.is_file())
+            shutil.rmtree(entry)
+        if {entry.name for entry in place.iterdir()} <= {LOCK, _TAG_NAME}:
+            shutil.rmtree(place)
     return freed
 
 

@@ -93,9 +93,37 @@ def test_what_nobody_made_here_is_not_removed(tmp_path: Path) -> None:
     for directory in kept[:2]:
         directory.mkdir()
     kept[2].symlink_to(tmp_path)
-    (there / KEY.replace("0", "f")).mkdir()
+    kept += [there / KEY.replace("0", "e"), there / f"{KEY}{KEY}"]  # a digest may look like a key
+    for directory in kept[3:]:
+        directory.mkdir()
+    made(there / KEY.replace("0", "f"))
 
     place.clear_others(there, KEY)
 
     assert all(entry.exists() for entry in kept)
     assert not (there / KEY.replace("0", "f")).exists()
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    (directory / place.DESCRIPTION).write_text("{}")
+    return directory
+
+
+def test_what_else_lies_in_a_named_directory_stays_when_all_is_removed(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    assert place.remove(there) == 0
+    place.make(there)
+    (there / "qwen").mkdir()
+    (there / "lock").write_text("somebody's")
+    assert place.remove(there) == 0
+    made(there / KEY)
+    (there / f"{KEY}.partial").mkdir()
+
+    place.remove(there)
+
+    assert sorted(entry.name for entry in there.iterdir()) == ["CACHEDIR.TAG", "lock", "qwen"]
+    (there / "qwen").rmdir()
+    made(there / KEY)
+    place.remove(there)
+    assert not there.exists()
