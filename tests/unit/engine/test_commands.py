@@ -275,3 +275,53 @@ def test_a_lease_that_cannot_be_is_refused(paused: bool, lease: float, why: str)
 
     with pytest.raises(Failed, match=why):
         play(StrawEngine(), scene)
+
+
+class LateEngine(StrawEngine):
+    """One whose pause hangs until `released`; until then it does not let go, where `refuses` says so."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+        self.refuses = refuses
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        self.told.append(("asked to pause", mode))
+        await self.released.wait()
+        self.paused = True
+
+    async def resume_generation(self) -> None:
+        self.told.append(("resume", None))
+        if self.refuses and not self.released.is_set():
+            raise RuntimeError("data parallel pause in progress")
+        self.paused = False
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_pause_that_was_given_up_and_comes_true_later_is_taken_back(refuses: bool) -> None:
+    async def scene(commands: Commands) -> None:
+        with pytest.raises(Failed, match="did not stand still"):
+            await commands.run("pause", {"seconds": 0.01})
+        await asyncio.sleep(0.01)
+        engine.released.set()
+
+    engine = LateEngine(refuses=refuses)
+    play(engine, scene)
+
+    assert engine.calls == ["asked to pause", "resume", "resume"]
+    assert not engine.paused
+
+
+def test_a_resume_that_fails_is_tried_again_when_the_lease_ends() -> None:
+    engine = StrawEngine(fail="resume")
+
+    async def scene(commands: Commands) -> None:
+        await commands.run("pause", {})
+        with pytest.raises(Failed, match="no KV connector"):
+            await commands.run("resume", {})
+        engine.fail = ""
+        await asyncio.sleep(0.05)
+
+    play(engine, scene, lease_seconds=0.02)
+
+    assert engine.calls == ["pause", "resume", "resume"]

@@ -45,6 +45,7 @@ class Commands:
         self._lease: asyncio.TimerHandle | None = None
         self._ours = False
         self._unfinished: set[asyncio.Future[Any]] = set()
+        self._pausing: asyncio.Future[None] | None = None
         self._known: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "status": self.status,
             "pause": self.pause,
@@ -85,8 +86,9 @@ class Commands:
         )
         self._renew(seconds + self._lease_seconds)
         still = self._engine.pause_generation(mode=MODES[inflight], clear_cache=True)
+        self._pausing = asyncio.ensure_future(still)
         try:
-            await self._within(seconds, still, f"did not stand still ({inflight})")
+            await self._within(seconds, self._pausing, f"did not stand still ({inflight})")
         except BaseException:
             self._go_on()
             raise
@@ -97,7 +99,7 @@ class Commands:
         """Every worker meets the others at a barrier and drops its KV cache. Only while paused."""
         if not await self._within(seconds, self._engine.is_paused(), "did not answer"):
             raise Failed("the engine is not paused: its KV cache is in use")
-        self._renew(self._lease_seconds)
+        self._renew(seconds + self._lease_seconds)
         # No timeout goes to the engine core: it would leave late answers for the next call to read.
         # The ranks wait for each other a little longer, so that it can be seen from outside for whom.
         words = (secrets.token_hex(8), seconds + 2.0)
@@ -109,6 +111,7 @@ class Commands:
             raise Failed("\n".join(wrong))
         await self._nap()
         free_heap()
+        self._renew(self._lease_seconds)
         return {
             "workers": len(workers),
             "groups": sum(each["groups"] for _, each in workers),
@@ -176,9 +179,29 @@ class Commands:
             log.info("an engine core will spin when it wakes up: %s", error)
 
     async def _wake_and_go_on(self) -> None:
-        """In one piece: whoever waits for it may stop waiting, and half of it would be an engine that hangs."""
-        await self._sleep.wake_up()
-        await self._engine.resume_generation()
+        """In one piece: whoever waits for it may stop waiting, and half of it would be an engine that hangs.
+
+        What fails is tried again when the lease ends. A pause that was given up may still come true: vLLM
+        sends it late, and does not always let an engine go on that drains. Then it is told once more.
+        """
+        late = self._pausing if self._pausing is not None and not self._pausing.done() else None
+        try:
+            await self._sleep.wake_up()
+            try:
+                await self._engine.resume_generation()
+            except Exception:
+                if late is None or late.done():
+                    raise
+        except Exception:
+            self._ours = True
+            self._renew(self._lease_seconds)
+            raise
+        if late is not None:
+            late.add_done_callback(self._go_on_after_all)
+
+    def _go_on_after_all(self, late: asyncio.Future[None]) -> None:
+        if not self._ours and not late.cancelled():
+            self._carry_on(self._engine.resume_generation())
 
     def _renew(self, seconds: float) -> None:
         self._drop_lease()
@@ -199,9 +222,12 @@ class Commands:
         self._drop_lease()
         if self._ours:
             self._ours = False
-            future = asyncio.ensure_future(self._wake_and_go_on())
-            self._unfinished.add(future)
-            future.add_done_callback(self._finished)
+            self._carry_on(self._wake_and_go_on())
+
+    def _carry_on(self, call: Awaitable[None]) -> None:
+        future = asyncio.ensure_future(call)
+        self._unfinished.add(future)
+        future.add_done_callback(self._finished)
 
 
 async def every_worker(engine: Any, method: str, *args: Any) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 # What becomes of the weights, and vLLM's level: in host memory, or read again from the model's files.
@@ -22,6 +23,9 @@ class Sleep:
     def __init__(self, engine: Sleeper) -> None:
         self._engine = engine
         self._prepared = False
+        self._turn = (
+            asyncio.Lock()
+        )  # whoever gave up waiting for it to fall asleep wakes it up, and not before
         self.weights: str | None = None
 
     async def fall_asleep(self, weights: str) -> None:
@@ -29,27 +33,29 @@ class Sleep:
 
         An engine that was started without --enable-sleep-mode has no memory that it could free.
         """
-        self._prepared = True
-        await self._hook("checkpoint_prepare")
-        if can_sleep(self._engine):
-            self.weights = weights
-            await self._engine.sleep(LEVELS[weights], mode="keep")
+        async with self._turn:
+            self._prepared = True
+            await self._hook("checkpoint_prepare")
+            if can_sleep(self._engine):
+                self.weights = weights
+                await self._engine.sleep(LEVELS[weights], mode="keep")
 
     async def wake_up(self) -> None:
         """Everything back on the GPU, the KV cache last: with it vLLM lets requests be computed.
 
         What was never put to sleep is left alone, so it can be called whatever went wrong before.
         """
-        weights, self.weights = self.weights, None
-        prepared, self._prepared = self._prepared, False
-        if weights is not None:
-            await self._engine.wake_up(["weights"])
-        if weights == "drop":
-            await self._engine.collective_rpc("reload_weights")
-        if prepared:
-            await self._hook("checkpoint_restore")
-        if weights is not None:
-            await self._engine.wake_up(["kv_cache"])
+        async with self._turn:
+            weights = self.weights
+            if weights is not None:
+                await self._engine.wake_up(["weights"])
+            if weights == "drop":
+                await self._engine.collective_rpc("reload_weights")
+            if self._prepared:
+                await self._hook("checkpoint_restore")
+            if weights is not None:
+                await self._engine.wake_up(["kv_cache"])
+            self.weights, self._prepared = None, False
 
     async def _hook(self, name: str) -> None:
         hook = getattr(self._engine, name, None)
