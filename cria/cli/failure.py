@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,7 @@ def guarded(cli: click.Command, arguments: list[str] | None) -> NoReturn:
     """Run `cli`; show any error in its four parts, as JSON where --json was given; exit."""
     words = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+    undo_when_told_to_end()
     try:
         cli.main(words, prog_name="cria", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -33,6 +35,16 @@ def guarded(cli: click.Command, arguments: list[str] | None) -> NoReturn:
         show(_bug(error), as_json=as_json)
         sys.exit(CriaError.exit_status)
     sys.exit(0)
+
+
+def undo_when_told_to_end() -> None:
+    """SIGTERM and SIGHUP end an operation as Ctrl-C does, undone: an engine must not be left half dumped.
+
+    What is ignored stays ignored (nohup), and commands that know better set their own handlers.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def show(error: CriaError, *, as_json: bool) -> None:

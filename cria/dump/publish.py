@@ -15,10 +15,17 @@ def stage_the_checkpoint(work: Dump) -> None:
 
 
 def discard_the_checkpoint(work: Dump) -> None:
+    from cria.events import Warned
     from cria.storage import layout
 
-    if work.staged is not None:
-        layout.discard(work.staged)
+    if work.staged is None:
+        return
+    if work.lost is not None:  # the engine has lost its GPUs: its images are all there is of it
+        words = f"the checkpoint was not finished; its images are kept: {work.staged}"
+        if work.listener is not None:
+            work.listener(Warned(message=words))
+        return
+    layout.discard(work.staged)
 
 
 def shared_memory(work: Dump) -> bool:
@@ -123,8 +130,10 @@ def publish_it(work: Dump) -> None:
     from cria.storage import layout
 
     assert work.staged is not None
-    layout.publish(work.staged, work.output)
-    work.published = True
+    try:
+        layout.publish(work.staged, work.output)
+    finally:  # it may have got its name before what went wrong
+        work.published = not work.staged.exists()
 
 
 def take_it_back(work: Dump) -> None:
