@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {"on_failure": "refuse", "inflight": "keep", "seconds": 60.0}
 RESUME_SECONDS = 10.0
 GRACE_SECONDS = 5.0  # an engine keeps the time itself, and says what it waited for
+LEASE_SECONDS = 60.0  # CRIU freezes them long before
 FROZEN_SECONDS = 600.0  # how long a runtime may keep a container frozen after its dump
 MOST_BYTES = 1 << 20
 
@@ -50,8 +51,7 @@ def before_dump(root: int) -> int:
         refuse = settings["on_failure"] != "pass"
         criu = os.pidfd_open(os.getppid())
         with Thawed(root):
-            for engine in engines:
-                engine.quiesce(settings["inflight"], settings["seconds"])
+            stand_still(engines, settings["inflight"], settings["seconds"], LEASE_SECONDS)
     except (Failed, OSError, ValueError) as error:
         resume_later(None, engines)
         outcome = "the dump is refused" if refuse else "it is dumped as it stands"
@@ -138,10 +138,12 @@ def read_settings() -> dict[str, Any]:
 
 def find_engines(root: int, tree: list[int] | None = None) -> list[Engine]:
     """The control sockets that processes of `tree` listen on: without it, of the tree below `root`."""
-    with open(f"/proc/{root}/net/unix") as file:
+    with open(f"/proc/{root}/net/unix", errors="surrogateescape") as file:
         rows = [line.rstrip("\n").split(None, 7) for line in file if "/cria-" in line]
-    # Columns: Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is what a listener has.
-    listening = {row[6]: row[7] for row in rows if row[3] == "00010000" and is_control(row[7])}
+    # Columns: Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is what a listener has. Any
+    # process may name a socket with line breaks in it.
+    rows = [row for row in rows if len(row) == 8 and row[3] == "00010000"]
+    listening = {row[6]: row[7] for row in rows if is_control(row[7])}
     if not listening:
         return []
     tree = descendants(root) if tree is None else tree
@@ -199,9 +201,11 @@ def held_sockets(pid: int) -> set[str]:
 
 
 def listed(directory: str) -> list[str]:
-    """The names in a directory of /proc; none when its process has ended."""
+    """The names in a directory of /proc; none when its process has ended. Raises PermissionError."""
     try:
         return os.listdir(directory)
+    except PermissionError:  # an engine that cannot be seen is not one that is not there
+        raise
     except OSError:
         return []
 
@@ -213,12 +217,6 @@ class Engine:
         directory, _, self._name = path.rpartition("/")
         self._directory = os.open(f"/proc/{pid}/root{directory}", os.O_PATH | os.O_DIRECTORY)
         self._known = known
-
-    def quiesce(self, inflight: str, seconds: float) -> None:
-        """Raises Failed, OSError, ValueError."""
-        deadline = time.monotonic() + seconds
-        self.ask("pause", seconds, inflight=inflight)
-        self.ask("quiesce", max(1.0, deadline - time.monotonic()))
 
     def ask(self, command: str, seconds: float, **words: Any) -> dict[str, Any]:
         """One command, one answer; the engine hangs up. Raises Failed, OSError, ValueError."""
@@ -250,6 +248,35 @@ class Engine:
         pid = struct.unpack("3i", credentials)[0]
         if pid not in self._known:
             raise Failed(f"process {pid}, which listens at {self._name}, is not of this tree")
+
+
+def stand_still(
+    engines: list[Engine], inflight: str, seconds: float, lease: float
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Bring all engines to a still point within `seconds`; they stand still for `lease` seconds from then on.
+
+    Returns what each said of it, and the leases that are known. Several API servers of one engine share its
+    pause: it belongs to the first. Raises Failed, OSError, ValueError; some may then stand still.
+    """
+    deadline = time.monotonic() + seconds
+
+    def left() -> float:
+        return max(1.0, deadline - time.monotonic())
+
+    ours = [e for e in engines if e.ask("pause", left(), inflight=inflight).get("by_cria", True)]
+    stood = [each.ask("quiesce", left()) for each in engines]
+    leases = [renew(each, lease) for each in ours]
+    return stood, [each for each in leases if each is not None]
+
+
+def renew(engine: Engine, lease: float) -> float | None:
+    """The seconds it stands still from now on; None where its part of cria is too old. Raises Failed: it went on."""
+    try:
+        return float(engine.ask("renew", RESUME_SECONDS, lease=lease)["lease_seconds"])
+    except Failed as error:
+        if "no such command" in str(error):
+            return None
+        raise
 
 
 # Letting it go on ------------------------------------------------------------------------------

@@ -27,20 +27,29 @@ END = HEAD.pack(-1, 0)
 def keep(root: int, tree: list[int], images: str) -> int:
     """Write what the tree of `root` uses of /dev/shm into the directory of images; returns the number of files.
 
-    None where CRIU dumps /dev/shm itself, or the tree shares it with us. Raises OSError.
+    None where CRIU dumps /dev/shm itself, or the tree shares it with us. CRIU overwrites the images of an
+    earlier dump, and so do we. Raises OSError; then there is no such file.
     """
+    path = f"{images}/{NAME}"
+    with suppress(FileNotFoundError):
+        os.unlink(path)
     mount = mount_of(root)
     if mount is None or same_mounts(root) or dumped_by_criu(root, images):
         return 0
     used = used_files(tree)
     directory = os.open(f"/proc/{root}/root{PLACE}", os.O_RDONLY | os.O_DIRECTORY)
-    handle = os.open(f"{images}/{NAME}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     files = by_inode(directory, used)
-    with open(handle, "wb") as out:
-        out.write(json.dumps({"mount": mount, "files": len(files)}).encode() + b"\n")
-        for names in files:
-            store(directory, names, out)
-    os.close(directory)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(handle, "wb") as out:
+            out.write(json.dumps({"mount": mount, "files": len(files)}).encode() + b"\n")
+            for names in files:
+                store(directory, names, out)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(directory)
     return len(files)
 
 

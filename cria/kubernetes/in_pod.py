@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from cria.kubernetes.criu_action import Engine, Failed, find_engines
+from cria.kubernetes.criu_action import Engine, Failed, find_engines, stand_still
 
 RESUME_SECONDS = 10.0
 
@@ -50,28 +50,14 @@ def carry_out(request: dict[str, Any], engines: list[Engine]) -> dict[str, Any]:
         return {"resumed": [resume(engine) for engine in engines]}
     if request["command"] != "pause":
         raise Failed(f"no such command: {request['command']}")
-    begun = []
+    wish = (request["inflight"], request["seconds"], request["lease"])
     try:
-        for engine in engines:
-            begun.append(engine)
-            engine.ask("pause", request["seconds"], inflight=request["inflight"])
-        stood = [engine.ask("quiesce", request["seconds"]) for engine in engines]
-        leases = [renew(engine, request["lease"]) for engine in engines]
+        stood, leases = stand_still(engines, *wish)
     except BaseException:
-        for engine in begun:
+        for engine in engines:
             resume(engine)
         raise
-    return {"engines": stood, "lease_seconds": min(filter(None, leases), default=None)}
-
-
-def renew(engine: Engine, lease: float) -> float | None:
-    """The seconds it stands still from now on; None where the engine's part of cria is too old to say."""
-    try:
-        return float(engine.ask("renew", RESUME_SECONDS, lease=lease)["lease_seconds"])
-    except Failed as error:
-        if "no such command" in str(error):
-            return None
-        raise
+    return {"engines": stood, "lease_seconds": min(leases, default=None)}
 
 
 def resume(engine: Engine) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BufferedWriter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -60,8 +61,6 @@ def remap(
     this host, or without a look at this host where it is to be restored `elsewhere`. Raises a
     CriaError; then there is nothing at `output`.
     """
-    from cria.kubernetes.volumes import needed
-
     work = Remapping(
         path=Path(archive),
         output=os.fspath(output),
@@ -76,7 +75,7 @@ def remap(
         path=work.staged.target,
         digest=work.digest,
         plan=work.plan,
-        needs=needed(work.archive, work.criu),
+        needs=work.needs,
         timings=timings,
     )
 
@@ -138,6 +137,7 @@ class Remapping:
     criu: Path = field(init=False)
     archive: Archive = field(init=False)
     plan: ArchivePlan = field(init=False)
+    needs: tuple[NeededFile, ...] = ()
     staged: StagedFile | StagedImage = field(init=False)
     begun: bool = False
     digest: str = ""
@@ -163,10 +163,12 @@ def read_its_sockets(work: Remapping) -> None:
 
 def plan_the_ports(work: Remapping) -> None:
     from cria.kubernetes.plan import plan_archive
+    from cria.kubernetes.volumes import needed
     from cria.ports import occupants
 
     in_use = () if work.elsewhere else occupants()
     work.plan = plan_archive(work.archive, work.wishes, in_use, criu=work.criu, **work.policies)
+    work.needs = needed(work.archive, work.criu)
 
 
 def begin_the_new_one(work: Remapping) -> None:
@@ -235,8 +237,12 @@ def _write_file(work: Remapping, sink: IO[bytes], moved: Moved) -> None:
         if compression == "none":
             splice_files(work.file, sink, patch, moved)
             return
-        with compressed.writer(sink, compression) as stream:
+        # A disk that is nearly full takes a part of what is written and says so; only the buffer looks.
+        buffer = BufferedWriter(cast("Any", sink))
+        with compressed.writer(buffer, compression) as stream:
             splice(compressed.reader(work.file, compression), stream, patch, moved)
+        buffer.flush()
+        buffer.detach()
 
 
 def _write_image(work: Remapping, image: StagedImage, moved: Moved) -> None:

@@ -119,13 +119,14 @@ class StillPoint:
         """Let them go on. Twice is once; only warns when nobody hears: they go on when their lease ends."""
         if self._ask is None or not self._paused:
             return
-        self._paused = False
         try:
             told = self._ask({"command": "resume"}, RESUME_SECONDS).resumed
         except CriaError as error:
+            self._paused = False
             words = f"{self._found} was not told to go on: {error}"
             self._tell(Warned(message=words, remedy="none: it goes on when its lease ends"))
             return
+        self._paused = False  # not before: whoever interrupts this asks again
         self.still = msgspec.structs.replace(self.still, resumed=any(told))
 
     def _nobody_there(self) -> None:
