@@ -38,6 +38,7 @@ _LATE = (
     "context canceled",
     "RST_STREAM with error code: CANCEL",  # the runtime looked at the clock before the kubelet did
 )
+_BROKEN_OFF = ("EOF", "connection reset", "broken pipe", "stream error", "server disconnected")
 _NODE_GONE = ("error trying to reach service", "dial tcp", "no route to host", "TLS handshake")
 
 
@@ -81,6 +82,8 @@ def _not_done(answer: Answer) -> CriaError:
         return _unable(answer, "its container runtime cannot checkpoint: containerd since 2.0 can")
     if answer.status == 504 or _has(answer.said, _LATE):
         return late(answer.found, answer.said)
+    if _has(answer.said, _BROKEN_OFF):
+        return broken_off(answer.found, answer.said)
     if answer.status in (502, 503) or _has(answer.said, _NODE_GONE):
         return ClusterUnreachable(
             f"the kubelet of node {answer.found.node} cannot be reached",
@@ -114,6 +117,15 @@ def late(found: Found, said: str) -> CheckpointTimedOut:
         f"node {found.node} had not checkpointed {found} in time",
         details=f"{said}\ncontainerd then leaves a container frozen, and its engine does not go on",
         remedy=f"on that node: {thawing(found)}; then give it longer: --timeout SECONDS",
+    )
+
+
+def broken_off(found: Found, said: str) -> CheckpointTimedOut:
+    """What is said when the connection was lost after the node was asked: it may be dumping, or have left off."""
+    return CheckpointTimedOut(
+        f"the call to checkpoint {found} on node {found.node} was broken off",
+        details=f"{said}\ncontainerd then leaves a container frozen, and its engine does not go on",
+        remedy=f"on that node: {thawing(found)}; then try again",
     )
 
 

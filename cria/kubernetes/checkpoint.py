@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from cria.errors import CheckpointDamaged, CriaError
+from cria.errors import CheckpointDamaged, CheckpointTimedOut, CriaError, DumpFailed
 from cria.events import Listener, Warned, nobody
 from cria.kubernetes import archive as archives
 from cria.kubernetes import manifest as manifests
@@ -54,6 +55,8 @@ class Work:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     found: Found = field(init=False)
+    gate: threading.Lock = field(default_factory=threading.Lock)
+    given_up: bool = False
     still: StillPoint | None = None
     archive: str = field(init=False)
     checked: Checked | None = None
@@ -104,14 +107,29 @@ def resume(work: Work) -> None:
         work.still.resume()
 
 
+def give_up(work: Work) -> None:
+    """From now on its node is not asked any more, if it was not asked yet."""
+    with work.gate:
+        work.given_up = True
+
+
 def ask_the_node(work: Work) -> None:
+    with work.gate:
+        if work.given_up:
+            raise interrupted(work)
     try:
         work.archive = work.cluster.checkpoint(work.found, seconds=work.options.timeout_seconds)
-    except BaseException:
-        # Broken off, it may be left frozen: then not even a lease lets its engine go on.
-        if thaw(work.found):
+    except BaseException as error:
+        # Broken off, it may be left frozen: then not even a lease lets its engine go on. Where the node has
+        # answered, somebody else may be at it.
+        answered = isinstance(error, CriaError) and not isinstance(error, CheckpointTimedOut)
+        if not answered and thaw(work.found):
             work.tell(Warned(message=f"{work.found} was left frozen; it runs again"))
         raise
+
+
+def interrupted(work: Work) -> DumpFailed:
+    return DumpFailed(f"{work.place} was not checkpointed", details="cria was told to end before")
 
 
 def check(work: Work) -> int | None:

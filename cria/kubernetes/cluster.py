@@ -139,6 +139,13 @@ class Cluster:
         except ClusterUnreachable as error:
             if isinstance(error.__cause__, httpx2.ReadTimeout):
                 raise answers.late(found, error.details or "") from error
+            # These happen before anything is asked: the node knows nothing of it, and may be asked again.
+            before = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+            before += (httpx2.UnsupportedProtocol, httpx2.ProxyError)
+            if isinstance(error.__cause__, httpx2.TransportError) and not isinstance(
+                error.__cause__, before
+            ):
+                raise answers.broken_off(found, error.details or "") from error
             raise
         return self._archive_in(response, found)
 

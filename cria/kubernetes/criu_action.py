@@ -260,11 +260,12 @@ def stand_still(
     """
     deadline = time.monotonic() + seconds
 
-    def left() -> float:
-        return max(1.0, deadline - time.monotonic())
+    def left(least: float) -> float:
+        return max(least, round(deadline - time.monotonic(), 1))
 
-    ours = [e for e in engines if e.ask("pause", left(), inflight=inflight).get("by_cria", True)]
-    stood = [each.ask("quiesce", left()) for each in engines]
+    paused = [(e, e.ask("pause", left(0.01), inflight=inflight)) for e in engines]
+    ours = [each for each, said in paused if said.get("by_cria", True)]
+    stood = [each.ask("quiesce", left(1.0)) for each in engines]
     leases = [renew(each, lease) for each in ours]
     return stood, [each for each in leases if each is not None]
 

@@ -13,7 +13,16 @@ import msgspec
 
 from cria.errors import ClusterUnreachable, CriaError, NoSuchPod, SomeNotCheckpointed
 from cria.events import Event, Listener, Warned, nobody
-from cria.kubernetes.checkpoint import Checkpointed, Options, Work, begin, resume, run
+from cria.kubernetes.checkpoint import (
+    Checkpointed,
+    Options,
+    Work,
+    begin,
+    give_up,
+    interrupted,
+    resume,
+    run,
+)
 from cria.kubernetes.cluster import Cluster
 from cria.kubernetes.place import Place
 from cria.kubernetes.pods import Pod
@@ -140,6 +149,7 @@ class _Pool:
     tell: Listener
     stopped: threading.Event
     changed: threading.Condition = field(default_factory=threading.Condition)
+    abandoned: bool = False
 
     def run(self, jobs: Sequence[_Job]) -> Report:
         begun = time.monotonic()
@@ -210,6 +220,8 @@ class _Pool:
     def _try(self, job: _Job) -> Checkpointed:
         listener = named(str(job.place), self.tell)
         job.work = begin(job.place, cluster=self.cluster, options=self.options, tell=listener)
+        if self.abandoned:
+            raise interrupted(job.work)
         return run(job.work)
 
     def _worth_another(self, error: CriaError, tries: int) -> bool:
@@ -217,11 +229,14 @@ class _Pool:
         return not reached and tries < self.share.tries and not self.stopped.is_set()
 
     def _abandon(self, jobs: Sequence[_Job]) -> None:
-        """We are told to end: begin nothing more, and let the engines go on that stand still."""
+        """We are told to end: ask no node any more, and let the engines go on that stand still."""
+        self.abandoned = True
         self.stopped.set()
-        for job in jobs:
-            if job.state == "running" and job.work is not None:
-                resume(job.work)
+        begun = [job.work for job in jobs if job.state == "running" and job.work is not None]
+        for work in begun:  # all of them first: a call that begins now would be broken off
+            give_up(work)
+        for work in begun:
+            resume(work)
 
 
 def _not_begun(job: _Job) -> Outcome:

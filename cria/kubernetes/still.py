@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import subprocess
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -209,17 +211,34 @@ def root_of(found: Found, proc: Path = Path("/proc")) -> int:
 
 
 def thaw(found: Found) -> bool:
-    """Let a container run again that was left frozen, where this is its node; whether that was needed."""
+    """Let a container run again that was left frozen, where this is its node; whether that was needed.
+
+    By its runtime where that can be asked: else it takes the container for paused for ever after, runs nothing
+    in it, and freezes it for no later checkpoint.
+    """
     from cria.kubernetes.criu_action import freezer, is_frozen, write
 
     try:
         file, _, running = freezer(root_of(found))
         if file is None or not is_frozen(file):
             return False
-        write(file, running)
+        if not _resumed_by_its_runtime(found):
+            write(file, running)
     except (NoSuchProcess, OSError):  # it is elsewhere, has ended, or is not for us to let go
         return False
     return True
+
+
+def _resumed_by_its_runtime(found: Found) -> bool:
+    ctr = shutil.which("ctr")
+    if ctr is None:
+        return False
+    command = [ctr, "--namespace", "k8s.io", "task", "resume", found.container_id]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=RESUME_SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
 
 
 def _parent(path: Path) -> int:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 import trustme
@@ -231,6 +232,12 @@ FORBIDDEN = (
             "describe node",
         ),
         (Refused(502, ""), ClusterUnreachable, "502", "describe node"),
+        (
+            status(503, "error trying to reach service: unexpected EOF"),
+            CheckpointTimedOut,
+            "EOF",
+            "task resume",
+        ),
         (Refused(200, "{}"), CheckpointApiMissing, "{}", "kubelet"),
     ],
 )
@@ -247,6 +254,31 @@ def test_what_a_node_answers_has_a_meaning_and_a_cure_and_the_engine_goes_on(
     assert cure in str(caught.value.remedy)
     assert engine.commands == DONE
     assert not engine.paused
+
+
+@pytest.mark.parametrize(
+    ("lost", "kind"),
+    [
+        (httpx2.RemoteProtocolError("server disconnected"), CheckpointTimedOut),
+        (httpx2.ReadError("connection reset"), CheckpointTimedOut),
+        (httpx2.ConnectError("connection refused"), ClusterUnreachable),
+    ],
+)
+def test_a_connection_that_is_lost_after_the_node_was_asked_may_leave_it_frozen(
+    straw: Straw, monkeypatch: pytest.MonkeyPatch, lost: Exception, kind: type[CriaError]
+) -> None:
+    engine = straw.add("p")
+
+    def post(*_words: Any, **_more: Any) -> Any:
+        raise lost
+
+    monkeypatch.setattr(straw.cluster()._http, "post", post)
+    with pytest.raises(CriaError) as caught:
+        straw.take()
+
+    assert type(caught.value) is kind
+    assert ("task resume" in str(caught.value.remedy)) is (kind is CheckpointTimedOut)
+    assert engine.commands == DONE
 
 
 @pytest.mark.parametrize("said", [RUNC, RUNC.replace("log file:", "path=")])
