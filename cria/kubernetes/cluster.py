@@ -139,12 +139,7 @@ class Cluster:
         except ClusterUnreachable as error:
             if isinstance(error.__cause__, httpx2.ReadTimeout):
                 raise answers.late(found, error.details or "") from error
-            # These happen before anything is asked: the node knows nothing of it, and may be asked again.
-            before = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-            before += (httpx2.UnsupportedProtocol, httpx2.ProxyError)
-            if isinstance(error.__cause__, httpx2.TransportError) and not isinstance(
-                error.__cause__, before
-            ):
+            if _was_asked(error.__cause__):
                 raise answers.broken_off(found, error.details or "") from error
             raise
         return self._archive_in(response, found)
@@ -209,3 +204,11 @@ def _not_run(found: Found, why: str) -> QuiesceFailed:
         details=why,
         remedy="name the container's Python: --python PATH; or --quiesce none",
     )
+
+
+def _was_asked(error: BaseException | None) -> bool:
+    """Whether a connection was lost when its node may have begun. All else happens before it is asked."""
+    import httpx2
+
+    lost = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
+    return isinstance(error, lost)
