@@ -101,12 +101,18 @@ def test_an_open_reservation_lets_criu_in_and_keeps_ordinary_servers_out(
 
 
 def test_the_kernel_never_gives_a_held_port_to_someone_who_asks_for_any() -> None:
-    with reserve([at(port) for port in range(42000, 42040)]):
-        others = [bound("127.0.0.1", 0, 1) for _ in range(300)]
-        given = {sock.getsockname()[1] for sock in others}
-        for sock in others:
-            sock.close()
-    assert not given & set(range(42000, 42040))
+    held = any_ports(40)
+    with reserve([at(port) for port in held]):
+        assert not held & any_ports(300)
+
+
+def any_ports(count: int) -> set[int]:
+    """What the kernel gives to so many who ask at once; they are free again."""
+    asking = [bound("127.0.0.1", 0, 1) for _ in range(count)]
+    given = {sock.getsockname()[1] for sock in asking}
+    for sock in asking:
+        sock.close()
+    return given
 
 
 def test_a_second_reservation_fails_and_names_the_process_that_has_the_first(port: int) -> None:
