@@ -183,11 +183,12 @@ main()
         yield dumping
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_dump_lets_the_engine_run_on(
-    little: tuple[Launched, int], tmp_path: Path
+    little: tuple[Launched, int], tmp_path: Path, number: signal.Signals
 ) -> None:
     with frozen_dump(little[0].pid, tmp_path / "out" / "checkpoint") as dumping:
-        dumping.send_signal(signal.SIGINT)
+        dumping.send_signal(number)
         assert dumping.wait(timeout=30) == 130
     assert list((tmp_path / "out").iterdir()) == []
 
