@@ -1,0 +1,67 @@
+"""A checkpoint on its way from its staged directory to its name, and back when something goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cria.dump import publish
+from cria.dump.work import Dump
+from cria.errors import GpuLost
+from cria.events import Event, Warned
+from cria.storage import layout
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Dump:
+    work = Dump(target=None, port=None, output=tmp_path / "checkpoint", leave_running=True)
+    publish.stage_the_checkpoint(work)
+    return work
+
+
+def test_a_failure_just_after_it_got_its_name_leaves_nothing(
+    work: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish_and_fail(staged: Path, output: Path) -> None:
+        staged.rename(output)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(layout, "publish", publish_and_fail)
+    with pytest.raises(OSError, match="Input"):
+        publish.publish_it(work)
+
+    publish.take_it_back(work)
+    publish.discard_the_checkpoint(work)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_before_leaves_nothing_either(
+    work: Dump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_staged: Path, _output: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(layout, "publish", fail)
+    with pytest.raises(OSError, match="No space"):
+        publish.publish_it(work)
+
+    publish.take_it_back(work)
+    publish.discard_the_checkpoint(work)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_images_of_an_engine_that_lost_its_gpus_are_kept_and_named(work: Dump) -> None:
+    heard: list[Event] = []
+    work.listener = heard.append
+    work.lost = GpuLost("process 7 lost its GPU")
+
+    publish.discard_the_checkpoint(work)
+
+    assert work.staged is not None
+    assert (work.staged / layout.IMAGES).is_dir()
+    (warned,) = heard
+    assert isinstance(warned, Warned)
+    assert str(work.staged) in warned.message
