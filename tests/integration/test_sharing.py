@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import socket
@@ -63,15 +64,26 @@ def share(
     return restore
 
 
-def private_memory(pid: int) -> dict[tuple[int, int], bytes]:
-    """What a process has in the private writable mappings that are not its stacks, by their addresses."""
-    found: dict[tuple[int, int], bytes] = {}
+def private_memory(pid: int) -> dict[tuple[int, int], str]:
+    """Digests of what a process has in private writable memory that is not its stack, by its addresses.
+
+    Where two mappings meet is the kernel's affair: it may make them one at a restore.
+    """
+    areas: list[list[int]] = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        begin, end = (int(x, 16) for x in line.split()[0].split("-"))
+        if " rw-p " not in line or "[stack]" in line:
+            continue
+        if areas and areas[-1][1] == begin:
+            areas[-1][1] = end
+        else:
+            areas.append([begin, end])
+    found = {}
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            begin, end = (int(x, 16) for x in line.split()[0].split("-"))
-            if " rw-p " in line and "[stack]" not in line and end - begin >= MIB // 4:
+        for begin, end in areas:
+            if end - begin >= MIB // 4:
                 memory.seek(begin)
-                found[begin, end] = memory.read(end - begin)
+                found[begin, end] = hashlib.blake2b(memory.read(end - begin)).hexdigest()
     return found
 
 
