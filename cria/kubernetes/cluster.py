@@ -14,6 +14,7 @@ from cria.errors import (
     NoSuchPod,
     PodNotRunning,
     QuiesceFailed,
+    UsageError,
 )
 from cria.events import Listener
 from cria.kubernetes import answers, credentials
@@ -40,6 +41,11 @@ class Kubelets(msgspec.Struct, frozen=True, kw_only=True):
     ca: Path | None = None
 
     def url_of(self, found: Found) -> str:
+        if self.url and not self.url.startswith("https://"):
+            raise UsageError(
+                f"{self.url} is not asked: who we are would travel there in clear",
+                remedy="name it with https://, and its certificate with --kubelet-ca FILE",
+            )
         if self.url:
             return self.url
         host = f"[{found.address}]" if ":" in found.address else found.address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -65,9 +66,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return self.directory / "installed.json"
 
     def program(self, name: str) -> Path | None:
-        """Where the node has a program, as the node names it."""
+        """Where the node has a program, as the node names it. A link leads to where only the node can follow."""
         found = (Path("/", place, name) for place in PROGRAMS)
-        return next((each for each in found if (self.root / each.relative_to("/")).exists()), None)
+        return next((p for p in found if os.path.lexists(self.root / p.relative_to("/"))), None)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -82,6 +82,14 @@ def test_it_is_put_on_a_node_that_has_nothing(root: Path) -> None:
     assert options_of(root) == OURS
 
 
+def test_a_program_may_be_a_link_that_only_the_node_can_follow(root: Path) -> None:
+    """Debian's iptables is one of its alternatives."""
+    (root / "usr/sbin/iptables").unlink()
+    (root / "usr/sbin/iptables").symlink_to("/etc/no-such-alternatives/iptables")
+
+    assert str(Node(root=root).program("iptables")) == "/usr/sbin/iptables"
+
+
 def test_a_node_without_iptables_locks_the_network_another_way(root: Path) -> None:
     (root / "usr/sbin/iptables").unlink()
 

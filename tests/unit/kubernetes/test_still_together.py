@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from cria.errors import UsageError
 from cria.kubernetes import criu_action, in_pod
 from cria.kubernetes import criu_shared_memory as shared
+from cria.kubernetes.cluster import Kubelets
 from cria.kubernetes.criu_action import Engine, Failed
 from cria.kubernetes.place import Found
 from cria.kubernetes.still import StillPoint, Stood, Wish, _Answer
@@ -172,3 +174,11 @@ def test_a_resume_that_is_interrupted_is_asked_for_again() -> None:
 
     assert asked == ["pause", "resume", "resume"]
     assert point.still.resumed
+
+
+def test_a_kubelet_is_not_asked_in_clear() -> None:
+    place = Found(**dict.fromkeys(Found.__struct_fields__, "x"))
+
+    with pytest.raises(UsageError, match="in clear"):
+        Kubelets(url="http://127.0.0.1:10255").url_of(place)
+    assert Kubelets(url="https://node:10250").url_of(place) == "https://node:10250"
