@@ -20,7 +20,7 @@ def discard_the_checkpoint(work: Dump) -> None:
 
     if work.staged is None:
         return
-    if work.lost is not None:  # the engine has lost its GPUs: its images are all there is of it
+    if work.lost is not None and not work.published:  # its images are all there is of the engine
         words = f"the checkpoint was not finished; its images are kept: {work.staged}"
         if work.listener is not None:
             work.listener(Warned(message=words))
