@@ -71,11 +71,10 @@ class Backing:
         with places.locked(self.place):
             self._description = self._read()
             made = self._description is None
+            # In a directory that somebody named, others may be about to use theirs.
+            if made and self._is_beside:
+                places.clear_others(self.place, self._key)
             if made:
-                if (
-                    self._is_beside
-                ):  # where somebody named a directory, others may be about to use theirs
-                    places.clear_others(self.place, self._key)
                 self._description = self._make(moved)
         return self._told(made)
 

@@ -29,7 +29,7 @@ from tests.kubernetes.test_criu_action import dump_log, dumped_at, on_the_node
 __all__ = ["kubelet", "on_the_node"]
 pytestmark = pytest.mark.engine
 TOKENS = 400
-LONG = 900  # seconds of generating, for what shall be in flight
+LONG = 900  # tokens that take some seconds, for what shall be in flight
 RUNTIME_DEFAULT = {"seccomp": {"profile_type": 0}}  # it hides io_uring, as Kubernetes' default does
 
 
