@@ -8,15 +8,15 @@ print(engine.url)
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cria.dump import dump
 from cria.errors import CriaError
-from cria.restore import restore
+from cria.operations.dump.steps import dump
+from cria.operations.restore.steps import restore
 
 if TYPE_CHECKING:
-    from cria.checkpoint import Checkpoint
+    from cria.checkpoint.handle import Checkpoint
     from cria.engine.handle import Engine
-    from cria.packing import pack, unpack
-    from cria.ports import PortPlan
+    from cria.network.plan import PortPlan
+    from cria.operations.pack import pack, unpack
 
     open_checkpoint = Checkpoint.open
 
@@ -34,11 +34,11 @@ __all__ = [
 
 # What not every program needs: a command that is short shall not wait for it.
 _IMPORTED_WHEN_USED = {
-    "Checkpoint": "cria.checkpoint",
+    "Checkpoint": "cria.checkpoint.handle",
     "Engine": "cria.engine.handle",
     "PortPlan": "cria.ports",
-    "pack": "cria.packing",
-    "unpack": "cria.packing",
+    "pack": "cria.operations.pack",
+    "unpack": "cria.operations.pack",
 }
 
 

@@ -1,4 +1,4 @@
-"""What a listener may be told while an operation runs. Steps never print: they send these."""
+"""How long an operation took, step by step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ import time
 from collections.abc import Callable
 
 import msgspec
+
+
+class StepTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """One step; `bytes` is what it moved, where it moves something."""
+
+    name: str
+    seconds: float
+    bytes: int | None = None
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds per step; `unaccounted_seconds` is what is left of the wall time."""
+
+    wall_seconds: float
+    unaccounted_seconds: float
+    steps: tuple[StepTiming, ...]
+
+    def seconds(self, name: str) -> float:
+        """What the steps of that name took together."""
+        return sum(step.seconds for step in self.steps if step.name == name)
 
 
 class StepStarted(msgspec.Struct, frozen=True, kw_only=True, tag="step_started"):
@@ -50,6 +70,7 @@ class Warned(msgspec.Struct, frozen=True, kw_only=True, tag="warning"):
 
 Event = StepStarted | StepFinished | StepFailed | StepUndone | Progress | Warned
 Listener = Callable[[Event], None]
+OnBytes = Callable[[int], None]  # told the bytes of each piece as it passes
 
 
 def progress(listener: Listener | None, step: str, total: int) -> Callable[[int], None]:

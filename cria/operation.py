@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from cria.events import Listener
-    from cria.timings import StepTiming, Timings
+    from cria.events import Listener, StepTiming, Timings
 
 Context = TypeVar("Context")
 
@@ -44,12 +43,12 @@ class Stopwatch:
         self._steps: list[StepTiming] = []
 
     def add(self, name: str, seconds: float, moved: int | None = None) -> None:
-        from cria.timings import StepTiming
+        from cria.events import StepTiming
 
         self._steps.append(StepTiming(name=name, seconds=seconds, bytes=moved))
 
     def read(self) -> Timings:
-        from cria.timings import Timings
+        from cria.events import Timings
 
         wall = time.monotonic() - self._begin
         accounted = sum(step.seconds for step in self._steps)

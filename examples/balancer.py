@@ -17,9 +17,9 @@ import urllib.request
 from pathlib import Path
 
 import cria
-from cria.engine.launch import launch
-from cria.hooks.facts import Facts
-from cria.ports import reserve_any
+from cria.engine.launch.launcher import launch
+from cria.network.reservation import reserve_any
+from cria.operations.hooks import Facts
 
 SERVER = """
 import http.server, sys

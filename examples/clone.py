@@ -14,8 +14,8 @@ import urllib.request
 from pathlib import Path
 
 import cria
-from cria.engine.launch import launch
-from cria.ports import reserve_any
+from cria.engine.launch.launcher import launch
+from cria.network.reservation import reserve_any
 
 SERVER = """
 import http.server, itertools, sys

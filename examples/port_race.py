@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from cria.ports import reserve_any
+from cria.network.reservation import reserve_any
 
 SIZES = (8, 16, 32)
 

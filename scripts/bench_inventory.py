@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 
-from cria.engine import discover
-from cria.engine.take import take
+from cria.engine.inventory import discovery
+from cria.engine.inventory.collect import take
 
 SIZES = (10, 100, 1000)
 ROUNDS = 7
@@ -39,7 +39,7 @@ def main() -> None:
             process.stdout.readline()
             report("a program", process.pid)
             process.stdin.close()
-    for root in discover.engines():
+    for root in discovery.engines():
         report(f"engine {root}", root)
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cria.criu import binary
-from cria.images import framing
-from cria.images.bindings import load
-from cria.ports import Occupant, Wishes, plan, rewrite, sockets_of
+from cria.criu import program
+from cria.criu.images import framing
+from cria.criu.messages import load
+from cria.model.socket import Occupant
+from cria.network.images import rewrite, sockets_of
+from cria.network.planner import plan
+from cria.network.requests import Wishes
 
 ROUNDS = 7
 LOOPBACK = 0x0100007F
@@ -72,7 +75,7 @@ def once(directory: Path, criu: Path) -> dict[str, float]:
 
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    criu = binary.find()
+    criu = program.find()
     with TemporaryDirectory() as name:
         image(count, Path(name), criu)
         runs = [once(Path(name), criu) for _ in range(ROUNDS)]

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
-from cria.cli import bench_picture, bench_table, cli, documents, schemas
-from cria.doctor import report
+from benchmarks import picture, table
+from benchmarks.document import Bench
+from cria.cli import cli, documents, schemas
 from cria.errors import CriaError, all_kinds
-from cria.hooks.facts import Facts
+from cria.operations.checks import report
+from cria.operations.hooks import Facts
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 SPEED = REFERENCE.parent / "explanation"
@@ -31,7 +34,8 @@ def main() -> None:
         REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
     pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(Facts)
-    for name, kind in schemas.SCHEMAS.items():
+    kinds: dict[str, type[msgspec.Struct]] = {**schemas.SCHEMAS, "bench": Bench}
+    for name, kind in kinds.items():
         pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)
     pages |= speed_pages()
     if "--check" in sys.argv[1:]:
@@ -53,12 +57,12 @@ def differs(path: Path, text: str) -> bool:
 
 def speed_pages() -> dict[Path, str]:
     """The figures of the benchmark that `make figures` stored, as a table and as a picture."""
-    bench = bench_table.read(SPEED / "speed.json")
+    bench = table.read(SPEED / "speed.json")
     before, _, rest = (SPEED / "speed.md").read_text().partition(FIGURES)
     _, _, after = rest.partition(END)
-    figures = "\n\n".join(["", *bench_table.markdown(bench), ""])
+    figures = "\n\n".join(["", *table.markdown(bench), ""])
     return {
-        SPEED / "speed.svg": bench_picture.draw(bench),
+        SPEED / "speed.svg": picture.draw(bench),
         SPEED / "speed.md": f"{before}{FIGURES}{figures}{END}{after}",
     }
 

@@ -11,16 +11,16 @@ import sys
 
 import msgspec
 
-from cria.engine import discover, take
-from cria.process.tree import tree
+from cria.engine.inventory import collect, discovery
+from cria.system.procfs import tree
 
 # What the rules look at; plain files would only tell of the machine this was recorded on.
 KEPT = {"socket", "pipe", "eventfd", "eventpoll"}
 
 
 def main() -> None:
-    processes = tree(discover.find_root(int(sys.argv[1])))
-    snapshot = take.read(processes, is_engine=True)
+    processes = tree(discovery.find_root(int(sys.argv[1])))
+    snapshot = collect.read(processes, is_engine=True)
     kept = tuple(each for each in snapshot.descriptors if each.kind in KEPT)
     plain = msgspec.structs.replace(snapshot, descriptors=kept)
     text = msgspec.json.encode(msgspec.to_builtins(plain)).decode()

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from cria.process.ended import orphans_adopted
+from cria.system.processes import orphans_adopted
 
 with orphans_adopted():
     pid = os.fork()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu import binary
-from cria.images import framing
-from cria.images.bindings import load
-from cria.manifest import read, write
-from cria.storage import digests, layout
+from cria.criu import program
+from cria.criu.images import framing
+from cria.criu.messages import load
+from cria.model.manifest import MANIFEST, read, write
+from cria.system import digests
 
 TIMENS = 0x43114433  # criu/include/magic.h
 
@@ -50,14 +50,14 @@ def with_monotonic_moved(checkpoint: Path, seconds: int, to: Path) -> Path:
     shutil.copytree(checkpoint, to, copy_function=os.link)
     path = next((to / "images").glob("timens-*.img"))
     image = framing.read(path, TIMENS)
-    clocks = load("timens", binary.find()).timens_entry.FromString(image.entries[0])
+    clocks = load("timens", program.find()).timens_entry.FromString(image.entries[0])
     for clock in (clocks.monotonic, clocks.boottime):
         clock.tv_sec = max(clock.tv_sec + seconds, 0)
     framing.write(path, framing.Image(header=image.header, entries=(clocks.SerializeToString(),)))
     name = str(path.relative_to(to))
     (changed,) = digests.parts(to, [name])
-    manifest = read(to / layout.MANIFEST)
+    manifest = read(to / MANIFEST)
     parts = tuple(changed if part.path == name else part for part in manifest.parts)
-    (to / layout.MANIFEST).unlink()
-    write(msgspec.structs.replace(manifest, parts=parts), to / layout.MANIFEST)
+    (to / MANIFEST).unlink()
+    write(msgspec.structs.replace(manifest, parts=parts), to / MANIFEST)
     return to

@@ -28,11 +28,11 @@ def power_missing(power: str) -> str | None:
     if power == "root":
         if os.geteuid() != 0:
             return "needs root: run `make test` as root"
-        from cria.criu import binary
+        from cria.criu import program
         from cria.errors import CriaError
 
         try:
-            binary.require(binary.find())
+            program.require(program.find())
         except CriaError as error:
             return f"needs CRIU: {error.message}; run `make setup`"
     if power == "engine":

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from cria.cuda.driver import Device, DriverRefused, State
-from cria.manifest import Gpu
+from cria.gpu.driver import Device, DriverRefused, State
+from cria.model.manifest import Gpu
 
 How = Literal["refuse", "fail", "hang", "slow", "moved"]
 # Source: the driver's reference of cuCheckpointProcess*; every other state is CUDA_ERROR_ILLEGAL_STATE.

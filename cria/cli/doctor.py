@@ -12,8 +12,8 @@ import click
 from cria.cli import output
 
 if TYPE_CHECKING:
-    from cria.doctor.examine import Diagnosis
-    from cria.doctor.row import Row
+    from cria.operations.checks.diagnosis import Diagnosis
+    from cria.operations.checks.rows import Row
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": None}
 
@@ -45,7 +45,7 @@ def command(
     Each finding is ok, warn, fail or skip, with a remedy. The exit status is 0, or the one that the
     first failed finding would end a dump or a restore with.
     """
-    from cria.doctor import report as reports
+    from cria.operations.checks import report as reports
 
     diagnosis = _examine(target, port, any_process, place)
     if as_json:
@@ -59,7 +59,7 @@ def command(
 
 
 def _examine(target: str | None, port: int | None, any_process: bool, place: Path) -> Diagnosis:
-    from cria.doctor import examine
+    from cria.operations.checks import diagnosis as examine
 
     if target is None and port is None:
         return examine.host(place)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from cria.doctor.secrets import hide_in_words
-from cria.inventory import (
+from cria.events import Timings
+from cria.model.inventory import (
     Descriptor,
     Inventory,
     NamedGroup,
@@ -23,11 +23,11 @@ from cria.inventory import (
     Topology,
     UnixSocket,
 )
-from cria.manifest import GpuState, Quiesced
-from cria.timings import Timings
+from cria.model.manifest import GpuState, Quiesced
+from cria.redaction import hide_in_words
 
 if TYPE_CHECKING:
-    from cria.checkpoint import Checkpoint
+    from cria.checkpoint.handle import Checkpoint
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):

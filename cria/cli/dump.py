@@ -81,10 +81,10 @@ def command(
     unless --leave-running. If anything fails it runs on, and nothing is left behind.
     """
     from cria.cli.results import Dumped, WouldDump
-    from cria.dump import dump, plan
+    from cria.operations.dump.steps import dump, plan
 
     if explain:
-        from cria.dump.steps import DUMP_STEPS
+        from cria.operations.dump.steps import DUMP_STEPS
 
         click.echo("\n".join(step.name for step in DUMP_STEPS))
         return

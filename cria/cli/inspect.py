@@ -11,9 +11,9 @@ import msgspec
 from cria.cli import output
 
 if TYPE_CHECKING:
-    from cria.checkpoint import Checkpoint
-    from cria.inventory import Inventory
-    from cria.timings import Timings
+    from cria.checkpoint.handle import Checkpoint
+    from cria.events import Timings
+    from cria.model.inventory import Inventory
 
 
 @click.command
@@ -80,32 +80,32 @@ def command(
 
 
 def _archive(path: Path, *, sockets: bool, as_json: bool) -> None:
-    from cria.cli import archives
+    from cria.cli import archive_tables
 
-    found = archives.inspected(path)
-    output.document(found) if as_json else click.echo(archives.tables(found, unix=sockets))
+    found = archive_tables.inspected(path)
+    output.document(found) if as_json else click.echo(archive_tables.tables(found, unix=sockets))
 
 
 def _inventory(
     target: str | None, port: int | None, any_process: bool
 ) -> tuple[Inventory, Checkpoint | None]:
     """Return a living engine's inventory, or that of a checkpoint and the checkpoint."""
-    from cria.engine import discover
-    from cria.engine.take import take
+    from cria.engine.inventory import discovery
+    from cria.engine.inventory.collect import take
 
     if target is not None and not target.isdecimal():
-        from cria.checkpoint import Checkpoint
+        from cria.checkpoint.handle import Checkpoint
 
         checkpoint = Checkpoint.open(target)
         return checkpoint.manifest.inventory, checkpoint
     pid = None if target is None else int(target)
     if any_process and pid is not None:
         return take(pid, any_process=True), None
-    return take(discover.find(pid, port)), None
+    return take(discovery.find(pid, port)), None
 
 
 def _with_zeros(inventory: Inventory) -> Inventory:
-    from cria.process.pages import with_zeros
+    from cria.system.memory import with_zeros
 
     looked = tuple(with_zeros(process) for process in inventory.processes)
     return msgspec.structs.replace(inventory, processes=looked)
@@ -113,11 +113,11 @@ def _with_zeros(inventory: Inventory) -> Inventory:
 
 def _with_names(inventory: Inventory) -> Inventory:
     """Ask the engine for torch's names of its groups; one that is busy is left in peace."""
-    from cria.engine import control
+    from cria.engine.control import client
     from cria.errors import QuiesceFailed
 
     try:
-        named = control.named_groups(inventory)
+        named = client.named_groups(inventory)
     except QuiesceFailed as error:
         click.echo(f"torch's names of the groups: {error.details}", err=True)
         return inventory

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from cria.cli.documents import Stored
-from cria.cli.output import size, table
-from cria.cli.texts import age, holder, layout, middle, role
-from cria.inventory import Descriptor, Inventory, Process, Role, Socket, UnixSocket
+from cria.cli.output import age, holder, layout, middle, role, size, table
+from cria.model.inventory import Descriptor, Inventory, Process, Role, Socket, UnixSocket
 
 # As `ss` writes it: the whole word takes the room of the role.
 _STATES = {"ESTABLISHED": "ESTAB"}

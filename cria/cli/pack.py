@@ -23,7 +23,7 @@ def command(checkpoint: Path, file: Path, as_json: bool, progress: str) -> None:
     Its digests are compared on the way, so a damaged checkpoint is not packed.
     """
     from cria.cli.results import Packed
-    from cria.packing import pack
+    from cria.operations.pack import pack
 
     tell = output.listener(progress)
     if file == STDOUT:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cria.cli import output
-from cria.cli.texts import age, layout, middle
+from cria.cli.output import age, layout, middle
 
 if TYPE_CHECKING:
     from cria.cli.documents import Listed
-    from cria.inventory import Inventory
+    from cria.model.inventory import Inventory
 
 
 @click.command
@@ -23,9 +23,9 @@ def command(as_json: bool) -> None:
     READY says whether an engine could be dumped now; what stands in the way is listed below.
     """
     from cria.cli.documents import Listing, plain
-    from cria.engine import discover
+    from cria.engine.inventory import discovery
 
-    found = tuple(listed(root) for root in discover.engines())
+    found = tuple(listed(root) for root in discovery.engines())
     if as_json:
         output.document(plain(Listing(engines=found)))
         return
@@ -41,10 +41,10 @@ def command(as_json: bool) -> None:
 def listed(root: int) -> Listed:
     """Return what `cria ps` tells of one engine; little where its owner is somebody else."""
     from cria.cli.documents import Listed
-    from cria.engine import topology
-    from cria.engine.take import take
+    from cria.engine.inventory import topology
+    from cria.engine.inventory.collect import take
     from cria.errors import PrivilegeMissing
-    from cria.process.tree import tree
+    from cria.system.procfs import tree
 
     try:
         inventory = take(root)
@@ -69,8 +69,8 @@ def listed(root: int) -> Listed:
 
 def _known(inventory: Inventory) -> Listed:
     from cria.cli.documents import Listed
-    from cria.doctor.engine import ENGINE_CHECKS
-    from cria.engine import discover
+    from cria.engine.inventory import discovery
+    from cria.operations.checks.engine import ENGINE_CHECKS
 
     rows = [row for check in ENGINE_CHECKS for row in check(inventory) if row.level == "fail"]
     return Listed(
@@ -83,7 +83,7 @@ def _known(inventory: Inventory) -> Listed:
         age_seconds=max(0.0, inventory.taken - inventory.root.started),
         processes=len(inventory.processes),
         memory_bytes=sum(p.memory.resident for p in inventory.processes),
-        started_by_cria=discover.is_marked(inventory.root.pid),
+        started_by_cria=discovery.is_marked(inventory.root.pid),
         ready=not rows,
         blockers=tuple(f"{row.subject}: {row.value}" for row in rows),
     )

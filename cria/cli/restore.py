@@ -11,8 +11,8 @@ from cria.cli import output
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
-    from cria.ports import PortPlan
-    from cria.restore.work import Policy
+    from cria.network.plan import PortPlan
+    from cria.operations.restore.state import Policy
 
 DONE_WITH_WARNINGS = 3
 POLICIES = ("refuse", "close", "keep")
@@ -102,13 +102,13 @@ def command(
 
     The checkpoint is not changed and can be restored again and again.
     """
-    from cria.checkpoint import Checkpoint
-    from cria.cuda import devices
-    from cria.ports import Wishes
-    from cria.restore import restore
+    from cria.checkpoint.handle import Checkpoint
+    from cria.gpu import devices
+    from cria.network.requests import Wishes
+    from cria.operations.restore.steps import restore
 
     if explain:
-        from cria.restore.steps import RESTORE_STEPS
+        from cria.operations.restore.steps import RESTORE_STEPS
 
         click.echo("\n".join(step.name for step in RESTORE_STEPS))
         return
@@ -120,7 +120,7 @@ def command(
     exchanged = devices.parse(gpus)
     opened = Checkpoint.open(checkpoint)
     if dry_run:
-        from cria.fleet import plan_fleet
+        from cria.operations.replicas import plan_fleet
 
         plans = plan_fleet(opened, replicas or 1, wishes, outside=outside, clients=clients)
         _show_plans(plans, as_json=as_json)
@@ -147,7 +147,7 @@ def command(
             ),
         )
     else:
-        from cria.fleet import restore_fleet
+        from cria.operations.replicas import restore_fleet
 
         engines = restore_fleet(
             opened,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cria.engine.handle import Engine
-from cria.sharing.model import SharedMemory
-from cria.timings import Timings
+from cria.events import Timings
+from cria.memory.shared.directory import SharedMemory
 
 if TYPE_CHECKING:
-    from cria.ports import PortPlan
+    from cria.network.plan import PortPlan
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,16 +41,16 @@ def command(
     A port that CMD leaves open (--port auto) is chosen and held for it, so that many engines may start
     at once. In the foreground its output is shown too, signals go to it, and its exit status is returned.
     """
-    from cria.engine import automatic
+    from cria.engine.launch import automatic_ports
 
-    with automatic.ports(words) as command_words:
+    with automatic_ports.ports(words) as command_words:
         _run(command_words, log, detach=detach, seconds=seconds, quiet=quiet, as_json=as_json)
 
 
 def _run(
     words: list[str], log: Path | None, *, detach: bool, seconds: float, quiet: bool, as_json: bool
 ) -> None:
-    from cria.engine.launch import launch, wait_until_serving
+    from cria.engine.launch.launcher import launch, wait_until_serving
 
     path = log or Path(f"cria-{time.strftime('%Y%m%dT%H%M%S')}.log")
     shown_from = path.stat().st_size if path.exists() else 0
@@ -79,7 +79,7 @@ def _run(
 def _attend(process: subprocess.Popen[bytes], log: Path, shown_from: int) -> int:
     """Show the log as it grows, pass signals on, return the exit status as a shell would say it."""
 
-    from cria.process.ended import orphans_adopted
+    from cria.system.processes import orphans_adopted
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cria.bench.document import Bench
-from cria.cli import archives
+from cria.cli import archive_tables
 from cria.cli.results import (
     Dumped,
     Failed,
@@ -25,10 +24,10 @@ from cria.cli.results import (
     WouldDump,
 )
 from cria.demo import DemoFacts
-from cria.kubernetes.many import Report
-from cria.kubernetes.node import Installed
-from cria.kubernetes.prune import Pruned
-from cria.sharing.model import SharedMemory
+from cria.kubernetes.kubelet.batch import Report
+from cria.kubernetes.kubelet.prune import Pruned
+from cria.kubernetes.node.install import Installed
+from cria.memory.shared.directory import SharedMemory
 
 SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "run": Started,
@@ -45,12 +44,11 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "kubernetes-checkpoint": Report,
     "kubernetes-prune": Pruned,
     "demo": DemoFacts,
-    "bench": Bench,
     "kubernetes-node": Installed,
     "kubernetes-node-install": NodeChanged,
     "kubernetes-node-remove": NodeChanged,
-    "kubernetes-remap": archives.RemapDone,
-    "kubernetes-remap-dry-run": archives.RemapPlanned,
-    "inspect-archive": archives.InspectedArchive,
+    "kubernetes-remap": archive_tables.RemapDone,
+    "kubernetes-remap-dry-run": archive_tables.RemapPlanned,
+    "inspect-archive": archive_tables.InspectedArchive,
     "error": Failed,
 }

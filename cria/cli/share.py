@@ -29,7 +29,7 @@ def command(
     Without it the first of them does. It stays until it is removed, and takes as much disk as
     the checkpoint.
     """
-    from cria.checkpoint import Checkpoint
+    from cria.checkpoint.handle import Checkpoint
 
     opened = Checkpoint.open(checkpoint)
     if remove:

@@ -14,13 +14,14 @@ from cria.cli import output
 def command(target: str | None, seconds: float, as_json: bool) -> None:
     """End the engine that PID belongs to or that serves URL, and clear away what it leaves."""
     from cria.cli.results import Stopped
-    from cria.engine import discover, stop
+    from cria.engine import handle
+    from cria.engine.inventory import discovery
 
     if target is None or target.isdigit():
-        root = discover.find(int(target) if target else None)
+        root = discovery.find(int(target) if target else None)
     else:
-        root = discover.find(None, port=_port(target))
-    stop.stop(root, seconds=seconds)
+        root = discovery.find(None, port=_port(target))
+    handle.stop(root, seconds=seconds)
     output.document(Stopped(stopped=root)) if as_json else click.echo(root)
 
 

@@ -24,7 +24,7 @@ def command(file: Path, directory: Path, as_json: bool, progress: str) -> None:
     refused, and nothing of it is left.
     """
     from cria.cli.results import Unpacked
-    from cria.packing import unpack
+    from cria.operations.pack import unpack
 
     source = sys.stdin.buffer if file == STDIN else file
     checkpoint = unpack(source, directory, listener=output.listener(progress))

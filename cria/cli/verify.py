@@ -18,7 +18,7 @@ def command(checkpoint: Path, as_json: bool, progress: str) -> None:
 
     A part that is damaged, missing or too many is named, and the exit status is 41.
     """
-    from cria.checkpoint import Checkpoint
+    from cria.checkpoint.handle import Checkpoint
     from cria.cli.results import Verified
 
     opened = Checkpoint.open(checkpoint)

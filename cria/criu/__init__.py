@@ -1,0 +1,1 @@
+"""CRIU: the program, its RPC, its options, its log and its images."""

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from cria.criu.messages import find_pycriu
 from cria.errors import PycriuMissing
-from cria.images.bindings import find_pycriu
 
 # CRIU loads every plugin of a directory, cuda_plugin.so too, which does what cria.cuda does. It wants
 # the directory to exist: this one does in every mount namespace, and holds no library.

@@ -8,8 +8,8 @@ from typing import Any
 
 from cria.criu.client import Client
 from cria.errors import UsageError
-from cria.inventory import Inventory
-from cria.manifest import DumpOptions
+from cria.model.inventory import Inventory
+from cria.model.manifest import DumpOptions
 
 # Errors and warnings. At 4 it writes a line for every piece of memory: a tenth of a second of each dump.
 LOG_LEVEL = 2

@@ -1,0 +1,1 @@
+"""A vLLM engine: launch it, find it, take its inventory, control it."""

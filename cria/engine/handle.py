@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
 import msgspec
 
-from cria.sharing.model import SharedMemory
-from cria.timings import Timings
+from cria.engine import files
+from cria.engine.inventory.collect import take
+from cria.events import Timings
+from cria.memory.shared.directory import SharedMemory
+from cria.model.inventory import Inventory
+from cria.system import processes
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +39,33 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     def stop(self, *, seconds: float = 20.0) -> None:
         """End the engine: SIGTERM, and after `seconds` SIGKILL for what is left of its tree."""
-        from cria.engine import stop
 
-        stop.stop(self.pid, seconds=seconds)
+        stop(self.pid, seconds=seconds)
+
+
+def stop(root: int, *, seconds: float = 20.0) -> None:
+    """End the engine whose root process is `root`: SIGTERM first, SIGKILL for what lives after `seconds`.
+
+    Shared memory, socket paths and stores that no process unlinked are removed.
+    """
+    inventory = take(root, any_process=True)
+    stores = files.file_stores(inventory)
+    os.kill(root, signal.SIGTERM)
+    if not processes.wait_for_exit(inventory.processes, seconds):
+        processes.kill(process.pid for process in inventory.processes)
+        processes.wait_for_exit(inventory.processes)
+    clean_up(inventory, stores)
+
+
+def clean_up(inventory: Inventory, more: Iterable[str] = ()) -> None:
+    """Remove the paths that the engine of `inventory`, which has ended, had made; and `more` of them.
+
+    An engine in a mount namespace of its own leaves nothing: what it made ended with that, and the
+    same paths on the host are somebody else's.
+    """
+    if inventory.root.namespaces.get("mnt") != Path("/proc/self/ns/mnt").stat().st_ino:
+        return
+    shared = (file.path for file in inventory.shared_files if file.path is not None)
+    bound = (s.path for s in inventory.unix_sockets if s.state == "LISTEN" and s.path)
+    for path in (*shared, *more, *(path for path in bound if path.startswith("/"))):
+        Path(path).unlink(missing_ok=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cria.errors import EngineFailed, Unhealthy
-from cria.inventory import Endpoint, Inventory
-from cria.process.tree import stat
+from cria.model.inventory import Endpoint, Inventory
+from cria.system.procfs import stat
 
 POLL_SECONDS = 0.01
-_WAITS = "waits for "  # as cria_inside.meeting names a worker
+_WAITS = "waits for "  # as cria_agent.meeting names a worker
 _STATES = {
     "R": "runs",
     "S": "sleeps",

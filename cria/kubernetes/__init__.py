@@ -1,1 +1,1 @@
-"""cria on Kubernetes: what a node needs, the checkpoints of the kubelet, and their archives."""
+"""cria on Kubernetes: the kubelet's checkpoint API, checkpoint archives, and what a node needs."""

@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from cria.demo import ENVIRONMENT, make_model, serve_command
-from cria.engine import discover
-from cria.engine.stop import stop
+from cria.engine.handle import stop
+from cria.engine.inventory import discovery
 
 # Tokens of a request that is to be in flight whenever a dump comes to it; the tiny model takes 2048.
 LONG = 2000
@@ -91,7 +91,7 @@ def ended_at_last(facts: dict[str, Any], place: Path, ranks: int) -> Iterator[Ru
         yield running
     finally:
         with contextlib.suppress(Exception):
-            if discover.is_engine(running.pid):
+            if discovery.is_engine(running.pid):
                 stop(running.pid, seconds=5)
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, signal.SIGKILL)

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.control import find, named_groups
-from cria.engine.generate import generate
-from cria.engine.take import take
+from cria.engine.canary import generate
+from cria.engine.control.client import find, named_groups
+from cria.engine.inventory.collect import take
 from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
 
 from .conftest import LONG, RunningEngine, answer, command, serving

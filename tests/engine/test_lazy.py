@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.generate import generate
-from cria.lazy import arrival, working_set
+from cria.engine.canary import generate
+from cria.memory.lazy import client, working_set
 
 from .conftest import RunningEngine, answer, restored
 
@@ -31,7 +31,7 @@ def stored(
 
 def arrived(engine: RunningEngine | cria.Engine) -> None:
     deadline = time.monotonic() + 60
-    while arrival.guardian([engine.pid]) is not None:
+    while client.guardian([engine.pid]) is not None:
         assert time.monotonic() < deadline, "its memory does not arrive"
         time.sleep(0.01)
 

@@ -21,13 +21,12 @@ import psutil
 import pytest
 
 import cria
-from cria.engine.control import find
-from cria.engine.generate import generate
-from cria.engine.quiesce import StillPoint
-from cria.engine.take import take
+from cria.engine.canary import generate
+from cria.engine.control.client import find
+from cria.engine.control.quiesce import StillPoint
+from cria.engine.inventory.collect import take
 from cria.errors import CanaryMismatch, QuiesceFailed, Unhealthy
-from cria.manifest import read, write
-from cria.storage import layout
+from cria.model.manifest import MANIFEST, read, write
 
 from .conftest import LONG, RunningEngine, answer, command
 
@@ -124,7 +123,7 @@ def pause_seen_by(clients: list[Stream]) -> float:
 
 
 def gave_up(worker: int) -> bool:
-    """A rank that waits for another has that in its name (cria_inside/meeting.py)."""
+    """A rank that waits for another has that in its name (cria_agent/meeting.py)."""
     return not Path(f"/proc/{worker}/comm").read_text().startswith("waits for")
 
 
@@ -274,7 +273,7 @@ def test_a_restored_engine_leaves_the_processors_to_others(engine: RunningEngine
 def test_one_that_computes_something_else_is_taken_down(
     engine: RunningEngine, canary: tuple[int, ...]
 ) -> None:
-    path = engine.place / "gone" / layout.MANIFEST
+    path = engine.place / "gone" / MANIFEST
     manifest = read(path)
     assert manifest.canary is not None
     wrong = msgspec.structs.replace(manifest.canary, tokens=manifest.canary.tokens[::-1])

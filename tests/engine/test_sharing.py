@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import cria
-from cria.process.tree import tree
+from cria.system.procfs import tree
 
 from .conftest import RunningEngine, answer, command, restored
 

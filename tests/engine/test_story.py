@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 import cria
-from cria.engine.generate import generate
-from cria.engine.take import take
+from cria.engine.canary import generate
+from cria.engine.inventory.collect import take
 from cria.errors import Unhealthy
-from cria.ports import reserve_any
+from cria.network.reservation import reserve_any
 
 from .conftest import RunningEngine, answer, command, serve, serving
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cria.cuda.driver import has_cuda_core
+from cria.gpu.driver import has_cuda_core
 
 SOURCES = Path(__file__).parent / "standin"
 LIBRARIES = {"cuda.c": "libcuda.so.1", "nvml.c": "libnvidia-ml.so.1"}

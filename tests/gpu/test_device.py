@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import cria
-from cria.cuda import driver, memory
-from cria.cuda.ranks import Ranks
-from cria.engine.launch import Launched
-from cria.process.tree import tree
+from cria.engine.launch.launcher import Launched
+from cria.gpu import driver, memory
+from cria.gpu.ranks import Ranks
+from cria.system.procfs import tree
 from tests.integration.conftest import ask, wait_for
 
 pytestmark = pytest.mark.gpu

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cria.engine.launch import Launched, launch
-from cria.engine.stop import stop
+from cria.engine.handle import stop
+from cria.engine.launch.launcher import Launched, launch
 from cria.errors import CriaError
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import cria
 from cria.criu.client import Conversation, CriuRefused
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from cria.errors import (
     CheckpointNewer,
     CriuMissing,
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_on_the_way_loses_nothing(
     little: tuple[Launched, int], mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = mount("size=4m")
-    monkeypatch.setattr("cria.doctor.preflight.dump", lambda *_: None)
+    monkeypatch.setattr("cria.operations.checks.preflight.dump", lambda *_: None)
 
     with pytest.raises(NoSpace) as caught:
         cria.dump(little[0].pid, place / "checkpoint", any_process=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jsonschema import validate
 
-from cria.bench.document import Bench
+from benchmarks.document import Bench
 from cria.cli.documents import schema_text
 
 pytestmark = pytest.mark.root

@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 import cria
-from cria import fleet as fleet_module
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from cria.errors import NoSpace, PortTaken, PortUnknown, RestoreFailed
-from cria.inventory import Role
+from cria.model.inventory import Role
+from cria.operations import replicas as fleet_module
 
 from .conftest import ask, end, wait_for
 
@@ -196,7 +196,9 @@ def test_too_little_memory_is_said_before_the_first_clone(
     original: tuple[Launched, int, cria.Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, port, checkpoint = original
-    monkeypatch.setattr("cria.fleet.available_bytes", lambda: 2 * checkpoint.memory_bytes())
+    monkeypatch.setattr(
+        "cria.operations.replicas.available_bytes", lambda: 2 * checkpoint.memory_bytes()
+    )
 
     with pytest.raises(NoSpace, match="3 clones"):
         checkpoint.restore(replicas=3)

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 import cria
-from cria import manifest
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from cria.errors import CheckpointDamaged, CheckpointMismatch, NoSpace
-from cria.packing import pack
-from cria.storage import layout
+from cria.model import manifest
+from cria.model.manifest import MANIFEST
+from cria.operations.pack import pack
 
 from .conftest import ask, wait_for
 
@@ -125,7 +125,7 @@ class TestIntegrity:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from cria.storage import digests
+        from cria.system import digests
 
         port = free_port()
         launched = start("little_engine.py", port, tmp_path)
@@ -136,7 +136,7 @@ class TestIntegrity:
             answers.append(ask(port))
             return real(*words)  # type: ignore[arg-type]
 
-        monkeypatch.setattr("cria.storage.digests.parts", parts)
+        monkeypatch.setattr("cria.system.digests.parts", parts)
         cria.dump(launched.pid, tmp_path / "one", any_process=True, leave_running=True)
 
         assert [answer["tcp"] for answer in answers] == [True]
@@ -154,7 +154,7 @@ class TestIntegrity:
         def full(*_words: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("cria.manifest.write", full)
+        monkeypatch.setattr("cria.model.manifest.write", full)
         with pytest.raises(OSError, match="No space"):
             cria.dump(launched.pid, tmp_path / "cp" / "one", any_process=True, leave_running=True)
 
@@ -336,7 +336,7 @@ def test_a_checkpoint_from_before_digests_is_still_restored(
     checkpoint, port, _ = dumped
     known = checkpoint.manifest
     parts = tuple(msgspec.structs.replace(part, digest="") for part in known.parts)
-    place = checkpoint.path / layout.MANIFEST
+    place = checkpoint.path / MANIFEST
     place.unlink()
     manifest.write(msgspec.structs.replace(known, parts=parts, recorded=()), place)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine import quiesce
-from cria.engine.control import Control, find
-from cria.engine.launch import Launched
-from cria.engine.take import take
+from cria.engine.control import quiesce
+from cria.engine.control.client import Control, find
+from cria.engine.inventory.collect import take
+from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy, NoSpace, QuiesceFailed
-from cria.hooks.facts import Facts
+from cria.operations.hooks import Facts
 
 from .conftest import wait_for
 
@@ -186,7 +186,7 @@ def test_a_dump_that_fails_lets_it_go_on(
     controlled: tuple[Launched, Control], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched, control = controlled
-    monkeypatch.setattr("cria.storage.carry.store", fail)
+    monkeypatch.setattr("cria.checkpoint.saved_files.store", fail)
 
     with pytest.raises(NoSpace):
         cria.dump(launched.pid, tmp_path / "cp", any_process=True)
@@ -278,12 +278,12 @@ def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
 ) -> None:
     launched, control = controlled
     program = f"""
-import pathlib, time, cria, cria.engine.quiesce
+import pathlib, time, cria, cria.engine.control.quiesce
 def hook(facts):
     if facts.stage == "at-still-point":
         pathlib.Path("{tmp_path}/still").touch()
         time.sleep(20)
-cria.engine.quiesce.LEASE_MARGIN_SECONDS = 0.5
+cria.engine.control.quiesce.LEASE_MARGIN_SECONDS = 0.5
 cria.dump({launched.pid}, "{tmp_path}/cp", any_process=True, hooks=[hook], hook_seconds=0.1)
 """
     dump = subprocess.Popen([sys.executable, "-c", program])

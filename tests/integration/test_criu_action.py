@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cria.criu import binary
-from cria.engine.control import Control
-from cria.engine.launch import Launched
+from cria.criu import program
+from cria.engine.control.client import Control
+from cria.engine.launch.launcher import Launched
 from tests.integration.conftest import wait_for
 
 pytestmark = pytest.mark.root
@@ -52,7 +52,7 @@ def criu(tmp_path: Path) -> Callable[..., tuple[int, str]]:
 
     def run(verb: str, words: Sequence[object] = (), action: Path = ACTION) -> tuple[int, str]:
         options = ("--images-dir", images, "--log-file", "log", "-v4", "--shell-job")
-        command = [binary.find(), verb, *options, "--action-script", action, *words]
+        command = [program.find(), verb, *options, "--action-script", action, *words]
         done = subprocess.run([str(word) for word in command], env={}, check=False, timeout=60)
         return done.returncode, (images / "log").read_text()
 

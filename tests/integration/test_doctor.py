@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 import cria
-from cria.doctor import preflight
-from cria.doctor.engine import ENGINE_ADVICE, ENGINE_CHECKS
-from cria.doctor.row import Row
-from cria.engine.launch import Launched
-from cria.engine.take import take
+from cria.engine.inventory.collect import take
+from cria.engine.launch.launcher import Launched
 from cria.errors import CriaError, EngineBlocked
+from cria.operations.checks import preflight
+from cria.operations.checks.engine import ENGINE_ADVICE, ENGINE_CHECKS
+from cria.operations.checks.rows import Row
 
 from .conftest import wait_for
 

@@ -17,12 +17,8 @@ import msgspec
 import pytest
 
 import cria
-from cria.criu import binary
-from cria.doctor import examine
-from cria.doctor.elf import build_id
-from cria.doctor.files import libraries
-from cria.doctor.row import Row
-from cria.engine.launch import Launched
+from cria.criu import program as binary
+from cria.engine.launch.launcher import Launched
 from cria.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
@@ -30,6 +26,10 @@ from cria.errors import (
     PathTaken,
     PortTaken,
 )
+from cria.operations.checks import diagnosis as examine
+from cria.operations.checks.checkpoint import libraries
+from cria.operations.checks.rows import Row
+from cria.system.elf import build_id
 
 from .conftest import wait_for
 
@@ -164,8 +164,8 @@ def test_criu_minds_each_of_these_files(
     paths = {name: files_of_all_kinds(tmp_path)[name]}
     checkpoint = dumped(holding(start, paths), tmp_path / "checkpoint")
     FILES[name](paths[name])
-    monkeypatch.setattr("cria.doctor.preflight.restore", lambda *_: None)
-    monkeypatch.setattr("cria.doctor.preflight.fits", lambda *_: None)
+    monkeypatch.setattr("cria.operations.checks.preflight.restore", lambda *_: None)
+    monkeypatch.setattr("cria.operations.checks.preflight.fits", lambda *_: None)
 
     with pytest.raises(CheckpointMismatch):
         checkpoint.restore()
@@ -194,7 +194,7 @@ def test_a_program_that_was_replaced_is_named_by_its_content_and_build_id(
     ]
     with pytest.raises(CheckpointMismatch):
         checkpoint.restore()
-    monkeypatch.setattr("cria.doctor.preflight.fits", lambda *_: None)
+    monkeypatch.setattr("cria.operations.checks.preflight.fits", lambda *_: None)
     with pytest.raises(CheckpointMismatch, match="build-ID"):
         checkpoint.restore()
 

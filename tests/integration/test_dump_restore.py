@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from cria.errors import (
     CheckpointDamaged,
     CheckpointExists,
@@ -164,7 +164,7 @@ def test_a_failed_dump_leaves_the_engine_serving_and_nothing_on_disk(
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cria.manifest.write", full)
+    monkeypatch.setattr("cria.model.manifest.write", full)
     with pytest.raises(OSError, match="No space"):
         dumped(little, tmp_path / "checkpoints" / "one")
     monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_a_failed_restore_leaves_nothing(
         raise cria.CriaError("not today")
 
     from cria.operation import Step
-    from cria.restore import steps
+    from cria.operations.restore import steps
 
     broken = (*steps.RESTORE_STEPS[:-1], Step("wait until healthy", unhealthy))
     monkeypatch.setattr(steps, "RESTORE_STEPS", broken)

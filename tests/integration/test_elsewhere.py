@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.criu import binary
-from cria.engine.launch import Launched
-from cria.packing import pack
-from cria.ports.nft import Netfilter
-from cria.process.tree import pids
+from cria.criu import program
+from cria.engine.launch.launcher import Launched
+from cria.operations.pack import pack
+from cria.system.netfilter import Netfilter
+from cria.system.procfs import pids
 
 from .conftest import ask, end, wait_for
 
@@ -36,7 +36,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as con
 
 def installed_in_tmp() -> list[Path]:
     """Python, CRIU and cria are installed on the other host too, wherever that is."""
-    places = (sys.prefix, binary.find().resolve().parents[2], Path(cria.__file__).parents[1])
+    places = (sys.prefix, program.find().resolve().parents[2], Path(cria.__file__).parents[1])
     return sorted(Path(p) for p in map(str, places) if p.startswith("/tmp/"))
 
 
@@ -155,7 +155,7 @@ def test_it_is_packed_here_and_answers_on_another_host(
     assert ask(port)["answered"] == before["answered"] + 1, "the original goes its own way"
     engine = json.loads(restored.stdout)["engines"][0]["pid"]
     assert os.stat(f"/proc/{engine}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
-    assert not list(Path("/tmp").glob(f"checkpoint/{cria.checkpoint.MANIFEST}"))
+    assert not list(Path("/tmp").glob(f"checkpoint/{cria.checkpoint.handle.MANIFEST}"))
 
 
 def test_it_takes_its_own_pids_there_where_they_are_free(

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import cria
-from cria.cuda import driver
-from cria.cuda.driver import Device, State
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from cria.errors import CheckpointMismatch, DumpFailed, GpuLost, GpuNotGiven, GpuNotTaken
-from cria.process.tree import command
+from cria.gpu import driver
+from cria.gpu.driver import Device, State
+from cria.system.procfs import command
 from tests.cuda_standin import MOVES, Fault, StandIn, gpu
 
 from .conftest import ask, wait_for
@@ -180,7 +180,7 @@ def test_a_later_failure_gives_it_its_gpu_back(
     def fail(*_: object) -> None:
         raise DumpFailed("not today")
 
-    monkeypatch.setattr("cria.images.complete.check", fail)
+    monkeypatch.setattr("cria.criu.images.files.check_complete", fail)
     with pytest.raises(DumpFailed):
         dump(launched, tmp_path / "checkpoint")
 

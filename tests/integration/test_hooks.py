@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.control import Control
-from cria.engine.launch import Launched
+from cria.engine.control.client import Control
+from cria.engine.launch.launcher import Launched
 from cria.errors import HookFailed, NoSpace
 from cria.events import Event, Warned
-from cria.hooks.facts import Facts
+from cria.operations.hooks import Facts
 
 pytestmark = pytest.mark.root
 
@@ -174,7 +174,7 @@ def test_a_failure_is_told_when_the_engine_runs_on(
         if facts.stage == "dump-failed":
             seen.append(paused(control))
 
-    monkeypatch.setattr("cria.storage.carry.store", full)
+    monkeypatch.setattr("cria.checkpoint.saved_files.store", full)
     with pytest.raises(NoSpace):
         cria.dump(launched.pid, tmp_path / "cp", any_process=True, hooks=[hook(), watch])
 

@@ -11,8 +11,8 @@ import pytest
 
 import cria
 from cria.cli import main
-from cria.engine.launch import Launched
-from cria.engine.take import take
+from cria.engine.inventory.collect import take
+from cria.engine.launch.launcher import Launched
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("shm_is_left_clean")]
 Start = Callable[..., Launched]

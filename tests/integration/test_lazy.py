@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 import cria
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy
 from cria.events import StepStarted
-from cria.lazy import arrival
+from cria.memory.lazy import client
 
 from .conftest import wait_for
 
@@ -44,7 +44,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     program = Path(__file__).parents[1] / "programs" / "much_memory.py"
-    from cria.engine.launch import launch
+    from cria.engine.launch.launcher import launch
 
     log = place / "program.log"
     launched = launch([sys.executable, str(program), str(port), str(MIB)], log)
@@ -78,8 +78,8 @@ class HoldUp:
     def __call__(self, event: object) -> None:
         if not isinstance(event, StepStarted) or event.step != "let the rest of its memory arrive":
             return
-        wait_for(lambda: arrival.guardian([self._pid]) is not None)
-        self.guardian = arrival.guardian([self._pid]) or 0
+        wait_for(lambda: client.guardian([self._pid]) is not None)
+        self.guardian = client.guardian([self._pid]) or 0
         children = Path(f"/proc/{self.guardian}/task/{self.guardian}/children").read_text()
         self.server = int(children.split()[0])
         os.kill(self.server, signal.SIGSTOP)
@@ -109,7 +109,7 @@ def test_every_byte_is_right_while_memory_arrives_and_after(
     engine = restore()
 
     assert ask(port, "check") == RIGHT
-    wait_for(lambda: arrival.guardian([engine.pid]) is None)
+    wait_for(lambda: client.guardian([engine.pid]) is None)
     assert ask(port, "check") == RIGHT
 
 
@@ -145,7 +145,7 @@ def test_mappings_that_change_meanwhile_hold_what_they_should(
 
     assert not answer.get("wrong"), answer
     assert ask(port, "check") == RIGHT
-    wait_for(lambda: arrival.guardian([engine.pid]) is None)
+    wait_for(lambda: client.guardian([engine.pid]) is None)
     assert ask(port, "check") == RIGHT
 
 
@@ -190,7 +190,7 @@ def test_a_process_that_has_all_its_memory_does_not_wait_for_the_others(
 def test_an_answer_that_takes_longer_than_all_memory_does_no_harm(
     restore: Callable[..., cria.Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cria.lazy.start.ANSWERED_SECONDS", 0.0)
+    monkeypatch.setattr("cria.memory.lazy.client.ANSWERED_SECONDS", 0.0)
 
     def wait_for_all(event: object) -> None:
         if isinstance(event, StepStarted) and event.step == "let the rest of its memory arrive":
@@ -302,7 +302,7 @@ def test_clones_in_namespaces_of_their_own_are_lazy_too(stored: tuple[Path, int]
 
 
 def listeners(pid: int) -> list[int]:
-    from cria.engine.take import take
+    from cria.engine.inventory.collect import take
 
     return [found.local.port for found in take(pid, any_process=True).listeners()]
 
@@ -320,7 +320,7 @@ def test_a_failed_restore_leaves_no_page_server(
 
 def page_servers() -> set[str]:
     found = subprocess.run(
-        ["pgrep", "-x", arrival.NAME], capture_output=True, text=True, check=False
+        ["pgrep", "-x", client.NAME], capture_output=True, text=True, check=False
     )
     return set(found.stdout.split())
 

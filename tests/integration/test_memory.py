@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.criu import binary
-from cria.engine.launch import Launched
+from cria.criu import program as binary
+from cria.criu.images import memory
+from cria.engine.launch.launcher import Launched
 from cria.errors import CheckpointDamaged
-from cria.images import memory
-from cria.pages import lean
+from cria.memory import zero_pages
 
 from .conftest import ask, end, wait_for
 
@@ -106,7 +106,7 @@ def test_images_that_are_lean_stay_as_they_are(
     images = shutil.copytree(made.images, tmp_path / "images")
 
     dropped = [
-        lean.make_lean(images, memory.read(images, pid, binary.find()), binary.find())
+        zero_pages.make_lean(images, memory.read(images, pid, binary.find()), binary.find())
         for pid in memory.pids(images)
     ]
 
@@ -156,7 +156,7 @@ def test_nothing_runs_when_cria_is_killed_while_it_puts_memory_back(
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, compress=True)
     launched.process.wait(timeout=60)
     killed = (
-        "import os, cria, cria.pages.stored as stored;"
+        "import os, cria, cria.memory.compressed as stored;"
         "stored.put_back = lambda *_: os.kill(os.getpid(), 9);"
         f"cria.restore({str(checkpoint.path)!r})"
     )

@@ -12,10 +12,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from cria.inventory import Endpoint
-from cria.ports import Wishes, locks, plan
-from cria.ports.model import PortSocket
-from cria.ports.nft import Connection, Netfilter
+from cria.model.inventory import Endpoint
+from cria.model.socket import PortSocket
+from cria.network import connection_locks
+from cria.network.planner import plan
+from cria.network.requests import Wishes
+from cria.system.netfilter import Connection, Netfilter
 
 pytestmark = [pytest.mark.root]
 
@@ -56,7 +58,7 @@ def test_a_locked_connection_stands_still_both_ways_and_goes_on_after(
 ) -> None:
     client, accepted = pair[::-1] if turned else pair
     before = Netfilter().tables()
-    with locks.locked((connection(pair),)):
+    with connection_locks.locked((connection(pair),)):
         assert not arrives(client, accepted, 0.2)
     assert Netfilter().tables() == before
     accepted.settimeout(5)
@@ -66,7 +68,7 @@ def test_a_locked_connection_stands_still_both_ways_and_goes_on_after(
 def test_other_connections_are_not_touched(pair: Pair) -> None:
     client, accepted = connection(pair)
     other = Endpoint(address=client.address, port=client.port + 1)
-    with locks.locked(((other, accepted),)):
+    with connection_locks.locked(((other, accepted),)):
         assert arrives(*pair, 2)
 
 
@@ -98,14 +100,14 @@ def test_a_rule_of_criu_for_an_old_port_is_found_by_its_words() -> None:
     rules = [
         rule
         for move in plan(sockets(*ends), (), Wishes.parse("offset:10"))
-        for rule in locks.iptables_rules(move)
+        for rule in connection_locks.iptables_rules(move)
     ]
     assert len(rules) == 4
     for rule in rules:
         added = ["-A" if word == "-D" else word for word in rule]
         subprocess.run(added, check=True)
-    assert [locks.delete_rule(rule) for rule in rules] == [True] * 4
-    assert [locks.delete_rule(rule) for rule in rules] == [False] * 4
+    assert [connection_locks.delete_rule(rule) for rule in rules] == [True] * 4
+    assert [connection_locks.delete_rule(rule) for rule in rules] == [False] * 4
 
 
 def sockets(one: Endpoint, other: Endpoint) -> list[PortSocket]:

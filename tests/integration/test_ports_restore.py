@@ -15,24 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from cria.criu import binary
+from cria.criu import program as binary
+from cria.criu.images import files, summary
 from cria.errors import CheckpointMismatch, PortPlanRefused, PortTaken
-from cria.images import facts, files
-from cria.ports import (
-    PortPlan,
-    Wishes,
-    check_owned,
-    locks,
-    occupants,
-    plan,
-    reserve,
-    rewrite,
-    seal,
-    sockets_of,
-)
-from cria.ports.nft import Netfilter
-from cria.process import ended
-from cria.process.tree import tree
+from cria.network import connection_locks
+from cria.network.images import rewrite, sockets_of
+from cria.network.listeners import check_owned, seal
+from cria.network.occupancy import occupants
+from cria.network.plan import PortPlan
+from cria.network.planner import plan
+from cria.network.requests import Wishes
+from cria.network.reservation import reserve
+from cria.system import processes
+from cria.system.netfilter import Netfilter
+from cria.system.procfs import tree
 
 pytestmark = [pytest.mark.root]
 
@@ -46,7 +42,7 @@ class Images:
         self.directory = directory
         self.criu = binary.find()
         self.sockets = sockets_of(directory, self.criu)
-        self.pids = [process.pid for process in facts.processes(directory, self.criu)]
+        self.pids = [process.pid for process in summary.processes(directory, self.criu)]
 
     def restore(self, made: PortPlan, view: Path) -> subprocess.CompletedProcess[bytes]:
         """Hold, rewrite, restore, seal, check; raises PortTaken when it is not ours alone."""
@@ -54,9 +50,9 @@ class Images:
         with reserve(made) as held:
             rewrite(self.directory, made, view, criu_binary=self.criu)
             held.open()
-            new = locks.needed(self.directory, made, self.criu)
+            new = connection_locks.needed(self.directory, made, self.criu)
             command = [self.criu, "restore", "-D", view, "-d", "--tcp-established", "-v1"]
-            with locks.locked(new):
+            with connection_locks.locked(new):
                 done = subprocess.run([*command, "-o", "restore.log"], check=False, timeout=60)
             if done.returncode == 0:
                 seal(made)
@@ -67,7 +63,7 @@ class Images:
         alive = [pid for pid in self.pids if Path(f"/proc/{pid}").exists()]
         if alive and alive[0] == self.pids[0]:
             family = tree(self.pids[0])
-            ended.kill(process.pid for process in family)
+            processes.kill(process.pid for process in family)
             gone(process.pid for process in family)
 
 
@@ -102,7 +98,7 @@ def dumped(programs: Path, tmp_path: Path) -> Iterator[Callable[..., Images]]:
     yield dump
     for images in made:
         images.end()
-        locks.remove_leftovers(images.directory, criu_binary=images.criu)
+        connection_locks.remove_leftovers(images.directory, criu_binary=images.criu)
 
 
 def tables() -> list[str]:
@@ -120,7 +116,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def gone(pids: Iterable[int]) -> None:
     """Wait until `pids` are free again: a zombie keeps its own, and an init may reap it late."""
     for pid in pids:
-        ended.reap([pid])
+        processes.reap([pid])
         wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists())
 
 
@@ -217,22 +213,26 @@ def test_full_queues_move_too_and_no_lock_is_left(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("queued", 28107)
-    assert locks.leftovers(images.directory), "CRIU has locked nothing: this test shows nothing"
+    assert connection_locks.leftovers(images.directory), (
+        "CRIU has locked nothing: this test shows nothing"
+    )
     made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
-    assert locks.needed(images.directory, made, images.criu)
+    assert connection_locks.needed(images.directory, made, images.criu)
     before = set(tables())
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28257) == "alive"
     assert set(tables()) - before == set()
-    assert not locks.leftovers(images.directory), "CRIU removes its table with the first restore"
+    assert not connection_locks.leftovers(images.directory), (
+        "CRIU removes its table with the first restore"
+    )
 
 
 def test_an_empty_established_pair_needs_no_lock(dumped: Callable[..., Images]) -> None:
     images = dumped("pair", 28108)
     made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
-    assert locks.needed(images.directory, made, images.criu) == ()
-    assert locks.remove_leftovers(images.directory, made) == 1
-    assert locks.remove_leftovers(images.directory, made) == 0
+    assert connection_locks.needed(images.directory, made, images.criu) == ()
+    assert connection_locks.remove_leftovers(images.directory, made) == 1
+    assert connection_locks.remove_leftovers(images.directory, made) == 0
 
 
 @pytest.mark.many

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.launch import Launched
+from cria.engine.launch.launcher import Launched
 from tests.clocks import with_monotonic_moved
 
 from .conftest import wait_for

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cria.criu import binary
+from cria.criu import program
 
 PREFIX = Path(sys.prefix) / "lib" / "containerd" / "usr"
 BUSYBOX = PREFIX / "bin" / "busybox"
@@ -88,7 +88,9 @@ class Containerd:
         (state / "registries" / address).mkdir(parents=True)
         (state / "registries" / address / "hosts.toml").write_text(f'server = "http://{address}"')
         (state / "config.toml").write_text(CONFIG.format(state=state, pause=pause, runc=runc))
-        its_path = f"{criu}:{PREFIX}/bin" if criu else f"{binary.find().parent}:{PREFIX}/bin:{PATH}"
+        its_path = (
+            f"{criu}:{PREFIX}/bin" if criu else f"{program.find().parent}:{PREFIX}/bin:{PATH}"
+        )
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child",
              "sh", "-c", INIT, "sh", state, PREFIX / "bin" / "containerd", its_path],

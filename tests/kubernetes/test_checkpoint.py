@@ -16,10 +16,10 @@ import grpc
 import pytest
 
 from cria.errors import CheckpointTimedOut, CriaError, DumpFailed, QuiesceFailed
-from cria.kubernetes.checkpoint import Options, checkpoint
-from cria.kubernetes.cluster import Cluster, Kubelets
-from cria.kubernetes.criu_action import freezer, is_frozen
-from cria.kubernetes.still import Wish
+from cria.kubernetes.kubelet.checkpoint import Options, checkpoint
+from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
+from cria.kubernetes.kubelet.quiesce import Wish
+from cria.kubernetes.node.criu_action import freezer, is_frozen
 from tests.conftest import PROGRAMS
 from tests.kubernetes.conftest import Container, Sandbox, host_mounts
 from tests.kubernetes.cri import Cri
@@ -257,7 +257,7 @@ def test_a_container_that_a_broken_off_checkpoint_left_frozen_runs_again(
     place = kubelet.show(serving.container)
     kubelet.standin.checkpoint = lambda *words: kubelet._checkpoint(*words[:2], 0.05)
     if not here:
-        monkeypatch.setattr("cria.kubernetes.checkpoint.thaw", lambda _found: False)
+        monkeypatch.setattr("cria.kubernetes.kubelet.checkpoint.thaw", lambda _found: False)
 
     with pytest.raises(CheckpointTimedOut) as caught:
         kubelet.take(place, Wish(lease_seconds=1, python=sys.executable))

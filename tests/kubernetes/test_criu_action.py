@@ -162,7 +162,7 @@ def test_its_shared_memory_comes_back_in_another_pod_as_it_was(
     assert "cria: 1 file(s) of /dev/shm kept" in dump_log(archive)
 
 
-def test_a_container_without_cria_inside_passes(
+def test_a_container_without_cria_agent_passes(
     container: Callable[..., Container], checkpoint: Callable[[Container], Path], conf: Path
 ) -> None:
     annotations = {"org.criu.config": str(conf)}

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from cria.demo import ENVIRONMENT, make_model, serve_command
-from cria.engine.generate import Generation, generate
-from cria.engine.launch import settings
+from cria.engine.canary import Generation, generate
+from cria.engine.launch.launcher import settings
 from cria.errors import Unhealthy
-from cria.kubernetes.remap import remap
-from cria.kubernetes.still import Wish
+from cria.kubernetes.archive.remap import remap
+from cria.kubernetes.kubelet.quiesce import Wish
 from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandboxes, host_mounts
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import wait_for

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cria.kubernetes.remap import remap
-from cria.ports import Wishes
-from cria.storage.compressed import Compression, writer
+from cria.kubernetes.archive.remap import remap
+from cria.network.requests import Wishes
+from cria.system.compression import Compression, writer
 from tests.kubernetes.conftest import Container, Sandbox
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.registry import Registry

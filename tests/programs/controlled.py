@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[2] / "cria" / "engine" / "inside" / "on-path"))
-from cria_inside import control
-from cria_inside.commands import LEASE_SECONDS, Commands
+sys.path.append(str(Path(__file__).parents[2] / "cria" / "agent" / "on-path"))
+from cria_agent import control
+from cria_agent.commands import LEASE_SECONDS, Commands
 
 
 class StrawEngine:

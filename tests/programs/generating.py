@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from controlled import StrawEngine  # it puts cria_inside on the path
-from cria_inside import control
-from cria_inside.commands import Commands
+from controlled import StrawEngine  # it puts cria_agent on the path
+from cria_agent import control
+from cria_agent.commands import Commands
 
 STEP_SECONDS = 0.02
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "cria" / "engine" / "inside" / "on-path"))
+sys.path.append(str(Path(__file__).parents[2] / "cria" / "agent" / "on-path"))
 import torch
 import torch.distributed as dist
-from cria_inside.meeting import NotMet, meet
+from cria_agent.meeting import NotMet, meet
 
 
 def main() -> None:

@@ -7,15 +7,15 @@ from types import ModuleType
 
 import pytest
 
-from cria.criu import binary
+from cria.criu import program
+from cria.criu.messages import load
 from cria.errors import CriuMissing, PycriuMissing
-from cria.images.bindings import load
 
 
 @pytest.fixture(scope="session")
 def fdinfo() -> ModuleType:
     try:
-        return load("fdinfo", binary.find())
+        return load("fdinfo", program.find())
     except (CriuMissing, PycriuMissing) as error:
         if os.environ.get("CI"):
             pytest.fail(error.message)

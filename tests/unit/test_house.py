@@ -1,4 +1,4 @@
-"""The rules of the house that a program can check: which way imports point, and who may import what."""
+"""The rules of the house that a program can check: the order of the rooms, circles, and who imports what."""
 
 import ast
 from collections.abc import Iterator
@@ -8,47 +8,47 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "cria").rglob("*.py"))
+MODULES = sorted(
+    path for path in (ROOT / "cria").rglob("*.py") if path.parent.name != "cria_agent"
+)
 
-FLOORS = (
-    {"cli", "__main__"},
-    {"demo", "bench"},
-    {"fleet"},
-    {"dump", "restore", "packing", "kubernetes"},
-    {"doctor"},
-    {"checkpoint"},
-    {
-        "ports",
-        "engine",
-        "cuda",
-        "criu",
-        "images",
-        "lazy",
-        "pages",
-        "process",
-        "sharing",
-        "storage",
-        "namespaces",
-        "hooks",
-    },
-    {"manifest"},
-    {"operation", "inventory"},
-    {"errors", "events", "timings"},
+# From the top down: a room imports only from rooms below it. ARCHITECTURE.md draws the same picture.
+ROOMS = (
+    "__main__",
+    "cli",
+    "demo",
+    "kubernetes",
+    "operations",
+    "requests",
+    "ports",
+    "checkpoint",
+    "engine",
+    "isolation",
+    "memory",
+    "gpu",
+    "network",
+    "criu",
+    "system",
+    "model",
+    "redaction",
+    "operation",
+    "events",
+    "errors",
 )
 OWNERS = {
     "click": {"cli"},
     "rich": {"cli"},
-    "pycriu": {"images", "criu"},
-    "cuda": {"cuda"},
-    "torch": {"engine.inside"},
-    "vllm": {"engine.inside"},
-    "transformers": {"engine.inside"},
+    "pycriu": {"criu"},
+    "cuda": {"gpu"},
+    "torch": {"demo.tiny_model"},
+    "vllm": set(),
+    "transformers": {"demo.tiny_model"},
 }
 
 
 @cache
 def imported(path: Path) -> tuple[tuple[str, bool], ...]:
-    """Every module a file imports, and whether only for type checking."""
+    """Every module that a file imports, and whether only for type checking."""
     return tuple(_imported(path))
 
 
@@ -65,33 +65,44 @@ def _imported(path: Path) -> Iterator[tuple[str, bool]]:
             for name in node.names:
                 yield name.name, id(node) in typing_only
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, id(node) in typing_only
-
-
-def room(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                yield (full if full in NAMES else node.module), id(node) in typing_only
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def floor(name: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+NAMES = {module_name(path): path for path in MODULES}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_imports_point_down(path: Path) -> None:
     here = room(module_name(path))
-    if here in (
-        "",
-        "checkpoint",
-    ):  # the public face, and the handle whose methods are the operations
+    if not here:  # cria/__init__.py hands on names of every room
         return
-    for name, typing_only in imported(path):
+    for name, _ in imported(path):
         there = room(name) if name.startswith("cria.") else ""
-        if there and not typing_only:
-            assert floor(there) >= floor(here), f"{path} imports {name}"
+        if there:
+            assert ROOMS.index(there) >= ROOMS.index(here), f"{path} imports {name}"
+
+
+def test_no_circle_of_modules() -> None:
+    below = {
+        module: {name for name, _ in imported(path) if name in NAMES and name != module}
+        for module, path in NAMES.items()
+        if module != "cria"
+    }
+    while leaves := [module for module, names in below.items() if not names & below.keys()]:
+        for module in leaves:
+            del below[module]
+
+    assert not below, f"a circle runs through {sorted(below)}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -107,4 +118,4 @@ def test_every_module_says_what_it_is_for_and_stays_readable(path: Path) -> None
     text = path.read_text()
 
     assert ast.get_docstring(ast.parse(text)) or not text.strip(), path
-    assert len(text.splitlines()) <= 400, path
+    assert len(text.splitlines()) <= 420, path

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cria.checkpoint import layout, saved_files
 from cria.errors import CheckpointDamaged, CheckpointExists, NotWritable
-from cria.storage import carry, layout, sparse
+from cria.system import files
 
 
 def make_sparse(path: Path) -> None:
@@ -21,7 +22,7 @@ def test_a_sparse_copy_is_equal_and_takes_no_more_room(tmp_path: Path) -> None:
     make_sparse(source)
 
     with source.open("rb") as a, target.open("wb") as b:
-        copied = sparse.copy(a.fileno(), b.fileno())
+        copied = files.copy_sparse(a.fileno(), b.fileno())
 
     assert target.read_bytes() == source.read_bytes()
     assert copied < 1 << 20
@@ -34,7 +35,7 @@ def test_a_file_that_is_all_hole_keeps_its_size(tmp_path: Path) -> None:
     os.truncate(source, 1 << 20)
 
     with source.open("rb") as a, target.open("wb") as b:
-        assert sparse.copy(a.fileno(), b.fileno()) == 0
+        assert files.copy_sparse(a.fileno(), b.fileno()) == 0
 
     assert target.stat().st_size == 1 << 20
 
@@ -42,7 +43,7 @@ def test_a_file_that_is_all_hole_keeps_its_size(tmp_path: Path) -> None:
 def test_only_shared_memory_and_link_remaps_are_carried() -> None:
     paths = ["/dev/shm/psm_1", "/usr/lib/x.so", "/data/link_remap.7", "/dev/shm/psm_1"]
 
-    assert [str(p) for p in carry.wanted(paths)] == ["/data/link_remap.7", "/dev/shm/psm_1"]
+    assert [str(p) for p in saved_files.wanted(paths)] == ["/data/link_remap.7", "/dev/shm/psm_1"]
 
 
 def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> None:
@@ -54,11 +55,11 @@ def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> 
     os.link(segment, second_name)
     content = segment.read_bytes()
 
-    carried = carry.store([segment, second_name], kept)
-    carry.remove(carried)
+    carried = saved_files.store([segment, second_name], kept)
+    saved_files.remove(carried)
     assert not segment.exists()
     assert not second_name.exists()
-    carry.put_back(carried, kept)
+    saved_files.put_back(carried, kept)
 
     assert len(carried) == 1
     assert segment.read_bytes() == content
@@ -72,11 +73,11 @@ def test_a_leftover_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     kept.mkdir()
     segment = tmp_path / "psm"
     segment.write_bytes(b"dumped")
-    carried = carry.store([segment], kept)
+    carried = saved_files.store([segment], kept)
     segment.write_bytes(b"leftover")
     leftover = segment.stat().st_ino
 
-    carry.put_back(carried, kept)
+    saved_files.put_back(carried, kept)
 
     assert segment.read_bytes() == b"dumped"
     assert segment.stat().st_ino != leftover
@@ -87,12 +88,12 @@ def test_a_missing_part_is_damage_and_leaves_nothing(tmp_path: Path) -> None:
     kept.mkdir()
     segment = tmp_path / "psm"
     segment.write_bytes(b"x")
-    carried = carry.store([segment], kept)
-    carry.remove(carried)
+    carried = saved_files.store([segment], kept)
+    saved_files.remove(carried)
     (kept / carried[0].stored_as).unlink()
 
     with pytest.raises(CheckpointDamaged):
-        carry.put_back(carried, kept)
+        saved_files.put_back(carried, kept)
 
     assert not segment.exists()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cria.cli import output
+from cria.events import Event, Listener, StepFailed, StepFinished, StepStarted
+from cria.kubernetes.kubelet.checkpoint import DUMPING
 
 if TYPE_CHECKING:
-    from cria.kubernetes.checkpoint import Options
-    from cria.kubernetes.cluster import Cluster
-    from cria.kubernetes.many import Outcome, Report
+    from cria.kubernetes.kubelet.batch import Outcome, Report
+    from cria.kubernetes.kubelet.checkpoint import Options
+    from cria.kubernetes.kubelet.cluster import Cluster
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -88,7 +92,7 @@ def command(
 
     The path of the archive on the node is printed. With -l the containers of many pods: a table.
     """
-    from cria.kubernetes.checkpoint import CHECKPOINT_STEPS
+    from cria.kubernetes.kubelet.checkpoint import CHECKPOINT_STEPS
 
     if explain:
         click.echo("\n".join(step.name for step in CHECKPOINT_STEPS))
@@ -102,9 +106,8 @@ def command(
 
 
 def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
-    from cria.cli.kubernetes.ending import Ending
-    from cria.kubernetes.checkpoint import checkpoint
-    from cria.kubernetes.many import single
+    from cria.kubernetes.kubelet.batch import single
+    from cria.kubernetes.kubelet.checkpoint import checkpoint
 
     known = cluster(words, progress)
     with Ending() as ending:
@@ -119,8 +122,7 @@ def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> N
 
 
 def many(selector: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
-    from cria.cli.kubernetes.ending import Ending
-    from cria.kubernetes.many import Share, checkpoint_all
+    from cria.kubernetes.kubelet.batch import Share, checkpoint_all
 
     # Many are told of at once, so none has a line of its own.
     listener = output.listener("lines" if progress == "auto" else progress)
@@ -173,7 +175,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def cluster(words: dict[str, Any], progress: str) -> Cluster:
-    from cria.kubernetes.cluster import Cluster, Kubelets
+    from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
 
     url, ca = words["kubelet"], words["kubelet_ca"]
     if ca and not url:
@@ -188,8 +190,8 @@ def cluster(words: dict[str, Any], progress: str) -> Cluster:
 
 
 def options(words: dict[str, Any]) -> Options:
-    from cria.kubernetes.checkpoint import Options
-    from cria.kubernetes.still import Wish
+    from cria.kubernetes.kubelet.checkpoint import Options
+    from cria.kubernetes.kubelet.quiesce import Wish
 
     wish = Wish(
         by=words["quiesce"],
@@ -204,3 +206,49 @@ def options(words: dict[str, Any]) -> Options:
         archives=words["archives"],
         manifests=words["manifests"],
     )
+
+
+class Ending:
+    """Hears SIGINT and SIGTERM, and by `listen` of the dumps that are under way.
+
+    The first signal sets `stop` while there are any: they are waited for, and no other begins. Without
+    any, and at the second signal, it interrupts; engines that stand still are then told to go on.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._dumping = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Ending:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def listen(self, listener: Listener) -> Listener:
+        lock = threading.Lock()
+
+        def tell(event: Event) -> None:
+            match event:
+                case StepStarted(step=step) if step.endswith(DUMPING):
+                    change = 1
+                case StepFinished(step=step) | StepFailed(step=step) if step.endswith(DUMPING):
+                    change = -1
+                case _:
+                    change = 0
+            with lock:
+                self._dumping += change
+            listener(event)
+
+        return tell
+
+    def _heard(self, _number: int, _frame: Any) -> None:
+        if self.stop.is_set() or not self._dumping:
+            raise KeyboardInterrupt
+        self.stop.set()
+        words = "a node is dumping and is waited for; once more, and its container may stay frozen"
+        click.echo(words, err=True)

@@ -1,4 +1,4 @@
-"""cria kubernetes node: parse, call cria.kubernetes.node, show what changes."""
+"""cria kubernetes node: parse, call cria.kubernetes.node.install, show what changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from cria.cli import output
 
 if TYPE_CHECKING:
-    from cria.kubernetes.node import Plan
+    from cria.kubernetes.node.install import Plan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -85,7 +85,7 @@ def install(
     What is in the configuration stays, and wins. Nothing needs to be started anew. The same command
     again brings it up to date.
     """
-    from cria.kubernetes import node
+    from cria.kubernetes.node import install as node
 
     plan = node.install(
         node.Node(root=root, directory=directory),
@@ -105,7 +105,7 @@ def install(
 @output.json_option
 def remove(root: Path, directory: Path, dry_run: bool, as_json: bool) -> None:
     """Take the action script off a node, and leave its files as they were before."""
-    from cria.kubernetes import node
+    from cria.kubernetes.node import install as node
 
     plan = node.remove(node.Node(root=root, directory=directory))
     _carry_out(plan, dry_run=dry_run, as_json=as_json)
@@ -116,7 +116,7 @@ def remove(root: Path, directory: Path, dry_run: bool, as_json: bool) -> None:
 @output.json_option
 def show(root: Path, directory: Path, as_json: bool) -> None:
     """Say what is installed on a node. The exit status is 3 when nothing, or something old, is."""
-    from cria.kubernetes import node
+    from cria.kubernetes.node import install as node
 
     found = node.show(node.Node(root=root, directory=directory))
     if as_json:
@@ -142,7 +142,7 @@ def show(root: Path, directory: Path, as_json: bool) -> None:
 def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool) -> None:
     """The change is shown before it is made; then stdout has the paths that changed."""
     from cria.cli.results import NodeChange, NodeChanged
-    from cria.kubernetes.node import diff
+    from cria.kubernetes.node.install import diff
 
     for change in plan.changes:
         click.echo(f"{change.action} {change.path}", err=True)

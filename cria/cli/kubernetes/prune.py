@@ -1,4 +1,4 @@
-"""cria kubernetes prune: parse, call cria.kubernetes.prune, show what goes."""
+"""cria kubernetes prune: parse, call cria.kubernetes.kubelet.prune, show what goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from cria.cli import output
 
 if TYPE_CHECKING:
-    from cria.kubernetes.prune import Pruned
+    from cria.kubernetes.kubelet.prune import Pruned
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -49,7 +49,7 @@ def command(
 
     Only those that cria has recorded. The newest of a container goes by its age alone.
     """
-    from cria.kubernetes.prune import Rule, prune
+    from cria.kubernetes.kubelet.prune import Rule, prune
 
     done = prune(directory, Rule(keep=keep, most_bytes=most, days=days), dry_run=dry_run)
     output.document(done) if as_json else click.echo(shown(done))

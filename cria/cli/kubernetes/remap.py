@@ -1,4 +1,4 @@
-"""cria kubernetes remap: parse, call cria.kubernetes.remap, print where the new archive is."""
+"""cria kubernetes remap: parse, call cria.kubernetes.archive.remap, print where the new archive is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cria.cli import output
 from cria.cli.restore import POLICIES
 
 if TYPE_CHECKING:
-    from cria.kubernetes.plan import ArchivePlan
-    from cria.kubernetes.volumes import NeededFile
+    from cria.kubernetes.archive.contents import NeededFile
+    from cria.kubernetes.archive.plan import ArchivePlan
 
 
 @click.command
@@ -72,9 +72,9 @@ def command(
     Beside the original, on a node whose network its pod shares, the copy then collides with nothing.
     ARCHIVE is what the kubelet's checkpoint API, containerd, CRI-O or podman wrote. It is not changed.
     """
-    from cria.cli.archives import RemapDone
-    from cria.kubernetes.remap import REMAP_STEPS, plan_remap, remap
-    from cria.ports import Wishes
+    from cria.cli.archive_tables import RemapDone
+    from cria.kubernetes.archive.remap import REMAP_STEPS, plan_remap, remap
+    from cria.network.requests import Wishes
 
     if explain:
         click.echo("\n".join(step.name for step in REMAP_STEPS))
@@ -101,7 +101,7 @@ def command(
 
 def _show_plan(plan: ArchivePlan, *, as_json: bool) -> None:
     if as_json:
-        from cria.cli.archives import RemapPlanned
+        from cria.cli.archive_tables import RemapPlanned
 
         output.document(RemapPlanned.of(plan))
         return
@@ -121,7 +121,7 @@ def _tell(plan: ArchivePlan, *, shown: bool = False) -> None:
 
 
 def _tell_needs(needs: tuple[NeededFile, ...]) -> None:
-    from cria.cli.archives import needs as table
+    from cria.cli.archive_tables import needs as table
 
     if needs:
         click.echo(f"note: it does not hold all that a restore needs\n{table(needs)}", err=True)

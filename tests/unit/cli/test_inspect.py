@@ -20,11 +20,11 @@ from cria.cli.documents import (
     plain,
     schema_text,
 )
-from cria.cli.texts import age, layout, middle
-from cria.doctor.secrets import HIDDEN, hide_in_words
-from cria.engine.take import Snapshot, interpret, take
-from cria.inventory import Inventory, Topology
-from cria.manifest import Gpu, GpuState, Quiesced
+from cria.cli.output import age, layout, middle
+from cria.engine.inventory.collect import Snapshot, interpret, take
+from cria.model.inventory import Inventory, Topology
+from cria.model.manifest import Gpu, GpuState, Quiesced
+from cria.redaction import HIDDEN, hide_in_words
 
 ROOT = Path(__file__).parents[3]
 SNAPSHOTS = sorted((ROOT / "tests" / "data" / "snapshots").glob("*.json"))
@@ -199,8 +199,8 @@ def test_ps_lists_an_engine_and_what_stands_in_the_way(
     found = take(os.getpid(), any_process=True)
     ring = msgspec.structs.replace(found.descriptors[0], kind="io_uring", fd=99)
     blocked = msgspec.structs.replace(found, descriptors=(*found.descriptors, ring))
-    monkeypatch.setattr("cria.engine.discover.engines", lambda: (found.root.pid,))
-    monkeypatch.setattr("cria.engine.take.take", lambda _pid: blocked)
+    monkeypatch.setattr("cria.engine.inventory.discovery.engines", lambda: (found.root.pid,))
+    monkeypatch.setattr("cria.engine.inventory.collect.take", lambda _pid: blocked)
     assert run("ps") == 0
     out = capsys.readouterr().out
     head, row, *blockers = out.splitlines()
@@ -217,7 +217,7 @@ def test_ps_lists_an_engine_and_what_stands_in_the_way(
 def test_ps_without_an_engine_prints_nothing_on_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cria.engine.discover.engines", lambda: ())
+    monkeypatch.setattr("cria.engine.inventory.discovery.engines", lambda: ())
     assert run("ps") == 0
     assert capsys.readouterr().out == ""
     assert run("ps", "--json") == 0

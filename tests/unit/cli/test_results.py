@@ -17,7 +17,7 @@ from cria.cli.documents import schema_text
 from cria.cli.results import Dumped, Restored
 from cria.cli.schemas import SCHEMAS
 from cria.engine.handle import Engine
-from cria.timings import StepTiming, Timings
+from cria.events import StepTiming, Timings
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "schema"
 TIMINGS = Timings(

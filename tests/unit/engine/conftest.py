@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cria.engine.take import Snapshot
+from cria.engine.inventory.collect import Snapshot
 
 SNAPSHOTS = Path(__file__).parents[2] / "data" / "snapshots"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cria.engine import belongings
-from cria.inventory import Inventory, Process, Role
-from cria.process.descriptors import descriptors
+from cria.engine import files
+from cria.model.inventory import Inventory, Process, Role
+from cria.system.descriptors import descriptors
 
 libc = ctypes.CDLL(None)
 libc.strdup.restype = ctypes.c_void_p
@@ -50,20 +50,20 @@ def store(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_file_store_is_found_by_the_url_in_the_heap(store: Path) -> None:
-    assert str(store) in belongings.file_stores(this_process())
+    assert str(store) in files.file_stores(this_process())
 
 
 def test_a_store_of_another_engine_is_not_taken(store: Path, tmp_path: Path) -> None:
     strange = tmp_path / ("vllm_dist_" + "0" * 32)
     strange.write_bytes(b"another engine's")
 
-    assert str(strange) not in belongings.file_stores(this_process())
+    assert str(strange) not in files.file_stores(this_process())
 
 
 def test_a_store_that_is_gone_is_not_carried(store: Path) -> None:
     store.unlink()
 
-    assert str(store) not in belongings.file_stores(this_process())
+    assert str(store) not in files.file_stores(this_process())
 
 
 def test_open_temporary_files_are_the_engines_own(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_open_temporary_files_are_the_engines_own(tmp_path: Path) -> None:
         (tmp_path / "deleted").open("w"),
     ):
         (tmp_path / "deleted").unlink()
-        found = belongings.temporary_files(this_process())
+        found = files.temporary_files(this_process())
 
     ours = [Path(path).name for path in found if path.startswith(str(tmp_path))]
     assert ours == ["mapped", "written"]
@@ -92,9 +92,9 @@ def test_a_file_that_somebody_else_has_open_too_is_not_taken(tmp_path: Path) -> 
         )
         with other:
             assert other.stdout is not None and other.stdout.readline() == b"ready\n"
-            found = belongings.temporary_files(this_process())
+            found = files.temporary_files(this_process())
             other.communicate(b"\n")
-        alone = belongings.temporary_files(this_process())
+        alone = files.temporary_files(this_process())
 
     assert str(tmp_path / "shared") not in found
     assert str(tmp_path / "shared") in alone
@@ -112,7 +112,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("words", ["--model {}", "--model={}", "-m vllm serve {} --port 1"])
 def test_the_files_of_the_model_are_those_below_its_path(words: str, model: Path) -> None:
-    found = belongings.model_files(this_process(*words.format(model).split()))
+    found = files.model_files(this_process(*words.format(model).split()))
 
     assert [str(Path(p).relative_to(model)) for p in found] == [
         "config.json",
@@ -126,7 +126,7 @@ def test_drafters_adapters_templates_and_tokenizers_count_too(model: Path, tmp_p
     drafter.touch()
     template.touch()
 
-    found = belongings.model_files(
+    found = files.model_files(
         this_process(
             *("--speculative-config", json.dumps({"model": str(drafter)})),
             *("--chat-template", str(template)),
@@ -147,15 +147,13 @@ def test_a_model_of_the_hub_is_found_in_its_cache(
     (repository / "refs" / "main").write_text("abc\n")
     (repository / "blobs" / "1").write_text("weights")
     (repository / "snapshots" / "abc" / "model.safetensors").symlink_to("../../blobs/1")
-    monkeypatch.setattr(
-        belongings, "environment", lambda *_: {"HF_HUB_CACHE": str(tmp_path / "hub")}
-    )
+    monkeypatch.setattr(files, "environment", lambda *_: {"HF_HUB_CACHE": str(tmp_path / "hub")})
 
-    found = belongings.model_files(this_process("--model", "org/name"))
+    found = files.model_files(this_process("--model", "org/name"))
 
     assert found == (f"{repository}/snapshots/abc/model.safetensors",)
 
 
 def test_a_command_without_a_model_needs_no_file() -> None:
-    assert belongings.model_files(this_process("--model", "/nowhere/at/all")) == ()
-    assert belongings.model_files(this_process()) == ()
+    assert files.model_files(this_process("--model", "/nowhere/at/all")) == ()
+    assert files.model_files(this_process()) == ()

@@ -14,7 +14,7 @@ import pytest
 
 from cria.engine import canary
 from cria.errors import CanaryMismatch, EngineFailed, Unhealthy
-from cria.manifest import Canary
+from cria.model.manifest import Canary
 
 
 class FakeApi:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from cria_inside.commands import Commands
-from cria_inside.control import Failed
+from cria_agent.commands import Commands
+from cria_agent.control import Failed
 
 Told = list[tuple[str, Any]]
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from cria.engine.discover import describe, engines, find, find_root, is_engine, is_marked, serves
+from cria.engine.inventory.discovery import (
+    describe,
+    engines,
+    find,
+    find_root,
+    is_engine,
+    is_marked,
+    serves,
+)
 from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
 
 PYTHON = "/usr/bin/python3.11"

@@ -9,9 +9,9 @@ import sys
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
-from cria_inside import doors
+from cria_agent import doors
 
-from cria.engine.launch import INSIDE, settings
+from cria.engine.launch.launcher import INSIDE, settings
 
 
 def plugins(*each: tuple[str, str]) -> EntryPoints:
@@ -83,7 +83,7 @@ import importlib.metadata, importlib.util
 for group in ("vllm.general_plugins", "vllm.endpoint_plugins"):
     found = [e for e in importlib.metadata.entry_points(group=group) if e.name == "cria"]
     print(group, [e.value for e in found])
-print(importlib.util.find_spec("cria_inside.worker") is not None)
+print(importlib.util.find_spec("cria_agent.worker") is not None)
 print(__import__("os").listdir(__import__("sys").argv[1]))
 """
     done = subprocess.run(
@@ -96,11 +96,11 @@ print(__import__("os").listdir(__import__("sys").argv[1]))
 
     *lines, listed = done.stdout.splitlines()
     assert lines == [
-        "vllm.general_plugins ['cria_inside.doors:enter']",
-        "vllm.endpoint_plugins ['cria_inside.doors:Endpoint']",
+        "vllm.general_plugins ['cria_agent.doors:enter']",
+        "vllm.endpoint_plugins ['cria_agent.doors:Endpoint']",
         "True",
     ]
-    assert sorted(eval(listed)) == ["cria_inside", "cria_inside-1.dist-info"]
+    assert sorted(eval(listed)) == ["cria_agent", "cria_agent-1.dist-info"]
 
 
 class Workers:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cria.engine import gpus, launch
+from cria.engine.launch import gpus, launcher
 
 SERVE = ["vllm", "serve", "m"]
 
@@ -80,7 +80,7 @@ def test_added_words_reach_the_command_and_variables_its_environment(
     program = "import os, sys; print(sys.argv[4:], os.environ.get('NCCL_P2P_DISABLE'))"
 
     command = [sys.executable, "-c", program, "vllm", "serve", "m", "-tp", "2"]
-    launch.launch(command, log).process.wait(timeout=30)
+    launcher.launch(command, log).process.wait(timeout=30)
 
     words = "['-tp', '2', '--enable-sleep-mode', '--disable-custom-all-reduce'] 1"
     assert log.read_text().strip() == words

@@ -3,8 +3,8 @@
 import sys
 from types import FrameType
 
-from cria.engine.take import Snapshot, interpret
-from cria.inventory import Descriptor, Endpoint, Holder, Process, Socket
+from cria.engine.inventory.collect import Snapshot, interpret
+from cria.model.inventory import Descriptor, Endpoint, Holder, Process, Socket
 
 
 def engine(count: int) -> Snapshot:

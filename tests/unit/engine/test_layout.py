@@ -6,9 +6,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from cria.engine.take import Snapshot, interpret
-from cria.engine.topology import model
-from cria.inventory import Topology
+from cria.engine.inventory.collect import Snapshot, interpret
+from cria.engine.inventory.topology import model
+from cria.model.inventory import Topology
 
 Recorded = Callable[[str], Snapshot]
 

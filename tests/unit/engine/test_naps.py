@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from cria_inside import naps
+from cria_agent import naps
 
 SHM_BROADCAST = "vllm.distributed.device_communicators.shm_broadcast"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cria.engine.control import Control
-from cria.engine.quiesce import StillPoint, resume_restored
+from cria.engine.control.client import Control
+from cria.engine.control.quiesce import StillPoint, resume_restored
 from cria.errors import QuiesceFailed, Unhealthy
 from cria.events import Event, Warned
-from cria.inventory import Holder, Inventory, Role, UnixSocket
-from cria.manifest import Inflight, Quiesced
+from cria.model.inventory import Holder, Inventory, Role, UnixSocket
+from cria.model.manifest import Inflight, Quiesced
 
 
 def still_point(
@@ -33,7 +33,7 @@ def socket_at(path: str) -> UnixSocket:
     )
 
 
-def test_an_engine_without_cria_inside_is_dumped_with_a_warning_and_a_reason() -> None:
+def test_an_engine_without_cria_agent_is_dumped_with_a_warning_and_a_reason() -> None:
     still, told = still_point()
 
     still.pause()

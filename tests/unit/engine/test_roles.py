@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from cria.engine.roles import option
-from cria.engine.take import Snapshot, interpret
-from cria.inventory import Descriptor, Endpoint, Holder, Inventory, Socket
+from cria.engine.command_line import option
+from cria.engine.inventory.collect import Snapshot, interpret
+from cria.model.inventory import Descriptor, Endpoint, Holder, Inventory, Socket
 
 Recorded = Callable[[str], Snapshot]
 

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cria_inside.commands import Commands
-from cria_inside.control import Failed, serve
+from cria_agent.commands import Commands
+from cria_agent.control import Failed, serve
 
-from cria.engine.quiesce import StillPoint
+from cria.engine.control.quiesce import StillPoint
 from cria.events import Event
-from cria.inventory import Holder, Inventory, Role, UnixSocket
+from cria.model.inventory import Holder, Inventory, Role, UnixSocket
 
 AWAKE_AGAIN = ["wake_up kv_cache", "resume"]
 

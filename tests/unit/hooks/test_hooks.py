@@ -15,9 +15,8 @@ from jsonschema import Draft202012Validator
 
 from cria.errors import HookFailed, HookUnsafe, PortTaken, UsageError
 from cria.events import Event, Warned
-from cria.hooks import Hooks
-from cria.hooks.facts import Facts, Stage, environment, why
-from cria.process.tree import stat
+from cria.operations.hooks import Facts, Hooks, Stage, environment, why
+from cria.system.procfs import stat
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "schema" / "hook.json"
 Program = Callable[..., Path]

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from runtime_archives import members, stored, tar
 from straw import Straw
 
-from cria.kubernetes.cluster import Cluster
+from cria.kubernetes.kubelet.cluster import Cluster
 from tests.kubernetes.standin import StandIn, kubeconfig, standing_in
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cria.criu import binary
-from cria.images import framing
-from cria.images.bindings import load
-from cria.images.framing import COMMON, Image
-from cria.storage.compressed import Compression, writer
+from cria.criu import program
+from cria.criu.images import framing
+from cria.criu.images.framing import COMMON, Image
+from cria.criu.messages import load
+from cria.system.compression import Compression, writer
 
 LOOPBACK = 0x0100007F
 UNKNOWN_FIELD = b"\xfa\x3f\x03abc"  # field 1023, three bytes: what a newer CRIU might add
@@ -105,7 +105,7 @@ def members(
     fdinfo: ModuleType, *sockets: Any, said: Mapping[str, str] = CONTAINERD
 ) -> dict[str, bytes]:
     """The files of an archive, in the order in which containerd writes them."""
-    core, pstree = load("core", binary.find()), load("pstree", binary.find())
+    core, pstree = load("core", program.find()), load("pstree", program.find())
     task = core.core_entry(mtype=1)
     task.tc.comm = "python"
     held = [fdinfo.fdinfo_entry(id=n, type=4, fd=n, flags=0) for n in (1, 3)]
@@ -152,7 +152,7 @@ def stored(path: Path, content: bytes, compression: Compression = "none") -> Pat
 
 def files_of(path: Path) -> dict[str, bytes]:
     """The files in the archive at `path`, which may be compressed."""
-    from cria.storage.compressed import compression_of, reader
+    from cria.system.compression import compression_of, reader
 
     with path.open("rb") as file:
         kind = compression_of(file.read(8))
@@ -164,7 +164,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def sockets_of(path: Path) -> tuple[Any, ...]:
-    from cria.images.files import inet_sockets
+    from cria.criu.images.files import inet_sockets
 
     return inet_sockets(parsed(path))
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cria.kubernetes import in_pod
-from cria.kubernetes.checkpoint import Options, checkpoint
-from cria.kubernetes.cluster import Cluster, Kubelets
-from cria.kubernetes.criu_action import Failed
+from cria.kubernetes.kubelet.checkpoint import Options, checkpoint
+from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
+from cria.kubernetes.node import in_pod
+from cria.kubernetes.node.criu_action import Failed
 from tests.kubernetes.standin import Ran, StandIn, pod
 
 AT_NODE = "/var/lib/kubelet/checkpoints/checkpoint-{}_default-{}-2026-01-01T00:00:00Z.tar"

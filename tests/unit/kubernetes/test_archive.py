@@ -22,12 +22,12 @@ from runtime_archives import (
     word,
 )
 
+from cria.criu.images import framing
 from cria.errors import CheckpointDamaged, CheckpointMissing, CriaError
-from cria.images import framing
-from cria.kubernetes.archive import open_archive
-from cria.kubernetes.plan import plan_archive, sockets
-from cria.ports import Wishes
-from cria.storage.compressed import Compression
+from cria.kubernetes.archive.plan import plan_archive, sockets
+from cria.kubernetes.archive.reader import open_archive
+from cria.network.requests import Wishes
+from cria.system.compression import Compression
 
 Files = dict[str, bytes]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cria.kubernetes import criu_shared_memory as shared
+from cria.kubernetes.node import criu_shared_memory as shared
 
 
 def directory(path: Path) -> int:

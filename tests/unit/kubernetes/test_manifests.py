@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cria.cli import cli
-from cria.kubernetes.checkpoint import TIMEOUT_SECONDS
+from cria.kubernetes.kubelet.checkpoint import TIMEOUT_SECONDS
 
 HOOKS = Path(__file__).parents[3] / "hooks" / "kubernetes"
 FILES = sorted(HOOKS.glob("*.yaml"))

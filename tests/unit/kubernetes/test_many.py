@@ -16,7 +16,7 @@ from straw import Straw
 from cria.cli.kubernetes.checkpoint import command
 from cria.errors import NoSuchPod, SomeNotCheckpointed
 from cria.events import Event, StepFinished, Warned
-from cria.kubernetes.many import Report, Share, checkpoint_all
+from cria.kubernetes.kubelet.batch import Report, Share, checkpoint_all
 from tests.kubernetes.standin import Refused, status
 from tests.unit.cli.test_results import SCHEMA
 

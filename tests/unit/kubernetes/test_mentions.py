@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cria.kubernetes.mentions import LONGEST_LIST, mentions
+from cria.kubernetes.archive.contents import LONGEST_LIST, mentions
 
 
 def found(document: object, *ports: int, addresses: tuple[str, ...] = ()) -> list[tuple[str, str]]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cria.errors import NodeUnsuitable, NotWritable
-from cria.kubernetes import node, node_files
-from cria.kubernetes.node import Node, Settings
+from cria.kubernetes.node import files
+from cria.kubernetes.node import install as node
+from cria.kubernetes.node.install import Node, Settings
 
 CONF = "etc/criu/runc.conf"
 OURS = [
@@ -196,14 +197,14 @@ def test_one_that_fails_midway_leaves_nothing(
     root: Path, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tree(root)
-    make = node_files._replace
+    make = files._replace
 
     def full_disk(directory: int, name: str, content: bytes, executable: bool) -> None:
         if name == last:
             raise OSError(28, os.strerror(28))
         make(directory, name, content, executable)
 
-    monkeypatch.setattr(node_files, "_replace", full_disk)
+    monkeypatch.setattr(files, "_replace", full_disk)
     with pytest.raises(NotWritable, match=last):
         install(root)
 

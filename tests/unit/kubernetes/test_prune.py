@@ -12,9 +12,9 @@ from straw import Straw
 
 from cria.cli.kubernetes.prune import command
 from cria.errors import NotWritable, UsageError
-from cria.kubernetes import manifest
-from cria.kubernetes.prune import Rule, Stored, plan, prune, stored
-from cria.kubernetes.still import Wish
+from cria.kubernetes.kubelet import records
+from cria.kubernetes.kubelet.prune import Rule, Stored, plan, prune, stored
+from cria.kubernetes.kubelet.quiesce import Wish
 
 DAY = 86400.0
 BLOCK = 4096
@@ -58,7 +58,7 @@ def node(straw: Straw, tmp_path: Path) -> Path:
         straw.archive = str(directory / "gone" / name)
         done = straw.take(manifests=directory, wish=Wish(by="none"))
         aged = msgspec.structs.replace(done.manifest, created=f"2026-01-0{day}T00:00:00+00:00")
-        manifest.write(aged, directory)
+        records.write(aged, directory)
         (directory / name).write_bytes(b"x" * BLOCK)
     (directory / "checkpoint-q_default-other-2025-01-01T00:00:00Z.tar").write_bytes(b"x")
     return directory

@@ -25,6 +25,7 @@ from runtime_archives import (
     unix,
 )
 
+from cria.criu.images.files import unix_sockets
 from cria.errors import (
     CheckpointDamaged,
     CheckpointExists,
@@ -36,12 +37,11 @@ from cria.errors import (
     UsageError,
 )
 from cria.events import Event, Progress
-from cria.images.files import unix_sockets
-from cria.kubernetes import remap as remapping
-from cria.kubernetes import splice
-from cria.kubernetes.remap import plan_remap, remap
-from cria.ports import Wishes
-from cria.storage.compressed import Compression, compression_of, reader
+from cria.kubernetes.archive import remap as remapping
+from cria.kubernetes.archive import splice
+from cria.kubernetes.archive.remap import plan_remap, remap
+from cria.network.requests import Wishes
+from cria.system.compression import Compression, compression_of, reader
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 FILES = "checkpoint/files.img"

@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from cria.errors import UsageError
-from cria.kubernetes import criu_action, in_pod
-from cria.kubernetes import criu_shared_memory as shared
-from cria.kubernetes.cluster import Kubelets
-from cria.kubernetes.criu_action import Engine, Failed
-from cria.kubernetes.place import Found
-from cria.kubernetes.still import StillPoint, Stood, Wish, _Answer
+from cria.kubernetes.kubelet.cluster import Kubelets
+from cria.kubernetes.kubelet.containers import Found
+from cria.kubernetes.kubelet.quiesce import StillPoint, Stood, Wish, _Answer
+from cria.kubernetes.node import criu_action, in_pod
+from cria.kubernetes.node import criu_shared_memory as shared
+from cria.kubernetes.node.criu_action import Engine, Failed
 
 WISH = {"command": "pause", "inflight": "keep", "seconds": 60.0, "lease": 90.0}
 

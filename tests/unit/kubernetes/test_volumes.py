@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from runtime_archives import complete, image, members, stored, tar
 
-from cria.criu import binary
-from cria.images import framing
-from cria.images.bindings import load
-from cria.kubernetes.archive import open_archive
-from cria.kubernetes.volumes import NeededFile, needed
+from cria.criu import program
+from cria.criu.images import framing
+from cria.criu.messages import load
+from cria.kubernetes.archive.contents import NeededFile, needed
+from cria.kubernetes.archive.reader import open_archive
 
 REGULAR, DIRECTORY = 0o100600, 0o040700
 MOUNTS = [
@@ -72,7 +72,7 @@ def test_files_in_shared_memory_are_needed_and_others_are_not(
 def test_a_file_without_a_name_is_needed_under_the_one_that_criu_gave_it(
     archived: Callable[..., tuple[NeededFile, ...]],
 ) -> None:
-    entry = load("remap_file_path", binary.find()).remap_file_path_entry
+    entry = load("remap_file_path", program.find()).remap_file_path_entry
     remaps = [
         entry(orig_id=1, remap_id=2, remap_type=0),
         entry(orig_id=3, remap_id=9, remap_type=1),

@@ -1,0 +1,1 @@
+"""Benchmarks of cria: cold start, CRIU alone and cria, side by side in one run."""

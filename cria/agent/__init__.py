@@ -1,0 +1,1 @@
+"""What an engine that `cria run` started loads of cria: it needs nothing that vLLM does not bring."""

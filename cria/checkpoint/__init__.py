@@ -1,0 +1,1 @@
+"""A checkpoint on disk: its layout, its parts, and the archive of one."""

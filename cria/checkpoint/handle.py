@@ -1,0 +1,154 @@
+"""A checkpoint on disk, as a caller of the API holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cria.errors import CheckpointDamaged
+from cria.model.manifest import IMAGES, MANIFEST, MEMORY
+
+if TYPE_CHECKING:
+    from cria.events import Listener, Timings
+    from cria.memory.shared.directory import SharedMemory
+    from cria.model.manifest import Manifest, Part
+    from cria.network.plan import PortPlan
+
+
+class Checkpoint:
+    """One published checkpoint. It is never changed; `timings` are those of the dump that made it."""
+
+    def __init__(self, path: Path, manifest: Manifest, timings: Timings | None = None) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.timings = timings or manifest.timings
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Open the checkpoint at `path` and see that no part of it is missing or cut short.
+
+        Raises CheckpointMissing, CheckpointDamaged or CheckpointNewer.
+        """
+        from cria.model import manifest
+
+        place = Path(path).absolute()
+        checkpoint = cls(place, manifest.read(place / MANIFEST))
+        problems = list(checkpoint._incomplete_parts())
+        if problems:
+            raise CheckpointDamaged(f"{place} is not whole", details="\n".join(problems[:8]))
+        return checkpoint
+
+    @property
+    def images(self) -> Path:
+        return self.path / IMAGES
+
+    @property
+    def size_bytes(self) -> int:
+        """What the checkpoint takes on disk."""
+        from cria.checkpoint import layout
+
+        return layout.size_bytes(self.path)
+
+    def plan_ports(self, ports: Any = None, **policies: Any) -> PortPlan:
+        """Plan where every endpoint goes here and now; nothing is touched.
+
+        `ports` are Wishes or what Wishes.parse reads; `outside` and `clients` are the policies of
+        cria.network.planner. Raises PortPlanRefused, PortUnknown or PortTaken.
+        """
+        from cria.criu import program
+        from cria.network.images import sockets_of
+        from cria.network.occupancy import occupants
+        from cria.network.planner import plan
+        from cria.network.requests import Wishes
+
+        asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
+        sockets = sockets_of(self.images, program.find(), inventory=self.manifest.inventory)
+        # Where every port is to stay, nobody else can be in the way.
+        near = None if ports else {socket.local.port for socket in sockets}
+        return plan(sockets, occupants(near=near), asked, **policies)
+
+    def share_memory(
+        self, place: str | os.PathLike[str] | None = None, *, listener: Listener | None = None
+    ) -> SharedMemory:
+        """Make ready what clones of it can share, so that the first that does need not wait for that.
+
+        It lies in `place`, or beside the checkpoint. Raises CannotShare, NoSpace or NotWritable.
+        """
+        from cria.criu import program
+        from cria.events import progress
+        from cria.memory.shared.backing_store import Backing
+
+        backing = Backing(
+            self.path,
+            self.manifest.gpu_state,
+            Path(place) if place is not None else None,
+            program.find(),
+        )
+        return backing.make_sure_of(progress(listener, "share its memory", self.memory_bytes()))
+
+    def unshare_memory(self, place: str | os.PathLike[str] | None = None) -> int:
+        """Remove what was made ready, and return the bytes freed. Raises PathTaken where it is in use."""
+        from cria.memory.shared import directory as places
+
+        return places.remove(Path(place) if place is not None else places.beside(self.path))
+
+    def verify(self, listener: Listener | None = None) -> int:
+        """Read every part and compare it with its digest. Returns the bytes that were compared.
+
+        What the manifest itself says is taken as true. Raises CheckpointDamaged, which names every
+        part that is damaged, missing or too many.
+        """
+        from cria.operation import Step, run_steps
+
+        step = "compare every part with its digest"
+        run_steps(
+            "verify",
+            (Step(step, lambda _: self._compare(self.manifest.parts, listener, step)),),
+            None,
+            listener=listener,
+        )
+        return sum(part.size_bytes for part in self.manifest.parts)
+
+    def check_small_parts(self) -> int:
+        """The same for the parts up to 1 MiB, so for all but memory: a restore has time for these."""
+        from cria.system.digests import SMALL
+
+        return self._compare([part for part in self.manifest.parts if part.size_bytes <= SMALL])
+
+    def _compare(
+        self, parts: Collection[Part], listener: Listener | None = None, step: str = ""
+    ) -> int:
+        from cria.checkpoint import layout
+        from cria.events import progress
+        from cria.system import digests
+
+        total = sum(part.size_bytes for part in parts)
+        found = list(map(str, digests.damaged(self.path, parts, progress(listener, step, total))))
+        known = {part.path for part in self.manifest.parts}
+        found += [f"{name} is too many" for name in layout.parts(self.path) if name not in known]
+        if found:
+            raise CheckpointDamaged(
+                f"{self.path} was changed since its dump", details="\n".join(found)
+            )
+        return total
+
+    def memory_bytes(self) -> int:
+        """About what one restored engine takes: the memory pages in the images."""
+        from cria.memory import compressed
+
+        return compressed.size_bytes(self.images, self.path / MEMORY)
+
+    def _incomplete_parts(self) -> Iterator[str]:
+        for part in self.manifest.parts:
+            try:
+                found = (self.path / part.path).lstat().st_size
+            except FileNotFoundError:
+                yield f"{part.path} is missing"
+                continue
+            if found != part.size_bytes:
+                yield f"{part.path} has {found} bytes, not {part.size_bytes}"
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r})"

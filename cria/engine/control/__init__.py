@@ -1,0 +1,1 @@
+"""Control a running engine over its unix socket: quiesce and resume."""

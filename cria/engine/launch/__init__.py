@@ -1,0 +1,1 @@
+"""Start an engine so that it can be checkpointed later."""

@@ -1,0 +1,1 @@
+"""GPU memory: found from outside, saved and restored by NVIDIA's driver, all processes together."""

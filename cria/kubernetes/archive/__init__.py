@@ -1,0 +1,1 @@
+"""Read and rewrite the checkpoint archives of container runtimes."""

@@ -1,0 +1,166 @@
+"""Where a runtime's own words in an archive go on naming a port or an address that has moved.
+
+None of it is read when the container is restored: its processes have their arguments and environment
+in memory, and the pod brings a specification of its own. It is for people to know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from cria.criu.images import files, framing, summary
+from cria.criu.images.files import RegularFile
+from cria.errors import CheckpointDamaged
+from cria.kubernetes.archive.origin import SPEC
+from cria.kubernetes.archive.reader import Archive
+from cria.kubernetes.node import criu_shared_memory
+
+LONGEST_LIST = 50
+
+
+class Mention(msgspec.Struct, frozen=True, kw_only=True):
+    """`says` is the port or address; `where` the way to it in the JSON of `file`."""
+
+    file: str
+    where: str
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.where} still names {self.says}"
+
+
+def mentions(
+    texts: Mapping[str, bytes], ports: Iterable[int], addresses: Iterable[str] = ()
+) -> tuple[Mention, ...]:
+    """Where `texts` name any of `ports` and `addresses`, at most LONGEST_LIST of them."""
+    wanted = [*map(str, sorted(ports)), *sorted(addresses)]
+    if not wanted:
+        return ()
+    # A number within a longer one, an address or a version is another thing.
+    pattern = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, wanted))})(?![\w.])")
+    found: list[Mention] = []
+    for file, text in texts.items():
+        for where, value in _leaves(_decoded(text)):
+            for says in sorted(set(pattern.findall(value))):
+                found.append(Mention(file=file, where=where, says=says))
+                if len(found) == LONGEST_LIST:
+                    return tuple(found)
+    return tuple(found)
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None  # what has to be readable was read before
+
+
+def _leaves(whole: Any) -> Iterator[tuple[str, str]]:
+    """Every text in `whole`, and every number that stands under a key that speaks of ports."""
+    left: list[tuple[str, Any]] = [("", whole)]
+    while left:
+        where, value = left.pop()
+        match value:
+            case dict():
+                below = [(f"{where}.{key}" if where else key, each) for key, each in value.items()]
+                left.extend(reversed(below))
+            case list():
+                below = [(f"{where}[{index}]", each) for index, each in enumerate(value)]
+                left.extend(reversed(below))
+            case str():
+                name, equals, rest = value.partition("=")
+                variable = where.startswith("process.env[") and bool(equals)
+                yield (f"process.env {name}", rest) if variable else (where, value)
+            case int() if "port" in where.rpartition(".")[2].lower():
+                yield where, str(value)
+
+
+# The sandbox makes these anew for each pod, or they are the kernel's.
+_NOT_VOLUMES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log")
+
+
+class NeededFile(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """A file as the container sees it. `linked` where CRIU had given a file without a name this one.
+
+    Such a name is gone once the container runs on; its size is not known.
+    """
+
+    path: str
+    size_bytes: int
+    linked: bool = False
+
+
+class _Mount(msgspec.Struct, frozen=True, kw_only=True):
+    destination: str
+    type: str = ""
+    options: tuple[str, ...] = ()
+
+
+class _VolumesSpec(msgspec.Struct, frozen=True, kw_only=True):
+    mounts: tuple[_Mount, ...] = ()
+
+
+def needed(archive: Archive, criu: Path | None = None) -> tuple[NeededFile, ...]:
+    """The files that the pod's volumes must hold, by path. Raises CheckpointDamaged."""
+    volumes, remapped = _volumes(archive), _found_elsewhere(archive, criu)
+    with decoding(archive):
+        found = files.regular_files(archive.files_image(), criu)
+    wanted = {
+        NeededFile(path=each.path, size_bytes=each.size_bytes, linked=_is_linked(each))
+        for each in found
+        if each.file_id not in remapped and _is_below(each.path, volumes)
+        if _is_linked(each) or (stat.S_ISREG(each.mode) and not each.flags & os.O_APPEND)
+    }
+    return tuple(sorted(wanted))
+
+
+def _found_elsewhere(archive: Archive, criu: Path | None) -> frozenset[int]:
+    """The files that had no name, by ID: they are in the images, or have got another name."""
+    data = archive.images.get("remap-fpath.img")
+    if data is None:
+        return frozenset()
+    image = framing.parse(data, f"remap-fpath.img in {archive.path}", framing.REMAP_FPATH)
+    with decoding(archive):
+        return frozenset(remap.file_id for remap in summary.remaps_of(image, criu))
+
+
+def _is_linked(found: RegularFile) -> bool:
+    return not found.mode and not found.size_bytes and "link_remap." in found.path
+
+
+def _volumes(archive: Archive) -> list[str]:
+    with decoding(archive):
+        spec = msgspec.json.decode(archive.texts[SPEC], type=_VolumesSpec)
+    return [
+        mount.destination
+        for mount in spec.mounts
+        if mount.type == "bind" and "ro" not in mount.options
+        if mount.destination not in _NOT_VOLUMES
+        and not (archive.shared_memory and mount.destination == criu_shared_memory.PLACE)
+    ]
+
+
+def _is_below(path: str, volumes: Iterable[str]) -> bool:
+    return any(PurePosixPath(volume) in PurePosixPath(path).parents for volume in volumes)
+
+
+@contextmanager
+def decoding(archive: Archive) -> Iterator[None]:
+    """An entry of files.img that is no message of CRIU is damage."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        yield
+    except (DecodeError, ValueError) as error:
+        raise CheckpointDamaged(
+            f"files.img in {archive.path} is not a whole CRIU image of its kind",
+            details=str(error),
+        ) from error

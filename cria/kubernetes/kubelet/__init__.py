@@ -1,0 +1,1 @@
+"""Checkpoint containers through the kubelet of their node."""

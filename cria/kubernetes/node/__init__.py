@@ -1,0 +1,1 @@
+"""What runs on a node: CRIU's action script, and its installation."""

@@ -1,1 +1,0 @@
-"""Lazy restore: an engine runs while its memory still arrives, served by a process of cria's own."""

@@ -1,0 +1,1 @@
+"""The memory of a checkpoint: zero pages, compressed pages, shared memory, lazy restore."""

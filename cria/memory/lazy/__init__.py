@@ -1,0 +1,1 @@
+"""Lazy restore: an engine runs while its memory still arrives from a page server."""

@@ -1,0 +1,1 @@
+"""What an engine holds and a checkpoint stores, as plain structs."""

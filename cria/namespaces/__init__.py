@@ -1,1 +1,0 @@
-"""Where a restored engine lives: among the host's processes, or in namespaces of its own."""

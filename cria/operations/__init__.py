@@ -1,0 +1,1 @@
+"""What cria does: dump, restore, replicas, pack, checks. Each operation is a list of steps."""

@@ -1,0 +1,1 @@
+"""Dump an engine: the list of steps is in steps.py."""

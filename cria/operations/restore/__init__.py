@@ -1,0 +1,1 @@
+"""Restore a checkpoint: the list of steps is in steps.py."""

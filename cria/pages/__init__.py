@@ -1,1 +1,0 @@
-"""The memory in a checkpoint: without its zero pages, compressed, and put back into restored processes."""

@@ -1,0 +1,161 @@
+"""What a benchmark makes of its measurements: spreads, whose time it is, floors met and missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from jsonschema import validate
+
+from benchmarks.document import Bench, Clones, Engine, Floor, Machine, Measured, Spread, Way
+from benchmarks.floors import floors
+from benchmarks.owners import own_seconds, own_seconds_in_pause, shares
+from benchmarks.picture import draw
+from benchmarks.table import read, table
+from cria.cli.documents import schema_text
+from cria.errors import UsageError
+from cria.events import StepTiming, Timings
+
+
+def spread(*values: float) -> Spread:
+    found = Spread.of(values)
+    assert found is not None
+    return found
+
+
+def timings(unaccounted: float = 0.0, **seconds: float) -> Timings:
+    steps = tuple(
+        StepTiming(name=name.replace("_", " "), seconds=each) for name, each in seconds.items()
+    )
+    wall = unaccounted + sum(step.seconds for step in steps)
+    return Timings(wall_seconds=wall, unaccounted_seconds=unaccounted, steps=steps)
+
+
+def way(name: str, seconds: float, size: float) -> Way:
+    return Way(
+        name=name,
+        dump=spread(seconds),
+        pause=spread(seconds / 2),
+        bytes=spread(size),
+        restore=spread(seconds),
+        first_token=spread(seconds + 0.1),
+        own_restore=spread(0.05),
+        own_pause=spread(0.2),
+        dump_steps=shares([timings(find_CRIU=0.01, freeze_and_write_memory=seconds)]),
+    )
+
+
+@pytest.fixture
+def bench() -> Bench:
+    ways = (way("CRIU alone", 4, 4e9), way("cria", 1, 2e9), way("cria, compressed", 1.5, 8e8))
+    clones = (
+        Clones(
+            name="cria",
+            count=4,
+            one=spread(1),
+            all=spread(3),
+            one_bytes=spread(1e9),
+            all_bytes=spread(4e9),
+        ),
+    )
+    cold = spread(40, 42, 60)
+    measured = Measured(
+        engine=Engine(kv_gib=1, ranks=1, model_mb=10),
+        cold=cold,
+        ways=ways,
+        clones=clones,
+        floors=floors(cold, ways, clones),
+    )
+    return Bench(
+        created="2026-01-01T00:00:00+00:00",
+        cria_version="0",
+        criu_version="4.3",
+        machine=Machine(cpu="a CPU", processors=2, memory_bytes=24 << 30, kernel="6"),
+        rounds=3,
+        seconds=300,
+        engines=(measured,),
+    )
+
+
+def floor(bench: Bench, word: str) -> Floor:
+    return next(each for each in bench.engines[0].floors if word in each.what)
+
+
+def test_one_slow_round_does_not_move_the_median() -> None:
+    assert spread(40, 42, 600).median == 42
+    assert (spread(40, 42, 600).least, spread(40, 42, 600).most) == (40, 600)
+    assert Spread.of([]) is None
+
+
+def test_own_time_is_what_criu_engine_and_disk_leave() -> None:
+    run = timings(
+        find_CRIU=0.01,
+        pause_the_engine=0.2,
+        freeze_and_write_memory=1.0,
+        carry_its_files=0.03,
+        **{"resume it, if it lives on": 0.004},
+        digest_every_part=2.0,
+        unaccounted=0.001,
+    )
+
+    assert own_seconds(run) == pytest.approx(0.01 + 0.03 + 0.004 + 0.001)
+    assert own_seconds_in_pause(run) == pytest.approx(0.03 + 0.004)
+
+
+def test_a_floor_is_met_or_missed_by_the_medians_of_the_same_run(bench: Bench) -> None:
+    assert floor(bench, "cold start").measured == pytest.approx(42 / 1.1)
+    assert floor(bench, "cold start").met is False
+    assert floor(bench, "restore, against").met is True
+    assert floor(bench, "compressed").met is False
+    assert floor(bench, "in a restore").met is True
+    assert floor(bench, "in the pause").met is False
+    assert floor(bench, "clones at once").met is False
+
+
+def test_a_restore_is_measured_by_the_fastest_way_there_is(bench: Bench) -> None:
+    ways = (*bench.engines[0].ways, way("cria, shared memory", 0.4, 2e9))
+
+    found = floors(spread(40), ways, ())
+
+    assert found[0].what.startswith("cria, shared memory: ")
+    assert found[0].measured == pytest.approx(40 / 0.5)
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    nothing = floors(spread(40), (Way(name="CRIU alone"), Way(name="cria")), ())
+
+    assert {each.met for each in nothing} == {None}
+
+
+def test_the_table_says_each_figure_and_each_floor(bench: Bench) -> None:
+    shown = table(bench)
+
+    for words in ("cold start", "42.00 s (40.00-60.00)", "CRIU alone", "missed", "met", "3.73 GiB"):
+        assert words in shown
+
+
+def test_the_picture_has_a_bar_for_each_figure_and_longer_is_more(bench: Bench) -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    bars = ElementTree.fromstring(draw(bench)).findall(f"{svg}rect")
+
+    widths = [float(bar.attrib["width"]) for bar in bars]
+    assert len(widths) == 4 + 3 + 3
+    assert widths[0] == max(widths[:4]) and widths[1] > widths[2]
+
+
+def test_a_stored_document_fits_its_schema_and_reads_back(bench: Bench, tmp_path: Path) -> None:
+    stored = tmp_path / "bench.json"
+    stored.write_bytes(msgspec.json.encode(bench))
+
+    validate(json.loads(stored.read_text()), json.loads(schema_text(Bench)))
+    assert read(stored) == bench
+
+
+def test_what_is_no_such_document_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+
+    with pytest.raises(UsageError, match="no document of cria bench"):
+        read(tmp_path / "other.json")

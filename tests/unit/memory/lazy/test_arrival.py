@@ -1,0 +1,39 @@
+"""Whether memory still arrives is read from /proc: who traces, and what it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cria.errors import EngineBusy
+from cria.memory.lazy import client
+
+
+def process(proc: Path, pid: int, *, tracer: int = 0, name: str = "python") -> None:
+    (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "status").write_text(f"Name:\t{name}\nTracerPid:\t{tracer}\n")
+    (proc / str(pid) / "comm").write_text(f"{name}\n")
+
+
+def test_a_guardian_is_known_by_its_name(tmp_path: Path) -> None:
+    process(tmp_path, 10)
+    process(tmp_path, 11, tracer=50)
+    process(tmp_path, 50, name=client.NAME)
+
+    assert client.guardian([10, 11], tmp_path) == 50
+    assert client.guardian([10], tmp_path) is None
+
+
+def test_a_debugger_is_none(tmp_path: Path) -> None:
+    process(tmp_path, 10, tracer=50)
+    process(tmp_path, 50, name="gdb")
+
+    assert client.guardian([10, 99], tmp_path) is None
+
+
+def test_it_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "guardian", lambda _pids: 50)
+
+    with pytest.raises(EngineBusy, match="still arrives"):
+        client.wait([10], seconds=0.05)

@@ -1,0 +1,56 @@
+"""What CRIU sends, and what it may not send."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from cria.memory.lazy.protocol import HandoverFailed, receive
+
+Ends = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def send(channel: socket.socket, pid: int) -> None:
+    """As CRIU does: the PID, then one byte with a descriptor."""
+    channel.send(struct.pack("=i", pid))
+    if pid > 0:
+        descriptor = os.eventfd(pid)
+        socket.send_fds(channel, [b"\0"], [descriptor])
+        os.close(descriptor)
+
+
+def test_each_process_comes_with_its_descriptor(ends: Ends) -> None:
+    ours, theirs = ends
+    for pid in (12, -40, 11):  # a zombie has none
+        send(theirs, pid)
+
+    handed = receive(ours, (11, 12))
+
+    assert {pid: os.eventfd_read(descriptor) for pid, descriptor in handed.items()} == {
+        11: 11,
+        12: 12,
+    }
+    for descriptor in handed.values():
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("sent", [(), (12,), (12, 12), (12, 13)])
+def test_anything_else_is_refused(ends: Ends, sent: tuple[int, ...]) -> None:
+    ours, theirs = ends
+    for pid in sent:
+        send(theirs, pid)
+    theirs.close()
+
+    with pytest.raises(HandoverFailed):
+        receive(ours, (11, 12))

@@ -1,0 +1,72 @@
+"""A host that cannot, and a checkpoint that gains nothing, are told so before anything is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cria.errors import CriuUnsuitable, PrivilegeMissing, UsageError
+from cria.memory.lazy import userfaultfd
+from cria.memory.lazy.userfaultfd import Hindrance
+from cria.operations.checks import host, preflight
+from cria.operations.restore import lazy
+
+NO_KERNEL = Hindrance(why="this kernel has no userfaultfd(2)", remedy="use another")
+NO_RIGHT = Hindrance(why="not permitted", remedy="grant CAP_SYS_PTRACE", privilege=True)
+
+
+def source(place: Path, *, gpus: object = None, share: bool = False) -> Any:
+    """As much of a restore as is looked at."""
+    manifest = SimpleNamespace(gpu_state=gpus)
+    checkpoint = SimpleNamespace(path=place, manifest=manifest)
+    return SimpleNamespace(checkpoint=checkpoint, share_memory=share)
+
+
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userfaultfd, "hindrance", lambda: None)
+
+
+@pytest.mark.usefixtures("able")
+def test_a_plain_checkpoint_may_be_lazy(tmp_path: Path) -> None:
+    lazy.check_it_can_be_lazy(source(tmp_path))
+
+
+@pytest.mark.usefixtures("able")
+@pytest.mark.parametrize(
+    ("why", "options"), [("GPUs", {"gpus": object()}), ("shared", {"share": True})]
+)
+def test_what_gains_nothing_is_refused(tmp_path: Path, why: str, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--lazy") as refused:
+        lazy.check_it_can_be_lazy(source(tmp_path, **options))
+
+    assert why in (refused.value.details or "")
+
+
+@pytest.mark.usefixtures("able")
+def test_compressed_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+
+    with pytest.raises(UsageError) as refused:
+        lazy.check_it_can_be_lazy(source(tmp_path))
+
+    assert "compressed" in (refused.value.details or "")
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"), [(NO_KERNEL, CriuUnsuitable), (NO_RIGHT, PrivilegeMissing)]
+)
+def test_a_host_that_cannot_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Hindrance, kind: type
+) -> None:
+    monkeypatch.setattr(userfaultfd, "hindrance", lambda: found)
+
+    with pytest.raises(kind) as refused:
+        preflight.lazy()
+    (row,) = host.lazy(tmp_path)
+
+    assert refused.value.details == found.why
+    assert (row.level, row.value, row.remedy) == ("warn", found.why, found.remedy)
