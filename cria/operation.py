@@ -1,56 +1,63 @@
-"""Run the steps of an operation in order: time them, tell a listener, undo them in reverse when one fails."""
+"""Run the steps of an operation in order: time them, report them, undo them in reverse when one fails."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from cria.events import Listener, StepTiming, Timings
+from cria.events import (
+    Listener,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    StepTiming,
+    StepUndone,
+    Timings,
+    nobody,
+)
 
-Context = TypeVar("Context")
+State = TypeVar("State", contravariant=True)  # noqa: PLC0105 - the plain word reads better
 
 
-class Step(Generic[Context]):
-    """One named part of an operation and, where it changes something, the way back.
+class Step(Generic[State]):
+    """One part of an operation and, where it changes something, the way back.
 
-    `run` may return the number of bytes it moved. `undo` is called when a later step fails, and also
-    when `run` itself fails half-way: it must cope with both. Without `when` the step is always run;
-    one that is not wanted is neither run nor told of nor undone.
+    `id` is what programs match on: it stays when `title`, the words for people, changes. `run` may
+    return the number of bytes that it moved. `undo` is called when a later step fails, and also when
+    `run` itself fails half-way: it must cope with both. `when` says whether the step is needed; a
+    step that is not needed is neither run nor reported nor undone.
     """
 
     def __init__(
         self,
-        name: str,
-        run: Callable[[Context], int | None],
-        undo: Callable[[Context], None] | None = None,
+        id: str,  # noqa: A002 - the field's own word, and what JSON calls it
+        title: str,
+        run: Callable[[State], int | None],
+        undo: Callable[[State], None] | None = None,
         *,
-        when: Callable[[Context], bool] | None = None,
+        when: Callable[[State], bool] | None = None,
     ) -> None:
-        self.name = name
+        self.id = id
+        self.title = title
         self.run = run
         self.undo = undo
         self.when = when
 
 
 class Stopwatch:
-    """Collects step timings against one wall clock."""
+    """Collect the timings of steps against one wall clock."""
 
     def __init__(self) -> None:
-        self._begin = time.monotonic()
+        self._start = time.monotonic()
         self._steps: list[StepTiming] = []
 
-    def add(self, name: str, seconds: float, moved: int | None = None) -> None:
-        from cria.events import StepTiming
-
-        self._steps.append(StepTiming(name=name, seconds=seconds, bytes=moved))
+    def add(self, timing: StepTiming) -> None:
+        self._steps.append(timing)
 
     def read(self) -> Timings:
-        from cria.events import Timings
-
-        wall = time.monotonic() - self._begin
+        wall = time.monotonic() - self._start
         accounted = sum(step.seconds for step in self._steps)
         return Timings(
             wall_seconds=wall, unaccounted_seconds=wall - accounted, steps=tuple(self._steps)
@@ -59,53 +66,61 @@ class Stopwatch:
 
 def run_steps(
     operation: str,
-    steps: Sequence[Step[Context]],
-    context: Context,
+    steps: Sequence[Step[State]],
+    state: State,
     *,
     listener: Listener | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Timings:
-    """Run `steps` in order on `context`.
+    """Run `steps` in order on `state` and return what each took.
 
-    When a step raises, every step that has begun is undone in reverse order and the exception goes on
-    to the caller. KeyboardInterrupt counts as a failure: an interrupted operation is undone too.
+    When a step raises, every step that has started is undone in reverse order and the exception goes
+    on to the caller. KeyboardInterrupt counts as a failure: an interrupted operation is undone too.
     """
-    from cria.events import StepFailed, StepFinished, StepStarted, nobody
-
-    listener = listener or nobody
+    tell = listener or nobody
     stopwatch = stopwatch or Stopwatch()
     with ExitStack() as undo:
         for step in steps:
-            if step.when is not None and not step.when(context):
+            if step.when is not None and not step.when(state):
                 continue
-            listener(StepStarted(operation=operation, step=step.name))
+            tell(StepStarted(operation=operation, step=step.id, title=step.title))
             if step.undo is not None:
-                undo.callback(_undo, operation, step, context, listener)
-            begin = time.monotonic()
+                undo.callback(_undo, operation, step, step.undo, state, tell)
+            start = time.monotonic()
             try:
-                moved = step.run(context)
+                moved = step.run(state)
             except BaseException as error:
-                listener(
+                tell(
                     StepFailed(
                         operation=operation,
-                        step=step.name,
-                        seconds=time.monotonic() - begin,
+                        step=step.id,
+                        title=step.title,
+                        seconds=time.monotonic() - start,
                         message=str(error),
                     )
                 )
                 raise
-            seconds = time.monotonic() - begin
-            stopwatch.add(step.name, seconds, moved)
-            listener(
-                StepFinished(operation=operation, step=step.name, seconds=seconds, bytes=moved)
+            seconds = time.monotonic() - start
+            stopwatch.add(StepTiming(id=step.id, name=step.title, seconds=seconds, bytes=moved))
+            tell(
+                StepFinished(
+                    operation=operation,
+                    step=step.id,
+                    title=step.title,
+                    seconds=seconds,
+                    bytes=moved,
+                )
             )
         undo.pop_all()
     return stopwatch.read()
 
 
-def _undo(operation: str, step: Step[Context], context: Context, listener: Listener) -> None:
-    from cria.events import StepUndone
-
-    assert step.undo is not None
-    step.undo(context)
-    listener(StepUndone(operation=operation, step=step.name))
+def _undo(
+    operation: str,
+    step: Step[State],
+    undo: Callable[[State], None],
+    state: State,
+    tell: Listener,
+) -> None:
+    undo(state)
+    tell(StepUndone(operation=operation, step=step.id, title=step.title))

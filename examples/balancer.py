@@ -18,8 +18,8 @@ from pathlib import Path
 
 import cria
 from cria.engine.launch.launcher import launch
+from cria.hooks import HookCall
 from cria.network.reservation import reserve_any
-from cria.operations.hooks import Facts
 
 SERVER = """
 import http.server, sys
@@ -50,7 +50,7 @@ class Clients(threading.Thread):
             self.slow += time.monotonic() - begin > 0.2
 
 
-def show(facts: Facts) -> None:
+def show(facts: HookCall) -> None:
     """A hook may be a Python function too."""
     listed = len(Path(os.environ["BACKENDS"]).read_text().split())
     print(f"{facts.stage}: {listed} servers are in the balancer's list")

@@ -16,8 +16,8 @@ from benchmarks import picture, table
 from benchmarks.document import Bench
 from cria.cli import cli, documents, schemas
 from cria.errors import CriaError, all_kinds
+from cria.model.hooks import HookCall
 from cria.operations.checks import report
-from cria.operations.hooks import Facts
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 SPEED = REFERENCE.parent / "explanation"
@@ -33,7 +33,7 @@ def main() -> None:
         REFERENCE / "schema" / "ps.json": documents.schema_text(documents.Listing),
         REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
-    pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(Facts)
+    pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(HookCall)
     kinds: dict[str, type[msgspec.Struct]] = {**schemas.SCHEMAS, "bench": Bench}
     for name, kind in kinds.items():
         pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)

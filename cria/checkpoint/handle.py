@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cria.errors import CheckpointDamaged
 from cria.model.manifest import IMAGES, MANIFEST, MEMORY
@@ -26,7 +26,7 @@ class Checkpoint:
         self.timings = timings or manifest.timings
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
+    def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open the checkpoint at `path` and see that no part of it is missing or cut short.
 
         Raises CheckpointMissing, CheckpointDamaged or CheckpointNewer.
@@ -86,7 +86,7 @@ class Checkpoint:
             Path(place) if place is not None else None,
             program.find(),
         )
-        return backing.make_sure_of(progress(listener, "share its memory", self.memory_bytes()))
+        return backing.make_sure_of(progress(listener, "build-backing-store", self.memory_bytes()))
 
     def unshare_memory(self, place: str | os.PathLike[str] | None = None) -> int:
         """Remove what was made ready, and return the bytes freed. Raises PathTaken where it is in use."""
@@ -102,10 +102,16 @@ class Checkpoint:
         """
         from cria.operation import Step, run_steps
 
-        step = "compare every part with its digest"
+        step = "compare-digests"
         run_steps(
             "verify",
-            (Step(step, lambda _: self._compare(self.manifest.parts, listener, step)),),
+            (
+                Step(
+                    step,
+                    "compare parts with their digests",
+                    lambda _: self._compare(self.manifest.parts, listener, step),
+                ),
+            ),
             None,
             listener=listener,
         )

@@ -82,16 +82,17 @@ def command(
     """
     from cria.cli.results import Dumped, WouldDump
     from cria.operations.dump.steps import dump, plan
+    from cria.requests import DumpRequest
 
     if explain:
         from cria.operations.dump.steps import DUMP_STEPS
 
-        click.echo("\n".join(step.name for step in DUMP_STEPS))
+        click.echo("\n".join(step.title for step in DUMP_STEPS))
         return
     if place is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
     if dry_run:
-        inventory = plan(target, place, port=port, any_process=any_process)
+        inventory = plan(DumpRequest(target, place, port=port, any_process=any_process))
         facts = WouldDump(engine=inventory.root.pid, checkpoint=str(place))
         output.document(facts) if as_json else click.echo(
             f"engine {inventory.root.pid}: {len(inventory.processes)} processes, "
@@ -99,22 +100,24 @@ def command(
         )
         return
     checkpoint = dump(
-        target,
-        place,
-        port=port,
-        leave_running=leave_running,
-        any_process=any_process,
-        skip_in_flight=skip_in_flight,
-        compress=compress,
-        direct_io=direct_io,
-        canary=not no_canary,
-        inflight=None if no_quiesce else inflight,
-        quiesce_seconds=quiesce_seconds,
-        weights=weights,
-        gpu_seconds=gpu_seconds,
-        hooks=hooks,
-        hook_seconds=hook_seconds,
-        listener=output.listener(progress),
+        DumpRequest(
+            target,
+            place,
+            port=port,
+            leave_running=leave_running,
+            any_process=any_process,
+            skip_in_flight=skip_in_flight,
+            compress=compress,
+            direct_io=direct_io,
+            canary=not no_canary,
+            inflight=None if no_quiesce else inflight,
+            quiesce_seconds=quiesce_seconds,
+            weights=weights,
+            gpu_seconds=gpu_seconds,
+            hooks=hooks,
+            hook_seconds=hook_seconds,
+            listener=output.listener(progress),
+        )
     )
     if as_json:
         output.document(

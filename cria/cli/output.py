@@ -75,7 +75,7 @@ class Teller:
         match event:
             case StepStarted():
                 if self._live:
-                    click.echo(f"\r\x1b[K{self._clock()}  {event.step} ...", err=True, nl=False)
+                    click.echo(f"\r\x1b[K{self._clock()}  {event.title} ...", err=True, nl=False)
             case Progress():
                 if self._live:
                     click.echo(
@@ -84,11 +84,11 @@ class Teller:
                         nl=False,
                     )
             case StepFinished():
-                self._line(f"{event.seconds:7.3f} s  {event.step}{_rate(event)}")
+                self._line(f"{event.seconds:7.3f} s  {event.title}{_rate(event)}")
             case StepFailed():
-                self._line(click.style(f"{event.seconds:7.3f} s  {event.step}: failed", fg="red"))
+                self._line(click.style(f"{event.seconds:7.3f} s  {event.title}: failed", fg="red"))
             case StepUndone():
-                self._line(click.style(f"           undone: {event.step}", dim=True))
+                self._line(click.style(f"           undone: {event.title}", dim=True))
             case Warned():
                 self._line(f"{click.style('warning', fg='yellow')}: {event.message}")
 

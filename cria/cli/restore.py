@@ -11,8 +11,8 @@ from cria.cli import output
 
 if TYPE_CHECKING:
     from cria.engine.handle import Engine
+    from cria.model.socket import Policy
     from cria.network.plan import PortPlan
-    from cria.operations.restore.state import Policy
 
 DONE_WITH_WARNINGS = 3
 POLICIES = ("refuse", "close", "keep")
@@ -106,11 +106,12 @@ def command(
     from cria.gpu import devices
     from cria.network.requests import Wishes
     from cria.operations.restore.steps import restore
+    from cria.requests import ReplicasRequest, RestoreRequest
 
     if explain:
         from cria.operations.restore.steps import RESTORE_STEPS
 
-        click.echo("\n".join(step.name for step in RESTORE_STEPS))
+        click.echo("\n".join(step.title for step in RESTORE_STEPS))
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
@@ -129,12 +130,38 @@ def command(
     if replicas is None:
         engines: tuple[Engine, ...] = (
             restore(
+                RestoreRequest(
+                    opened,
+                    ports=wishes,
+                    wait_seconds=wait_seconds,
+                    isolate=isolate,
+                    outside=outside,
+                    clients=clients,
+                    canary=not no_canary,
+                    lazy=lazy,
+                    gpus=exchanged,
+                    gpu_seconds=gpu_seconds,
+                    share_memory=share_memory,
+                    share_in=share_in,
+                    hooks=hooks,
+                    hook_seconds=hook_seconds,
+                    listener=tell,
+                )
+            ),
+        )
+    else:
+        from cria.operations.replicas import restore_replicas
+
+        engines = restore_replicas(
+            ReplicasRequest(
                 opened,
+                replicas=replicas,
                 ports=wishes,
                 wait_seconds=wait_seconds,
-                isolate=isolate,
                 outside=outside,
                 clients=clients,
+                isolate="net" if isolate == "net" else "always",
+                all_or_none=all_or_none,
                 canary=not no_canary,
                 lazy=lazy,
                 gpus=exchanged,
@@ -144,29 +171,7 @@ def command(
                 hooks=hooks,
                 hook_seconds=hook_seconds,
                 listener=tell,
-            ),
-        )
-    else:
-        from cria.operations.replicas import restore_fleet
-
-        engines = restore_fleet(
-            opened,
-            replicas,
-            ports=wishes,
-            wait_seconds=wait_seconds,
-            outside=outside,
-            clients=clients,
-            isolate="net" if isolate == "net" else "always",
-            all_or_none=all_or_none,
-            canary=not no_canary,
-            lazy=lazy,
-            gpus=exchanged,
-            gpu_seconds=gpu_seconds,
-            share_memory=share_memory,
-            share_in=share_in,
-            hooks=hooks,
-            hook_seconds=hook_seconds,
-            listener=tell,
+            )
         )
     _show(engines, as_json=as_json, timings=progress != "none" and replicas is None)
     if replicas is not None and len(engines) < replicas:

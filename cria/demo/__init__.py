@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from cria.api import dump, restore
 from cria.checkpoint.handle import Checkpoint
 from cria.engine.canary import Generation, generate
 from cria.engine.handle import Engine
 from cria.errors import EngineFailed, Unhealthy
 from cria.events import Listener, Timings
-from cria.operations.dump.steps import dump
-from cria.operations.restore.steps import restore
+from cria.network.requests import Wishes
 from cria.system import processes
 
 Say = Callable[[str], None]
@@ -173,9 +173,7 @@ def _start_and_dump(
     return before, checkpoint
 
 
-def _moves(old_port: int, new_port: int) -> object:
-    from cria.network.requests import Wishes
-
+def _moves(old_port: int, new_port: int) -> Wishes:
     return Wishes.parse((f"{old_port}={new_port}",), mode="fresh")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
@@ -10,6 +11,8 @@ from cria.model.inventory import Endpoint, Family, Protocol
 
 PUBLISHED_ROLE = "HTTP API"
 UNKNOWN_ROLE = "unknown"
+
+Policy = Literal["refuse", "close", "keep"]  # for a connection with one end in the checkpoint
 
 
 class PortSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):

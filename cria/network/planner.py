@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from cria.errors import PortPlanRefused
 from cria.model.inventory import Endpoint, Protocol
-from cria.model.socket import Occupant, PortSocket, in_form_of, overlap, plain
+from cria.model.socket import Occupant, Policy, PortSocket, in_form_of, overlap, plain
 from cria.network import plan as memory
 from cria.network.assignment import Choice, Taken, choose
 from cria.network.groups import GroupKey, Kin, kinship
 from cria.network.plan import Move, PortPlan
 from cria.network.requests import Wishes
-
-Policy = Literal["refuse", "close", "keep"]
 
 # The other end has ended these already: closing ours tells the program what it would read anyway.
 _HUNG_UP = {"CLOSE_WAIT", "LAST_ACK", "CLOSING", "FIN_WAIT1", "FIN_WAIT2"}

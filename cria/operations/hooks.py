@@ -1,4 +1,4 @@
-"""What a hook is told: the JSON document on a program's stdin, the argument of a Python function."""
+"""Run a user's hooks, programs or Python functions, at the stages of a dump or a restore."""
 
 from __future__ import annotations
 
@@ -10,58 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO
 
 import msgspec
 
 from cria.errors import CriaError, HookFailed, HookUnsafe, UsageError
 from cria.events import Listener, Warned, nobody
-
-Stage = Literal[
-    "before-dump",
-    "at-still-point",
-    "after-resume",
-    "after-dump",
-    "dump-failed",
-    "before-restore",
-    "after-restore",
-    "restore-failed",
-]
-
-# What CRIU calls the moment, where it has one: an action script that was written for CRIU knows these.
-CRIU_ACTIONS: Final[dict[str, str]] = {
-    "at-still-point": "pre-dump",
-    "after-dump": "post-dump",
-    "before-restore": "pre-restore",
-    "after-restore": "post-resume",
-}
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why it failed: the code of docs/reference/errors.md, or the name of a Python exception."""
-
-    code: str
-    message: str
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a dump or restore is. `checkpoint` is its path, also before there is one; `images` where CRIU's
-    images are or will be, null before that is made. `pid` is the engine's root process on this host, null
-    before there is one; `url` its HTTP API, null where it has none. `ports` maps each published port of the checkpoint to the new one;
-    `clone` counts the clones of one restore from 0. `error` is null but in the stages that end in -failed.
-    """
-
-    schema_version: Literal[1] = 1
-    stage: Stage
-    operation: Literal["dump", "restore"]
-    checkpoint: str
-    images: str | None = None
-    pid: int | None = None
-    url: str | None = None
-    leave_running: bool = False
-    ports: dict[str, int] = {}
-    clone: int = 0
-    error: Failure | None = None
+from cria.model.hooks import CRIU_ACTIONS, Failure, HookCall
+from cria.requests import Hook
 
 
 def why(error: BaseException | None) -> Failure:
@@ -71,16 +27,16 @@ def why(error: BaseException | None) -> Failure:
     return Failure(code=type(error).__name__, message=str(error))
 
 
-def environment(facts: Facts) -> dict[str, str]:
+def environment(call: HookCall) -> dict[str, str]:
     """The same for a program that reads no JSON, with the names that CRIU gives its action scripts."""
     known = {
-        "CRTOOLS_SCRIPT_ACTION": CRIU_ACTIONS.get(facts.stage, facts.stage),
-        "CRTOOLS_IMAGE_DIR": facts.images,
-        "CRTOOLS_INIT_PID": facts.pid,
-        "CRIA_STAGE": facts.stage,
-        "CRIA_CHECKPOINT": facts.checkpoint,
-        "CRIA_PID": facts.pid,
-        "CRIA_URL": facts.url,
+        "CRTOOLS_SCRIPT_ACTION": CRIU_ACTIONS.get(call.stage, call.stage),
+        "CRTOOLS_IMAGE_DIR": call.images,
+        "CRTOOLS_INIT_PID": call.pid,
+        "CRIA_STAGE": call.stage,
+        "CRIA_CHECKPOINT": call.checkpoint,
+        "CRIA_PID": call.pid,
+        "CRIA_URL": call.url,
     }
     return {name: str(value) for name, value in known.items() if value is not None}
 
@@ -116,20 +72,20 @@ def _unsafe(real: Path) -> Iterator[str]:
             yield f"{each} has the mode {stat.S_IMODE(status.st_mode):04o}"
 
 
-def run(path: Path, facts: Facts, *, seconds: float) -> None:
-    """Run it with the stage as its argument and the facts on stdin. Raises HookFailed.
+def run(path: Path, call: HookCall, *, seconds: float) -> None:
+    """Run it with the stage as its argument and the call on stdin. Raises HookFailed.
 
     Files, not pipes, so that it may leave a process behind that holds its output, or not read its input.
     """
     check(path)
     with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
-        told.write(msgspec.json.encode(facts) + b"\n")
+        told.write(msgspec.json.encode(call) + b"\n")
         told.seek(0)
         try:
-            status = _status(path, facts, told, said, seconds)
+            status = _status(path, call, told, said, seconds)
         except subprocess.TimeoutExpired as error:
             raise HookFailed(
-                f"the hook {path} did not end within {seconds:g} s at {facts.stage} and was killed",
+                f"the hook {path} did not end within {seconds:g} s at {call.stage} and was killed",
                 details=_tail(said),
                 remedy="give it longer: --hook-seconds SECONDS",
             ) from error
@@ -137,17 +93,17 @@ def run(path: Path, facts: Facts, *, seconds: float) -> None:
             raise HookFailed(f"the hook {path} cannot be run", details=str(error)) from error
         if status != 0:
             ended = f"with status {status}" if status > 0 else f"by {signal.Signals(-status).name}"
-            what = f"the hook {path} ended {ended} at {facts.stage}"
+            what = f"the hook {path} ended {ended} at {call.stage}"
             raise HookFailed(what, details=_tail(said))
 
 
-def _status(path: Path, facts: Facts, told: IO[bytes], said: IO[bytes], seconds: float) -> int:
+def _status(path: Path, call: HookCall, told: IO[bytes], said: IO[bytes], seconds: float) -> int:
     process = subprocess.Popen(
-        [path, facts.stage],
+        [path, call.stage],
         stdin=told,
         stdout=said,
         stderr=said,
-        env=os.environ | environment(facts),
+        env=os.environ | environment(call),
         cwd="/",
         start_new_session=True,
     )
@@ -170,8 +126,7 @@ def _tail(said: IO[bytes]) -> str | None:
 
 GROUP = "cria.hooks"
 SECONDS = 30.0
-Function = Callable[[Facts], object]
-Hook = Function | str | os.PathLike[str]
+Function = Callable[[HookCall], object]
 
 
 class Hooks:
@@ -189,22 +144,22 @@ class Hooks:
         self._asked: list[tuple[str, Function]] = []
         self._tell = listener or nobody
 
-    def begin(self, facts: Facts) -> None:
+    def begin(self, call: HookCall) -> None:
         """Run each; the first that fails ends it. Raises HookFailed."""
         for hook in self._hooks:
             self._asked.append(hook)
-            _run(hook, facts)
+            _run(hook, call)
 
-    def ask(self, facts: Facts) -> None:
+    def ask(self, call: HookCall) -> None:
         """Likewise, later on. Raises HookFailed."""
         for hook in self._asked:
-            _run(hook, facts)
+            _run(hook, call)
 
-    def tell(self, facts: Facts) -> None:
+    def tell(self, call: HookCall) -> None:
         """Run each, whatever the others do: what is done is done, so a failure is a warning."""
         for hook in reversed(self._asked):
             try:
-                _run(hook, facts)
+                _run(hook, call)
             except CriaError as error:
                 self._tell(Warned(message=error.message, remedy=error.details))
 
@@ -217,7 +172,7 @@ def _named(hook: Hook, seconds: float) -> tuple[str, Function]:
         return hook, _installed(hook)
     path = Path(hook).absolute()
     check(path)
-    return str(path), lambda facts: run(path, facts, seconds=seconds)
+    return str(path), lambda call: run(path, call, seconds=seconds)
 
 
 def _installed(name: str) -> Function:
@@ -237,13 +192,13 @@ def _installed(name: str) -> Function:
     )
 
 
-def _run(hook: tuple[str, Function], facts: Facts) -> None:
+def _run(hook: tuple[str, Function], call: HookCall) -> None:
     name, function = hook
     try:
-        function(facts)
+        function(call)
     except (HookFailed, HookUnsafe, UsageError):
         raise
     except Exception as error:
         raise HookFailed(
-            f"the hook {name} failed at {facts.stage}", details=f"{type(error).__name__}: {error}"
+            f"the hook {name} failed at {call.stage}", details=f"{type(error).__name__}: {error}"
         ) from error

@@ -109,7 +109,7 @@ def write_the_archive(work: Packing) -> int:
     assert work.file is not None
     known = work.checkpoint.manifest
     total = sum(part.size_bytes for part in known.parts)
-    moved = progress(work.listener, "write the archive", total)
+    moved = progress(work.listener, "write-archive", total)
     try:
         archive.write(work.checkpoint.path, known, work.file, moved)
         work.file.flush()
@@ -186,7 +186,7 @@ def unpack_its_parts(work: Unpacking) -> int:
 
     assert work.staged is not None
     total = sum(part.size_bytes for part in work.manifest.parts)
-    moved = progress(work.listener, "unpack its parts", total)
+    moved = progress(work.listener, "unpack-parts", total)
     with _reading(work):
         archive.read_parts(work.tar, work.manifest, work.staged, moved)
     close_the_archive(work)
@@ -201,17 +201,17 @@ def publish_it(work: Unpacking) -> None:
 
 
 PACK_STEPS: tuple[Step[Packing], ...] = (
-    Step("open the checkpoint", open_the_checkpoint),
-    Step("begin the archive", begin_the_archive, undo=remove_the_archive),
-    Step("write the archive", write_the_archive),
-    Step("give it its name", give_it_its_name),
+    Step("open-checkpoint", "open checkpoint", open_the_checkpoint),
+    Step("stage-archive", "stage archive", begin_the_archive, undo=remove_the_archive),
+    Step("write-archive", "write archive", write_the_archive),
+    Step("publish-archive", "publish archive", give_it_its_name),
 )
 UNPACK_STEPS: tuple[Step[Unpacking], ...] = (
-    Step("open the archive", open_the_archive, undo=close_the_archive),
-    Step("stage the checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
-    Step("read its manifest", read_its_manifest),
-    Step("unpack its parts", unpack_its_parts),
-    Step("publish it", publish_it),
+    Step("open-archive", "open archive", open_the_archive, undo=close_the_archive),
+    Step("stage-checkpoint", "stage checkpoint", stage_the_checkpoint, undo=discard_the_checkpoint),
+    Step("read-manifest", "read manifest", read_its_manifest),
+    Step("unpack-parts", "unpack parts", unpack_its_parts),
+    Step("publish-checkpoint", "publish checkpoint", publish_it),
 )
 
 

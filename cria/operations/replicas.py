@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,62 +15,30 @@ from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned, nobody
 from cria.operation import Step, Stopwatch, run_steps
-from cria.operations.restore import gpu, prepare, share
-from cria.operations.restore import lazy as arriving
-from cria.operations.restore.state import Policy, Restore, Source
-from cria.operations.restore.steps import BRING_UP, engine_of
+from cria.operations.restore import prepare
+from cria.operations.restore.state import Restore, Source, fields_of
+from cria.operations.restore.steps import OPEN_STEPS, START_STEPS, engine_of
+from cria.requests import ReplicasRequest
 
 if TYPE_CHECKING:
     from cria.network.plan import PortPlan
-    from cria.operations.hooks import Hook
 
 
-def restore_fleet(
-    checkpoint: Checkpoint | str | os.PathLike[str],
-    replicas: int,
-    *,
-    ports: Any = None,
-    wait_seconds: float = 120.0,
-    isolate: Literal["always", "net"] = "always",
-    all_or_none: bool = False,
-    outside: Policy = "refuse",
-    clients: Policy = "close",
-    canary: bool = True,
-    lazy: bool = False,
-    gpus: dict[str, str] | None = None,
-    gpu_seconds: float = 300.0,
-    share_memory: bool = False,
-    share_in: str | os.PathLike[str] | None = None,
-    hooks: Iterable[Hook] = (),
-    hook_seconds: float = 30.0,
-    listener: Listener | None = None,
-) -> tuple[Engine, ...]:
-    """Restore `replicas` clones concurrently, each in namespaces of its own, and return those that stand.
+def restore_replicas(request: ReplicasRequest) -> tuple[Engine, ...]:
+    """Restore several clones concurrently, each in namespaces of its own, and return those that stand.
 
-    `ports` are wishes with a range for each port that is named ("8000=8001..8004"), or none: then every
-    port that is taken moves. When a clone fails the others go on, and a Warned event says so; with
-    `all_or_none`, or when none stands, all that was started is taken down and the first error raised.
-    `hooks` are run for each clone, from as many threads.
+    When a clone fails the others go on, and a Warned event says so; with `all_or_none`, or when none
+    stands, all that was started is taken down and the first error raised. Hooks are run for each
+    clone, from as many threads.
     """
     fleet = Fleet(
-        source=checkpoint,
-        replicas=replicas,
-        wish=ports,
-        wait_seconds=wait_seconds,
-        isolate=isolate,
-        all_or_none=all_or_none,
-        policies={"outside": outside, "clients": clients},
-        wants_canary=canary,
-        wants_lazy=lazy,
-        wants_gpus=gpus or {},
-        gpu_seconds=gpu_seconds,
-        share_memory=share_memory or share_in is not None,
-        share_in=Path(share_in) if share_in is not None else None,
-        wants_hooks=tuple(hooks),
-        hook_seconds=hook_seconds,
-        listener=listener or nobody,
+        **fields_of(request),
+        replicas=request.replicas,
+        all_or_none=request.all_or_none,
+        listener=request.listener or nobody,
     )
-    run_steps("restore", FLEET_STEPS, fleet, listener=listener)
+    fleet.isolate = "net" if request.isolate == "net" else "always"
+    run_steps("restore", FLEET_STEPS, fleet, listener=request.listener)
     return tuple(fleet.engines)
 
 
@@ -172,16 +138,11 @@ def stop_the_clones(fleet: Fleet) -> None:
 
 
 FLEET_STEPS: tuple[Step[Fleet], ...] = (
-    Step("open the checkpoint", prepare.open_the_checkpoint),
-    Step("find CRIU", prepare.find_criu),
-    Step("check it fits", prepare.check_it_fits),
-    Step("choose its GPUs", gpu.choose_its_gpus, when=gpu.had_gpus),
-    Step("share its memory", share.share_its_memory, when=share.is_wanted),
-    Step("check it can be lazy", arriving.check_it_can_be_lazy, when=arriving.is_lazy),
-    Step("see that memory suffices", see_that_memory_suffices),
-    Step("plan the ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
-    Step("hold the ports of all", hold_the_ports_of_all, undo=let_all_ports_go),
-    Step("restore the clones", restore_the_clones, undo=stop_the_clones),
+    *OPEN_STEPS,
+    Step("check-memory", "check that memory suffices", see_that_memory_suffices),
+    Step("plan-ports", "plan ports of all", plan_the_ports_of_all, undo=let_all_ports_go),
+    Step("reserve-ports", "reserve ports of all", hold_the_ports_of_all, undo=let_all_ports_go),
+    Step("restore-clones", "restore clones", restore_the_clones, undo=stop_the_clones),
 )
 
 
@@ -194,7 +155,7 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
 def _bring_up(clone: Restore) -> Engine:
     clone.stopwatch = Stopwatch()
     timings = run_steps(
-        "restore", BRING_UP, clone, listener=clone.listener, stopwatch=clone.stopwatch
+        "restore", START_STEPS, clone, listener=clone.listener, stopwatch=clone.stopwatch
     )
     return engine_of(clone, timings)
 
@@ -202,9 +163,9 @@ def _bring_up(clone: Restore) -> Engine:
 def _tell(listener: Listener, number: int, event: Event) -> None:
     """Of each clone only its end and its troubles are told: the steps of four at once are a tangle."""
     match event:
-        case StepFinished(step="wait until healthy"):
-            listener(msgspec.structs.replace(event, step=f"clone {number} is healthy"))
+        case StepFinished(step="wait-healthy"):
+            listener(msgspec.structs.replace(event, title=f"clone {number} is healthy"))
         case StepFailed():
-            listener(msgspec.structs.replace(event, step=f"clone {number}: {event.step}"))
+            listener(msgspec.structs.replace(event, title=f"clone {number}: {event.title}"))
         case Warned():
             listener(event)

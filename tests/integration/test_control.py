@@ -20,7 +20,7 @@ from cria.engine.control.client import Control, find
 from cria.engine.inventory.collect import take
 from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy, NoSpace, QuiesceFailed
-from cria.operations.hooks import Facts
+from cria.hooks import HookCall
 
 from .conftest import wait_for
 
@@ -360,7 +360,7 @@ def test_a_second_dump_while_one_runs_is_refused_at_once_and_does_not_disturb_it
     launched, control = controlled
     refused: list[EngineBusy] = []
 
-    def dump_too(facts: Facts) -> None:
+    def dump_too(facts: HookCall) -> None:
         if facts.stage == "at-still-point":
             with pytest.raises(EngineBusy) as caught:
                 cria.dump(launched.pid, tmp_path / "second", any_process=True)

@@ -142,7 +142,7 @@ def test_the_manifest_records_what_was_dumped(little: tuple[Launched, int], tmp_
     assert manifest.host.kernel == os.uname().release
     assert manifest.criu_version
     assert [file.path for file in manifest.carried if "psm_" in file.path]
-    assert {"freeze and write memory"} <= {step.name for step in manifest.timings.steps}
+    assert {"write-images"} <= {step.id for step in manifest.timings.steps}
     assert checkpoint.path.stat().st_mode & 0o777 == 0o700
 
 
@@ -187,7 +187,7 @@ def test_a_failed_restore_leaves_nothing(
     from cria.operation import Step
     from cria.operations.restore import steps
 
-    broken = (*steps.RESTORE_STEPS[:-1], Step("wait until healthy", unhealthy))
+    broken = (*steps.RESTORE_STEPS[:-1], Step("wait-healthy", "wait until healthy", unhealthy))
     monkeypatch.setattr(steps, "RESTORE_STEPS", broken)
     with pytest.raises(cria.CriaError, match="not today"):
         checkpoint.restore()

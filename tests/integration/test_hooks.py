@@ -16,7 +16,7 @@ from cria.engine.control.client import Control
 from cria.engine.launch.launcher import Launched
 from cria.errors import HookFailed, NoSpace
 from cria.events import Event, Warned
-from cria.operations.hooks import Facts
+from cria.hooks import HookCall
 
 pytestmark = pytest.mark.root
 
@@ -41,11 +41,11 @@ def hook(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def told(tmp_path: Path) -> list[Facts]:
+def told(tmp_path: Path) -> list[HookCall]:
     import msgspec
 
     lines = (tmp_path / "told").read_bytes().splitlines()
-    return [msgspec.json.decode(line, type=Facts) for line in lines]
+    return [msgspec.json.decode(line, type=HookCall) for line in lines]
 
 
 def stages(tmp_path: Path) -> list[str]:
@@ -170,7 +170,7 @@ def test_a_failure_is_told_when_the_engine_runs_on(
     def full(*_words: object, **_options: object) -> None:
         raise NoSpace("the disk is full")
 
-    def watch(facts: Facts) -> None:
+    def watch(facts: HookCall) -> None:
         if facts.stage == "dump-failed":
             seen.append(paused(control))
 
@@ -209,7 +209,7 @@ def test_each_clone_tells_its_own_stages(
     launched, _ = controlled
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True)
     launched.process.wait(timeout=60)
-    seen: list[Facts] = []
+    seen: list[HookCall] = []
 
     clones = checkpoint.restore(replicas=2, hooks=[seen.append])
     ended_after += [clone.pid for clone in clones]

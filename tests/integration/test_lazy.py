@@ -76,7 +76,7 @@ class HoldUp:
         self.guardian = self.server = 0
 
     def __call__(self, event: object) -> None:
-        if not isinstance(event, StepStarted) or event.step != "let the rest of its memory arrive":
+        if not isinstance(event, StepStarted) or event.step != "load-remaining-memory":
             return
         wait_for(lambda: client.guardian([self._pid]) is not None)
         self.guardian = client.guardian([self._pid]) or 0
@@ -177,7 +177,7 @@ def test_a_process_that_has_all_its_memory_does_not_wait_for_the_others(
     seconds = []
 
     def ask_the_child(event: object) -> None:
-        if isinstance(event, StepStarted) and event.step == "let the rest of its memory arrive":
+        if isinstance(event, StepStarted) and event.step == "load-remaining-memory":
             seconds.extend(ask(port) for _ in range(2))
 
     engine = checkpoint.restore(lazy=True, listener=ask_the_child)
@@ -193,7 +193,7 @@ def test_an_answer_that_takes_longer_than_all_memory_does_no_harm(
     monkeypatch.setattr("cria.memory.lazy.client.ANSWERED_SECONDS", 0.0)
 
     def wait_for_all(event: object) -> None:
-        if isinstance(event, StepStarted) and event.step == "let the rest of its memory arrive":
+        if isinstance(event, StepStarted) and event.step == "load-remaining-memory":
             time.sleep(3)
 
     engine = restore(listener=wait_for_all)

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(
-    path for path in (ROOT / "cria").rglob("*.py") if path.parent.name != "cria_agent"
-)
+MODULES = sorted(path for path in (ROOT / "cria").rglob("*.py") if path.parent.name != "cria_agent")
 
 # From the top down: a room imports only from rooms below it. ARCHITECTURE.md draws the same picture.
 ROOMS = (
     "__main__",
     "cli",
     "demo",
+    "api",
     "kubernetes",
     "operations",
+    "hooks",
     "requests",
     "ports",
     "checkpoint",

@@ -14,7 +14,9 @@ def recording(name: str, log: list[str], *, fails: bool = False, undo: bool = Tr
         if fails:
             raise ValueError(name)
 
-    return Step(name, run, undo=(lambda _context: log.append(f"undo {name}")) if undo else None)
+    return Step(
+        name, name, run, undo=(lambda _context: log.append(f"undo {name}")) if undo else None
+    )
 
 
 def test_all_steps_run_in_order_and_nothing_is_undone_on_success() -> None:
@@ -47,7 +49,7 @@ def test_an_interrupt_is_undone_like_a_failure() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_steps("test", [recording("a", log), Step("b", interrupted)], None)
+        run_steps("test", [recording("a", log), Step("b", "b", interrupted)], None)
 
     assert log == ["run a", "undo a"]
 
@@ -60,7 +62,7 @@ def test_an_undo_that_fails_does_not_keep_the_others_from_running() -> None:
 
     steps = [
         recording("a", log),
-        Step("b", lambda _c: None, undo=bad_undo),
+        Step("b", "b", lambda _c: None, undo=bad_undo),
         recording("c", log, fails=True),
     ]
 
@@ -71,7 +73,7 @@ def test_an_undo_that_fails_does_not_keep_the_others_from_running() -> None:
 
 
 def test_timings_add_up_to_the_wall_time() -> None:
-    timings = run_steps("test", [Step("sleep", lambda _c: time.sleep(0.02))], None)
+    timings = run_steps("test", [Step("sleep", "sleep", lambda _c: time.sleep(0.02))], None)
 
     assert timings.seconds("sleep") >= 0.02
     accounted = sum(step.seconds for step in timings.steps)
@@ -98,7 +100,7 @@ def test_a_listener_hears_every_turn() -> None:
 
 
 def test_the_bytes_a_step_moved_are_kept_with_its_time() -> None:
-    timings = run_steps("test", [Step("copy", lambda _c: 4096)], None)
+    timings = run_steps("test", [Step("copy", "copy", lambda _c: 4096)], None)
 
     assert timings.steps[0].bytes == 4096
 

@@ -95,7 +95,7 @@ def command(
     from cria.kubernetes.kubelet.checkpoint import CHECKPOINT_STEPS
 
     if explain:
-        click.echo("\n".join(step.name for step in CHECKPOINT_STEPS))
+        click.echo("\n".join(step.title for step in CHECKPOINT_STEPS))
         return
     if bool(place) == bool(selector):
         raise click.UsageError("Name either a container or labels: NS/POD/CONTAINER, or -l.")
@@ -234,9 +234,9 @@ class Ending:
 
         def tell(event: Event) -> None:
             match event:
-                case StepStarted(step=step) if step.endswith(DUMPING):
+                case StepStarted(step=step) if step == DUMPING:
                     change = 1
-                case StepFinished(step=step) | StepFailed(step=step) if step.endswith(DUMPING):
+                case StepFinished(step=step) | StepFailed(step=step) if step == DUMPING:
                     change = -1
                 case _:
                     change = 0

@@ -77,7 +77,7 @@ def command(
     from cria.network.requests import Wishes
 
     if explain:
-        click.echo("\n".join(step.name for step in REMAP_STEPS))
+        click.echo("\n".join(step.title for step in REMAP_STEPS))
         return
     if archive is None:
         raise click.UsageError("Missing argument 'ARCHIVE'.")

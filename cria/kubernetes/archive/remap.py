@@ -191,7 +191,7 @@ def write_it(work: Remapping) -> int:
     from cria.system.files import writing_failed
 
     total = work.archive.sizes.unpacked
-    moved = progress(work.listener, "write it", total)
+    moved = progress(work.listener, "write-archive", total)
     try:
         if isinstance(work.staged, oci.StagedImage):
             _write_image(work, work.staged, moved)
@@ -214,14 +214,14 @@ def give_it_its_name(work: Remapping) -> None:
 
 
 REMAP_STEPS: tuple[Step[Remapping], ...] = (
-    Step("open the archive", open_the_archive),
-    Step("find CRIU", find_criu),
-    Step("read its sockets", read_its_sockets),
-    Step("plan the ports", plan_the_ports),
-    Step("begin the new one", begin_the_new_one, undo=remove_the_new_one),
-    Step("write it", write_it),
-    Step("see that the archive stood still", see_that_it_stood_still),
-    Step("give it its name", give_it_its_name),
+    Step("open-archive", "open archive", open_the_archive),
+    Step("find-criu", "find CRIU", find_criu),
+    Step("read-sockets", "read sockets", read_its_sockets),
+    Step("plan-ports", "plan ports", plan_the_ports),
+    Step("stage-archive", "stage archive", begin_the_new_one, undo=remove_the_new_one),
+    Step("write-archive", "write archive", write_it),
+    Step("check-unchanged", "check that the old archive did not change", see_that_it_stood_still),
+    Step("publish-archive", "publish archive", give_it_its_name),
 )
 PLANNED = 4
 

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from cria.errors import ClusterUnreachable, CriaError, NoSuchPod, SomeNotCheckpointed
-from cria.events import Event, Listener, Warned, nobody
+from cria.events import Event, Listener, Progress, Warned, nobody
 from cria.kubernetes.kubelet.checkpoint import (
     Checkpointed,
     Options,
@@ -247,10 +247,10 @@ def named(name: str, listener: Listener) -> Callable[[Event], None]:
     """A listener that hears of each step whose it is."""
 
     def tell(event: Event) -> None:
-        if isinstance(event, Warned):
+        if isinstance(event, Warned | Progress):
             listener(event)
         else:
-            listener(msgspec.structs.replace(event, step=f"{name}: {event.step}"))
+            listener(msgspec.structs.replace(event, title=f"{name}: {event.title}"))
 
     return tell
 

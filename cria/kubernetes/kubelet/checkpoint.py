@@ -20,7 +20,7 @@ from cria.kubernetes.kubelet.records import ArchiveManifest, Checked
 from cria.model.manifest import cria_version, now
 from cria.operation import Step, Stopwatch, run_steps
 
-DUMPING = "have its node checkpoint it"
+DUMPING = "checkpoint-container"
 TIMEOUT_SECONDS = 1800  # a call that is broken off is worse than one that takes long
 
 
@@ -205,10 +205,10 @@ def _same_container(container_id: str, found: Found, path: Path) -> None:
 
 
 CHECKPOINT_STEPS = (
-    Step("find the container", find),
-    Step("bring its engine to a still point", pause, resume),
-    Step(DUMPING, ask_the_node),
-    Step("let its engine go on", resume),
-    Step("check the archive", check),
-    Step("record what was done", record),
+    Step("find-container", "find container", find),
+    Step("quiesce-engine", "quiesce engine", pause, resume),
+    Step(DUMPING, "have the kubelet checkpoint the container", ask_the_node),
+    Step("resume-engine", "resume engine", resume),
+    Step("check-archive", "check archive", check),
+    Step("write-record", "write record beside the archive", record),
 )

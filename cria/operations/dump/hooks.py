@@ -9,8 +9,8 @@ from cria.model.manifest import IMAGES
 from cria.operations.dump.engine import take_its_inventory
 
 if TYPE_CHECKING:
+    from cria.model.hooks import HookCall, Stage
     from cria.operations.dump.state import Dump
-    from cria.operations.hooks import Facts, Stage
 
 
 def has_hooks(work: Dump) -> bool:
@@ -31,39 +31,40 @@ def before_dump(work: Dump) -> None:
     """Its url is in the inventory, which is taken anew afterwards."""
     assert work.hooks is not None
     take_its_inventory(work)
-    work.hooks.begin(_facts(work, "before-dump"))
+    work.hooks.begin(_call(work, "before-dump"))
 
 
 def at_still_point(work: Dump) -> None:
     """Before the caches are dropped: that is refused if a hook outlasted the lease of the pause."""
     assert work.hooks is not None and work.still is not None
     work.still.hold(work.hook_seconds * len(work.wants_hooks))
-    work.hooks.ask(_facts(work, "at-still-point"))
+    work.hooks.ask(_call(work, "at-still-point"))
 
 
 def after_resume(work: Dump) -> None:
     assert work.hooks is not None
-    work.hooks.tell(_facts(work, "after-resume"))
+    work.hooks.tell(_call(work, "after-resume"))
 
 
 def after_dump(work: Dump) -> None:
     assert work.hooks is not None
-    work.hooks.tell(_facts(work, "after-dump"))
+    work.hooks.tell(_call(work, "after-dump"))
 
 
 def dump_failed(work: Dump) -> None:
     """The engine runs on by now; the exception that ended the dump is on its way to the caller."""
     assert work.hooks is not None
-    work.hooks.tell(_facts(work, "dump-failed"))
+    work.hooks.tell(_call(work, "dump-failed"))
 
 
-def _facts(work: Dump, stage: Stage) -> Facts:
+def _call(work: Dump, stage: Stage) -> HookCall:
     from cria.engine import health
-    from cria.operations.hooks import Facts, why
+    from cria.model.hooks import HookCall
+    from cria.operations.hooks import why
 
     place = work.output if work.published else work.staged
     published = work.inventory.published()
-    return Facts(
+    return HookCall(
         stage=stage,
         operation="dump",
         checkpoint=str(work.output),

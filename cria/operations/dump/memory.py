@@ -93,11 +93,18 @@ def check_the_images(work: Dump) -> None:
 
 def resume_it_if_it_lives_on(work: Dump) -> None:
     """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
-    if work.leave_running:
-        _finish(work)
-        gpu.give_it_back_or_remember(work)
-        if work.lost is None:
-            resume_the_engine(work)
+    _finish(work)
+    gpu.give_it_back_or_remember(work)
+    if work.lost is None:
+        resume_the_engine(work)
+
+
+def lives_on(work: Dump) -> bool:
+    return work.leave_running
+
+
+def ends(work: Dump) -> bool:
+    return not work.leave_running
 
 
 def end_it_unless_it_lives_on(work: Dump) -> None:
@@ -105,8 +112,7 @@ def end_it_unless_it_lives_on(work: Dump) -> None:
     from cria.system import processes
 
     try:
-        if not work.leave_running:
-            _finish(work)
+        _finish(work)
     except CriaError:
         if not processes.wait_for_exit([work.inventory.root]):
             raise

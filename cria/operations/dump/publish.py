@@ -60,27 +60,45 @@ def record_what_it_can_find_again(work: Dump) -> None:
     work.recorded = fingerprints.record(read | set(work.its_model_files), work.its_root)
 
 
-def make_its_memory_lean(work: Dump) -> int:
-    """Zero pages are left out where that pays; with `compress` all memory is put into frames."""
+def compresses(work: Dump) -> bool:
+    return work.compress
+
+
+def is_plain(work: Dump) -> bool:
+    return not work.compress
+
+
+def compress_pages(work: Dump) -> int:
+    """All memory is put into frames, and what is left of the images compressed."""
     from cria.checkpoint import layout
     from cria.criu.images import memory
     from cria.events import progress
-    from cria.memory import compressed, zero_pages
+    from cria.memory import compressed
 
     assert work.staged is not None
     images, criu = work.staged / IMAGES, work.client.criu
     before = layout.size_bytes(images)
     known = [memory.read(images, pid, criu) for pid in memory.pids(images)]
-    if work.compress:
-        told = progress(work.listener, "make its memory lean", before)
-        aside = work.staged / MEMORY
-        aside.mkdir(mode=layout.PRIVATE)
-        for each in known:
-            compressed.take_aside(images, aside, each, told, criu)
-        compressed.compress_rest(images, told)
-    else:
-        for each in known:
-            zero_pages.make_lean(images, each, criu)
+    told = progress(work.listener, "compress-pages", before)
+    aside = work.staged / MEMORY
+    aside.mkdir(mode=layout.PRIVATE)
+    for each in known:
+        compressed.take_aside(images, aside, each, told, criu)
+    compressed.compress_rest(images, told)
+    return before
+
+
+def drop_zero_pages(work: Dump) -> int:
+    """Zero pages are left out where that pays."""
+    from cria.checkpoint import layout
+    from cria.criu.images import memory
+    from cria.memory import zero_pages
+
+    assert work.staged is not None
+    images, criu = work.staged / IMAGES, work.client.criu
+    before = layout.size_bytes(images)
+    for each in [memory.read(images, pid, criu) for pid in memory.pids(images)]:
+        zero_pages.make_lean(images, each, criu)
     return before
 
 
@@ -97,7 +115,7 @@ def digest_every_part(work: Dump) -> int:
     assert work.staged is not None
     names = layout.parts(work.staged)
     total = sum((work.staged / name).stat().st_size for name in names)
-    told = progress(work.listener, "digest every part", total)
+    told = progress(work.listener, "digest-parts", total)
     work.parts = digests.parts(work.staged, names, told)
     return total
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         RecordedFile,
         Weights,
     )
-    from cria.operations.hooks import Hook, Hooks
+    from cria.operations.hooks import Hooks
+    from cria.requests import DumpRequest, Hook
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -49,6 +50,27 @@ class Dump:
     hook_seconds: float = 30.0
     listener: Listener | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @classmethod
+    def of(cls, request: DumpRequest) -> Dump:
+        return cls(
+            target=request.target,
+            port=request.port,
+            output=Path(request.output).absolute(),
+            leave_running=request.leave_running,
+            any_process=request.any_process,
+            skip_in_flight=request.skip_in_flight,
+            compress=request.compress,
+            direct_io=request.direct_io,
+            wants_canary=request.canary,
+            inflight=request.requests_in_flight,
+            quiesce_seconds=request.quiesce_seconds,
+            weights=request.weights,
+            gpu_seconds=request.gpu_seconds,
+            wants_hooks=tuple(request.hooks),
+            hook_seconds=request.hook_seconds,
+            listener=request.listener,
+        )
 
     root: int = 0
     lock: int | None = None

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cria.operations.hooks import Facts, Stage
+    from cria.model.hooks import HookCall, Stage
     from cria.operations.restore.state import Restore
 
 
@@ -18,27 +18,28 @@ def before_restore(work: Restore) -> None:
     from cria.operations.hooks import Hooks
 
     work.hooks = Hooks(work.wants_hooks, seconds=work.hook_seconds, listener=work.listener)
-    work.hooks.begin(_facts(work, "before-restore"))
+    work.hooks.begin(_call(work, "before-restore"))
 
 
 def after_restore(work: Restore) -> None:
     assert work.hooks is not None
-    work.hooks.tell(_facts(work, "after-restore"))
+    work.hooks.tell(_call(work, "after-restore"))
 
 
 def restore_failed(work: Restore) -> None:
     """Nothing of it runs by now; the exception that ended the restore is on its way to the caller."""
     if work.hooks is not None:
-        work.hooks.tell(_facts(work, "restore-failed"))
+        work.hooks.tell(_call(work, "restore-failed"))
 
 
-def _facts(work: Restore, stage: Stage) -> Facts:
+def _call(work: Restore, stage: Stage) -> HookCall:
     """The url is known before the engine is: its port is planned and held."""
     from cria.engine import health
-    from cria.operations.hooks import Facts, why
+    from cria.model.hooks import HookCall
+    from cria.operations.hooks import why
 
     published = work.checkpoint.manifest.published
-    return Facts(
+    return HookCall(
         stage=stage,
         operation="restore",
         checkpoint=str(work.checkpoint.path),

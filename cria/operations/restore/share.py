@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cria.operations.replicas import Fleet
-    from cria.operations.restore.state import Restore
+    from cria.operations.restore.state import Source
 
 
-def is_wanted(work: Restore | Fleet) -> bool:
+def is_wanted(work: Source) -> bool:
     return work.share_memory
 
 
-def share_its_memory(work: Restore | Fleet) -> int:
+def share_its_memory(work: Source) -> int:
     """The first restore on this host copies it, the later ones find it. Returns the bytes copied."""
     from cria.events import progress
     from cria.memory.shared.backing_store import Backing
@@ -22,5 +21,5 @@ def share_its_memory(work: Restore | Fleet) -> int:
         work.checkpoint.path, work.checkpoint.manifest.gpu_state, work.share_in, work.client.criu
     )
     total = work.checkpoint.memory_bytes()
-    work.shared = work.backing.make_sure_of(progress(work.listener, "share its memory", total))
+    work.shared = work.backing.make_sure_of(progress(work.listener, "build-backing-store", total))
     return total if work.shared.made else 0

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cria.operation import Stopwatch
 
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from cria.model.inventory import Endpoint
     from cria.model.manifest import CarriedFile
     from cria.network.plan import PortPlan
-    from cria.operations.hooks import Hook, Hooks
-
-Isolate = Literal["auto", "always", "never", "net"]
-Policy = Literal["refuse", "close", "keep"]
+    from cria.operations.hooks import Hooks
+    from cria.requests import Hook, Isolate, RestoreRequest
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -32,6 +30,7 @@ class Source:
     """What every restore begins with; the clones of a fleet have all of it from the fleet."""
 
     source: Checkpoint | str | os.PathLike[str]
+    listener: Listener | None
     checkpoint: Checkpoint = field(init=False)
     client: Any = None
     wish: Any
@@ -55,7 +54,6 @@ class Source:
 class Restore(Source):
     """What the steps of one restore know and hand on."""
 
-    listener: Listener | None
     clone: int = 0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -75,6 +73,10 @@ class Restore(Source):
     root: int = 0
     url: str | None = None
 
+    @classmethod
+    def of(cls, request: RestoreRequest) -> Restore:
+        return cls(**fields_of(request), listener=request.listener)
+
     def reached_at(self, old: Endpoint) -> Endpoint:
         """Where on this host a listener of the checkpoint is reached now."""
         for forward in self.forwards:
@@ -93,3 +95,21 @@ class Restore(Source):
         published = [move for move in self.plan.listeners if move.role == "HTTP API"]
         named = published or self.plan.listeners
         return str(named[0].new.port) if named else f"{os.getpid()}-{id(self):x}"
+
+
+def fields_of(request: RestoreRequest) -> dict[str, Any]:
+    return {
+        "source": request.checkpoint,
+        "wish": request.ports,
+        "wait_seconds": request.wait_seconds,
+        "isolate": request.isolate,
+        "policies": {"outside": request.outside, "clients": request.clients},
+        "wants_canary": request.canary,
+        "wants_lazy": request.lazy,
+        "wants_gpus": request.gpus or {},
+        "gpu_seconds": request.gpu_seconds,
+        "share_memory": request.shares_memory,
+        "share_in": Path(request.share_in) if request.share_in is not None else None,
+        "wants_hooks": tuple(request.hooks),
+        "hook_seconds": request.hook_seconds,
+    }

@@ -342,7 +342,7 @@ def test_what_is_no_archive_is_said(tmp_path: Path) -> None:
 
 
 def test_it_is_part_of_the_api(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    checkpoint.pack(tmp_path / "archive")
+    cria.open_checkpoint(checkpoint.path).pack(tmp_path / "archive")
 
     assert cria.unpack(tmp_path / "archive", tmp_path / "other").verify()
 

@@ -15,16 +15,17 @@ from jsonschema import Draft202012Validator
 
 from cria.errors import HookFailed, HookUnsafe, PortTaken, UsageError
 from cria.events import Event, Warned
-from cria.operations.hooks import Facts, Hooks, Stage, environment, why
+from cria.model.hooks import HookCall, Stage
+from cria.operations.hooks import Hooks, environment, why
 from cria.system.procfs import stat
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "schema" / "hook.json"
 Program = Callable[..., Path]
 
 
-def facts(stage: Stage = "before-dump", **others: object) -> Facts:
+def facts(stage: Stage = "before-dump", **others: object) -> HookCall:
     known = {"operation": "dump", "checkpoint": "/c", "images": "/c/images", "pid": 7}
-    return msgspec.convert(known | {"stage": stage} | others, Facts)
+    return msgspec.convert(known | {"stage": stage} | others, HookCall)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_one_that_is_killed_is_said_by_which_signal(program: Program) -> None:
 
 
 def test_a_function_that_raises_refuses_too() -> None:
-    def no_thanks(_facts: Facts) -> None:
+    def no_thanks(_facts: HookCall) -> None:
         raise ValueError("not on Fridays")
 
     with pytest.raises(HookFailed, match="no_thanks") as caught:
@@ -133,12 +134,12 @@ def test_they_are_asked_in_order_and_told_in_reverse() -> None:
 def test_after_a_refusal_only_those_that_were_asked_are_told() -> None:
     log: list[str] = []
 
-    def refuses(facts: Facts) -> None:
+    def refuses(facts: HookCall) -> None:
         log.append(f"refuses {facts.stage}")
         if facts.stage == "before-dump":
             raise ValueError
 
-    def never(_facts: Facts) -> None:
+    def never(_facts: HookCall) -> None:
         log.append("never")
 
     hooks = Hooks([lambda facts: log.append(f"first {facts.stage}"), refuses, never])
@@ -158,7 +159,7 @@ def test_afterwards_a_failure_is_a_warning_and_the_others_are_told_all_the_same(
     told: list[Event] = []
     log: list[str] = []
 
-    def fails_later(facts: Facts) -> None:
+    def fails_later(facts: HookCall) -> None:
         if facts.stage == "after-dump":
             raise ValueError("late")
 
@@ -233,7 +234,7 @@ def test_one_that_became_unsafe_since_is_not_run_either(program: Program, tmp_pa
     assert not (tmp_path / "ran").exists()
 
 
-def remember(facts: Facts) -> None:
+def remember(facts: HookCall) -> None:
     """What an installed package would offer."""
     REMEMBERED.append(facts.stage)
 

@@ -146,9 +146,9 @@ def test_each_step_is_told_with_whose_it_is(straw: Straw) -> None:
 
     take(straw, listener=heard.append)
 
-    steps = [event.step for event in heard if isinstance(event, StepFinished)]
-    assert "default/a: check the archive" in steps
-    assert "default/b: check the archive" in steps
+    steps = [event.title for event in heard if isinstance(event, StepFinished)]
+    assert "default/a: check archive" in steps
+    assert "default/b: check archive" in steps
 
 
 def test_nobody_fits(straw: Straw) -> None:
@@ -228,7 +228,7 @@ def test_one_container_is_a_path_or_the_same_document(straw: Straw) -> None:
     document = run(straw, "default/p", "--json", "--progress", "none")
 
     assert plain.stdout.startswith("/var/lib/kubelet/checkpoints/checkpoint-p_default-engine-")
-    assert "let its engine go on" in plain.stderr
+    assert "resume engine" in plain.stderr
     schema = json.loads((SCHEMA / "kubernetes-checkpoint.json").read_text())
     Draft202012Validator(schema).validate(json.loads(document.stdout))
 
@@ -250,4 +250,7 @@ def test_words_that_do_not_fit_are_told(straw: Straw, words: list[str], said: st
 
 
 def test_the_steps_can_be_read(straw: Straw) -> None:
-    assert run(straw, "--explain").stdout.splitlines()[2] == "have its node checkpoint it"
+    assert (
+        run(straw, "--explain").stdout.splitlines()[2]
+        == "have the kubelet checkpoint the container"
+    )

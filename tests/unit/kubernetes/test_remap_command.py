@@ -62,7 +62,7 @@ def test_the_document_is_as_its_schema_says(cria: Shown, archive: Path, tmp_path
     assert document["archive"] == str(tmp_path / "image")
     assert document["digest"].startswith("sha256:")
     assert document["unix_names_changed"] == 1
-    assert document["timings"]["steps"][0]["name"] == "open the archive"
+    assert document["timings"]["steps"][0]["name"] == "open archive"
 
 
 def test_a_dry_run_prints_the_plan_as_a_restore_does(cria: Shown, archive: Path) -> None:
@@ -97,8 +97,8 @@ def test_errors_have_their_exit_status_and_four_parts(
 def test_the_steps_can_be_read(cria: Shown) -> None:
     steps = cria(*REMAP, "--explain").out.splitlines()
 
-    assert steps[0] == "open the archive"
-    assert steps[-1] == "give it its name"
+    assert steps[0] == "open archive"
+    assert steps[-1] == "publish archive"
 
 
 def test_inspect_shows_an_archive(cria: Shown, archive: Path) -> None:
