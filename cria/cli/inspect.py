@@ -113,11 +113,11 @@ def _with_zeros(inventory: Inventory) -> Inventory:
 
 def _with_names(inventory: Inventory) -> Inventory:
     """Ask the engine for torch's names of its groups; one that is busy is left in peace."""
-    from cria.engine.control import client
+    from cria.engine.control import lookup
     from cria.errors import QuiesceFailed
 
     try:
-        named = client.named_groups(inventory)
+        named = lookup.named_groups(inventory)
     except QuiesceFailed as error:
         click.echo(f"torch's names of the groups: {error.details}", err=True)
         return inventory

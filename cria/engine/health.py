@@ -12,7 +12,7 @@ from cria.model.inventory import Endpoint, Inventory
 from cria.system.procfs import stat
 
 POLL_SECONDS = 0.01
-_WAITS = "waits for "  # as cria_agent.meeting names a worker
+_WAITS = "waits for "  # as cria_agent.rendezvous names a worker
 _STATES = {
     "R": "runs",
     "S": "sleeps",

@@ -18,7 +18,7 @@ import pytest
 
 import cria
 from cria.engine.canary import generate
-from cria.engine.control.client import find, named_groups
+from cria.engine.control.lookup import find_client, named_groups
 from cria.engine.inventory.collect import take
 from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
 
@@ -89,9 +89,9 @@ def test_both_cores_and_both_api_servers_are_known_and_can_be_controlled(
     assert {"API server 0", "API server 1", "EngineCore_DP0", "EngineCore_DP1"} < set(roles(engine))
     assert len([s for s in inventory.unix_sockets if s.role.name == "cria control"]) == 2
     assert len(inventory.published()) == 1
-    control = find(inventory)
+    control = find_client(inventory)
     assert control is not None
-    assert len(control.ask("groups", seconds=10)["ranks"]) == 2, "a worker of each core answers"
+    assert len(control.call("groups", seconds=10)["ranks"]) == 2, "a worker of each core answers"
     assert named_groups(inventory)
     TOKENS.append(generate(engine.url).tokens)
 

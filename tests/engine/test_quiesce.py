@@ -22,8 +22,8 @@ import pytest
 
 import cria
 from cria.engine.canary import generate
-from cria.engine.control.client import find
-from cria.engine.control.quiesce import StillPoint
+from cria.engine.control.lookup import find_client
+from cria.engine.control.quiesce import QuiesceSession
 from cria.engine.inventory.collect import take
 from cria.errors import CanaryMismatch, QuiesceFailed, Unhealthy
 from cria.model.manifest import MANIFEST, read, write
@@ -184,15 +184,15 @@ def test_a_worker_that_hangs_on_the_way_is_waited_for_by_name_and_nothing_breaks
 ) -> None:
     """It stops between the pause and the meeting of all ranks, and comes back when the others gave up."""
     inventory = take(engine.pid)
-    control = find(inventory)
+    control = find_client(inventory)
     assert control is not None
     workers = [p for p in inventory.processes if p.role.name.startswith("Worker")]
-    still = StillPoint(inventory, "keep", seconds=1.0)
+    still = QuiesceSession(inventory, "keep", seconds=1.0)
     still.pause()
     os.kill(workers[-1].pid, signal.SIGSTOP)
     try:
         with pytest.raises(QuiesceFailed) as caught:
-            still.drop()
+            still.drop_caches()
         deadline = time.monotonic() + 10
         while not gave_up(workers[0].pid):
             assert time.monotonic() < deadline, "the other rank gives up"
@@ -208,7 +208,7 @@ def test_a_worker_that_hangs_on_the_way_is_waited_for_by_name_and_nothing_breaks
 
 
 def test_nobody_else_can_control_it(engine: RunningEngine) -> None:
-    control = find(take(engine.pid))
+    control = find_client(take(engine.pid))
     assert control is not None
 
     os.seteuid(65534)

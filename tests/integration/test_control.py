@@ -16,7 +16,8 @@ import pytest
 
 import cria
 from cria.engine.control import quiesce
-from cria.engine.control.client import Control, find
+from cria.engine.control.client import ControlClient, ControlFailed
+from cria.engine.control.lookup import find_client
 from cria.engine.inventory.collect import take
 from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy, NoSpace, QuiesceFailed
@@ -31,11 +32,11 @@ NOBODY = 65534
 @pytest.fixture
 def controlled(
     request: pytest.FixtureRequest, start: Callable[..., Launched], tmp_path: Path
-) -> tuple[Launched, Control]:
+) -> tuple[Launched, ControlClient]:
     """The program, with the words that a test may give it."""
     path = tmp_path / f"cria-{'0' * 16}.sock"
     launched = start("controlled.py", path, *getattr(request, "param", ()))
-    return launched, Control(pid=launched.pid, path=str(path))
+    return launched, ControlClient(launched.pid, str(path))
 
 
 @contextmanager
@@ -67,14 +68,19 @@ def open_the_way(path: Path) -> None:
         directory.chmod(0o755)
 
 
-def test_it_is_found_in_the_inventory_and_answers(controlled: tuple[Launched, Control]) -> None:
+def test_it_is_found_in_the_inventory_and_answers(
+    controlled: tuple[Launched, ControlClient],
+) -> None:
     launched, control = controlled
 
-    assert find(take(launched.pid, any_process=True)) == control
-    assert control.ask("status", seconds=20) == {"paused": False, "by_cria": False}
+    client = find_client(take(launched.pid, any_process=True))
+
+    assert client is not None
+    assert (client.pid, client.path) == (control.pid, control.path)
+    assert control.call("status", seconds=20) == {"paused": False, "by_cria": False}
 
 
-def test_the_path_is_its_owners_only(controlled: tuple[Launched, Control]) -> None:
+def test_the_path_is_its_owners_only(controlled: tuple[Launched, ControlClient]) -> None:
     _, control = controlled
     path = Path(control.path)
     open_the_way(path)
@@ -83,11 +89,11 @@ def test_the_path_is_its_owners_only(controlled: tuple[Launched, Control]) -> No
         pause(control.path)
 
     assert path.stat().st_mode & 0o777 == 0o600
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
 
 
 def test_another_user_who_can_open_the_path_is_refused_all_the_same(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
 ) -> None:
     _, control = controlled
     path = Path(control.path)
@@ -98,37 +104,39 @@ def test_another_user_who_can_open_the_path_is_refused_all_the_same(
         answer = pause(control.path)
 
     assert f"refused: uid {NOBODY}" in answer
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
 
 
-def test_it_listens_on_no_network(controlled: tuple[Launched, Control]) -> None:
+def test_it_listens_on_no_network(controlled: tuple[Launched, ControlClient]) -> None:
     launched, _ = controlled
 
     assert take(launched.pid, any_process=True).listeners() == ()
 
 
-def test_what_a_command_says_against_it_is_passed_on(controlled: tuple[Launched, Control]) -> None:
+def test_what_a_command_says_against_it_is_passed_on(
+    controlled: tuple[Launched, ControlClient],
+) -> None:
     _, control = controlled
 
-    with pytest.raises(QuiesceFailed) as caught:
-        control.ask("quiesce", seconds=20)
+    with pytest.raises(ControlFailed) as caught:
+        control.call("quiesce", seconds=20)
 
     assert "not paused" in str(caught.value.details)
 
 
 def test_an_engine_that_is_gone_or_stands_still_is_said(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
 ) -> None:
     launched, control = controlled
     launched.process.kill()
     launched.process.wait()
 
-    with pytest.raises(QuiesceFailed, match="did not answer"):
-        control.ask("status", seconds=20)
+    with pytest.raises(ControlFailed, match="did not answer"):
+        control.call("status", seconds=20)
 
 
 def test_somebody_elses_socket_in_its_place_is_not_trusted(
-    controlled: tuple[Launched, Control], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     _, control = controlled
     open_the_way(Path(control.path))
@@ -137,19 +145,19 @@ def test_somebody_elses_socket_in_its_place_is_not_trusted(
     with another_user():
         impostor = socket.create_server(control.path, family=socket.AF_UNIX)
 
-    with impostor, pytest.raises(QuiesceFailed) as caught:
-        control.ask("status", seconds=20)
+    with impostor, pytest.raises(ControlFailed) as caught:
+        control.call("status", seconds=20)
 
     assert f"uid {NOBODY} listens there" in str(caught.value.details)
 
 
-def calls(pid: int, control: Control) -> int:
-    answer = Control(pid=pid, path=control.path).ask("groups", seconds=20)
+def calls(pid: int, control: ControlClient) -> int:
+    answer = ControlClient(pid, control.path).call("groups", seconds=20)
     return int(answer["ranks"][0]["calls"])
 
 
 def test_it_is_dumped_at_a_still_point_and_goes_on_after_each_restore(
-    controlled: tuple[Launched, Control], tmp_path: Path, ended_after: list[int]
+    controlled: tuple[Launched, ControlClient], tmp_path: Path, ended_after: list[int]
 ) -> None:
     launched, control = controlled
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, inflight="drain")
@@ -165,25 +173,25 @@ def test_it_is_dumped_at_a_still_point_and_goes_on_after_each_restore(
     assert (quiesced.workers, quiesced.groups, quiesced.dropped_bytes) == (2, 6, 8192)
     assert quiesced.inflight == "drain"
     for engine in (original, clone):
-        status = Control(pid=engine.pid, path=control.path).ask("status", seconds=20)
+        status = ControlClient(engine.pid, control.path).call("status", seconds=20)
         assert status == {"paused": False, "by_cria": False}
     assert [calls(original.pid, control) for _ in range(3)] == [2, 3, 4]
     assert calls(clone.pid, control) == 2, "each has a socket of its own at the same path"
 
 
 def test_a_dump_that_leaves_it_running_lets_it_go_on(
-    controlled: tuple[Launched, Control], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
 
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True, leave_running=True)
 
     assert checkpoint.manifest.quiesced is not None
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
 
 
 def test_a_dump_that_fails_lets_it_go_on(
-    controlled: tuple[Launched, Control], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    controlled: tuple[Launched, ControlClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched, control = controlled
     monkeypatch.setattr("cria.checkpoint.saved_files.store", fail)
@@ -192,11 +200,11 @@ def test_a_dump_that_fails_lets_it_go_on(
         cria.dump(launched.pid, tmp_path / "cp", any_process=True)
 
     assert calls(launched.pid, control) == 2, "it had stood still"
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
 
 
 def test_one_that_shall_not_be_quiesced_is_not(
-    controlled: tuple[Launched, Control], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
 
@@ -223,7 +231,7 @@ def test_one_that_shall_not_be_quiesced_is_not(
     ids=["nothing", "no JSON", "a list", "a word", "no command", "endless", "no text"],
 )
 def test_nonsense_is_answered_and_does_no_harm(
-    controlled: tuple[Launched, Control], said: bytes
+    controlled: tuple[Launched, ControlClient], said: bytes
 ) -> None:
     _, control = controlled
     with socket.socket(socket.AF_UNIX) as connection, suppress(BrokenPipeError):
@@ -233,12 +241,12 @@ def test_nonsense_is_answered_and_does_no_harm(
         with suppress(ConnectionResetError):  # it hangs up with bytes unread
             assert "no command in JSON" in connection.makefile().read()
 
-    assert control.ask("status", seconds=20) == {"paused": False, "by_cria": False}
+    assert control.call("status", seconds=20) == {"paused": False, "by_cria": False}
 
 
 @pytest.mark.parametrize("words", [{"seconds": "soon"}, {"inflight": 3}, {"a": 1}])
 def test_a_command_with_words_that_do_not_fit_is_refused(
-    controlled: tuple[Launched, Control], words: dict[str, object]
+    controlled: tuple[Launched, ControlClient], words: dict[str, object]
 ) -> None:
     _, control = controlled
     with socket.socket(socket.AF_UNIX) as connection:
@@ -248,33 +256,33 @@ def test_a_command_with_words_that_do_not_fit_is_refused(
         answer = json.loads(connection.makefile().read())
 
     assert "error" in answer
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
 
 
 def test_who_connects_and_says_nothing_keeps_nobody_waiting(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
 ) -> None:
     _, control = controlled
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(control.path)
         begin = time.monotonic()
-        control.ask("status", seconds=20)
+        control.call("status", seconds=20)
 
     assert time.monotonic() - begin < 2
 
 
-def test_resuming_twice_is_resuming_once(controlled: tuple[Launched, Control]) -> None:
+def test_resuming_twice_is_resuming_once(controlled: tuple[Launched, ControlClient]) -> None:
     _, control = controlled
-    control.ask("pause", seconds=20)
+    control.call("pause", seconds=20)
 
-    answers = [control.ask("resume", seconds=20) for _ in range(2)]
+    answers = [control.call("resume", seconds=20) for _ in range(2)]
 
     assert answers == [{"resumed": True}, {"resumed": False}]
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
 
 
 def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
-    controlled: tuple[Launched, Control], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
     program = f"""
@@ -291,12 +299,12 @@ cria.dump({launched.pid}, "{tmp_path}/cp", any_process=True, hooks=[hook], hook_
     dump.kill()
     dump.wait()
 
-    wait_for(lambda: not control.ask("status", seconds=20)["paused"])
+    wait_for(lambda: not control.call("status", seconds=20)["paused"])
 
 
 @pytest.mark.parametrize("controlled", [(0.2,)], indirect=True)
 def test_a_hook_may_take_its_time_longer_than_the_lease_of_the_pause(
-    controlled: tuple[Launched, Control], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, _ = controlled
 
@@ -312,7 +320,7 @@ def test_a_hook_may_take_its_time_longer_than_the_lease_of_the_pause(
 
 
 def test_a_hook_that_takes_longer_than_it_may_does_not_keep_the_engine_waiting(
-    controlled: tuple[Launched, Control], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    controlled: tuple[Launched, ControlClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A function cannot be killed. The engine has gone on by then, and that would be no still point."""
     monkeypatch.setattr(quiesce, "LEASE_MARGIN_SECONDS", 0.1)
@@ -338,7 +346,7 @@ def test_a_hook_that_takes_longer_than_it_may_does_not_keep_the_engine_waiting(
     ids=["while it pauses", "while it drops its caches"],
 )
 def test_an_engine_that_dies_meanwhile_is_said_to_have_ended(
-    controlled: tuple[Launched, Control], command: str, tmp_path: Path
+    controlled: tuple[Launched, ControlClient], command: str, tmp_path: Path
 ) -> None:
     launched, _ = controlled
     begin = time.monotonic()
@@ -355,7 +363,7 @@ def test_an_engine_that_dies_meanwhile_is_said_to_have_ended(
 
 
 def test_a_second_dump_while_one_runs_is_refused_at_once_and_does_not_disturb_it(
-    controlled: tuple[Launched, Control], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
     refused: list[EngineBusy] = []
@@ -373,5 +381,5 @@ def test_a_second_dump_while_one_runs_is_refused_at_once_and_does_not_disturb_it
     assert str(launched.pid) in refused[0].message
     assert refused[0].remedy
     assert not (tmp_path / "second").exists()
-    assert not control.ask("status", seconds=20)["paused"]
+    assert not control.call("status", seconds=20)["paused"]
     cria.dump(launched.pid, tmp_path / "second", any_process=True, leave_running=True)

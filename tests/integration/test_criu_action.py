@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from cria.criu import program
-from cria.engine.control.client import Control
+from cria.engine.control.client import ControlClient
 from cria.engine.launch.launcher import Launched
 from tests.integration.conftest import wait_for
 
@@ -24,24 +24,24 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """A program that is controlled as an engine is."""
 
     launched: Launched
-    control: Control
+    control: ControlClient
 
     @property
     def calls(self) -> int:
         """How often its workers were called; to ask is a call too."""
-        answer = self.control.ask("groups", seconds=20)
+        answer = self.control.call("groups", seconds=20)
         return int(answer["ranks"][0]["calls"])
 
     @property
     def paused(self) -> bool:
-        return bool(self.control.ask("status", seconds=20)["paused"])
+        return bool(self.control.call("status", seconds=20)["paused"])
 
 
 @pytest.fixture
 def serving(start: Callable[..., Launched], tmp_path: Path) -> Serving:
     path = tmp_path / f"cria-{'0' * 16}.sock"
     launched = start("controlled.py", path)
-    return Serving(launched=launched, control=Control(pid=launched.pid, path=str(path)))
+    return Serving(launched=launched, control=ControlClient(launched.pid, str(path)))
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_socket_of_another_tree_in_its_place_is_not_commanded(
     tmp_path: Path,
 ) -> None:
     other = tmp_path / "other.sock"
-    victim = Control(pid=start("controlled.py", other).pid, path=str(other))
+    victim = ControlClient(start("controlled.py", other).pid, str(other))
     os.unlink(serving.control.path)
     os.symlink(other, serving.control.path)
 
@@ -128,7 +128,7 @@ def test_a_socket_of_another_tree_in_its_place_is_not_commanded(
 
     assert status != 0
     assert "is not of this tree" in log
-    assert not victim.ask("status", seconds=20)["paused"]
+    assert not victim.call("status", seconds=20)["paused"]
 
 
 def test_a_tree_without_cria_passes(

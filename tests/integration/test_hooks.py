@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.control.client import Control
+from cria.engine.control.client import ControlClient
 from cria.engine.launch.launcher import Launched
 from cria.errors import HookFailed, NoSpace
 from cria.events import Event, Warned
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def controlled(start: Callable[..., Launched], tmp_path: Path) -> tuple[Launched, Control]:
+def controlled(start: Callable[..., Launched], tmp_path: Path) -> tuple[Launched, ControlClient]:
     path = tmp_path / f"cria-{'0' * 16}.sock"
     launched = start("controlled.py", path)
-    return launched, Control(pid=launched.pid, path=str(path))
+    return launched, ControlClient(launched.pid, str(path))
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def stages(tmp_path: Path) -> list[str]:
     return [facts.stage for facts in told(tmp_path)]
 
 
-def paused(control: Control) -> bool:
-    return bool(control.ask("status", seconds=20)["paused"])
+def paused(control: ControlClient) -> bool:
+    return bool(control.call("status", seconds=20)["paused"])
 
 
 def test_a_dump_and_a_restore_tell_each_stage_with_its_facts(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
     hook: Callable[..., Path],
     tmp_path: Path,
     ended_after: list[int],
@@ -93,7 +93,7 @@ def test_a_dump_and_a_restore_tell_each_stage_with_its_facts(
     ("then", "words"), [("exit 4", "status 4"), ("sleep 60", "within 2 s")], ids=["fails", "hangs"]
 )
 def test_one_that_refuses_at_the_still_point_stops_the_dump_and_the_engine_goes_on(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
     hook: Callable[..., Path],
     tmp_path: Path,
     then: str,
@@ -122,7 +122,7 @@ def test_one_that_refuses_at_the_still_point_stops_the_dump_and_the_engine_goes_
 
 
 def test_one_that_refuses_before_a_restore_is_all_that_happens(
-    controlled: tuple[Launched, Control], hook: Callable[..., Path], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], hook: Callable[..., Path], tmp_path: Path
 ) -> None:
     launched, _ = controlled
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True)
@@ -136,7 +136,7 @@ def test_one_that_refuses_before_a_restore_is_all_that_happens(
 
 
 def test_what_fails_afterwards_is_a_warning(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
     hook: Callable[..., Path],
     tmp_path: Path,
     ended_after: list[int],
@@ -159,7 +159,7 @@ def test_what_fails_afterwards_is_a_warning(
 
 
 def test_a_failure_is_told_when_the_engine_runs_on(
-    controlled: tuple[Launched, Control],
+    controlled: tuple[Launched, ControlClient],
     hook: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -185,7 +185,7 @@ def test_a_failure_is_told_when_the_engine_runs_on(
 
 
 def test_the_command_line_names_the_hook_that_refused(
-    controlled: tuple[Launched, Control], hook: Callable[..., Path], tmp_path: Path
+    controlled: tuple[Launched, ControlClient], hook: Callable[..., Path], tmp_path: Path
 ) -> None:
     launched, _ = controlled
     words = ["dump", launched.pid, "-o", tmp_path / "cp", "--any-process", "--json"]
@@ -204,7 +204,7 @@ def test_the_command_line_names_the_hook_that_refused(
 
 
 def test_each_clone_tells_its_own_stages(
-    controlled: tuple[Launched, Control], tmp_path: Path, ended_after: list[int]
+    controlled: tuple[Launched, ControlClient], tmp_path: Path, ended_after: list[int]
 ) -> None:
     launched, _ = controlled
     checkpoint = cria.dump(launched.pid, tmp_path / "cp", any_process=True)

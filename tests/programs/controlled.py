@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2] / "cria" / "agent" / "on-path"))
-from cria_agent import control
+from cria_agent import control_socket
 from cria_agent.commands import LEASE_SECONDS, Commands
 
 
@@ -53,7 +53,7 @@ async def main() -> None:
     path, *more = sys.argv[1:]
     lease = float(more[0]) if more else LEASE_SECONDS
     engine = StrawEngine(dies_at=more[1] if len(more) > 1 else "")
-    await control.serve(Commands(engine, lease), path)
+    await control_socket.serve(Commands(engine, lease), path)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

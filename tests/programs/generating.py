@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from controlled import StrawEngine  # it puts cria_agent on the path
-from cria_agent import control
+from cria_agent import control_socket
 from cria_agent.commands import Commands
 
 STEP_SECONDS = 0.02
@@ -68,7 +68,7 @@ class Generator(StrawEngine):
 
 async def main(generator: Generator) -> None:
     server = await asyncio.start_server(generator.attend, "127.0.0.1", int(sys.argv[1]))
-    await control.serve(Commands(generator), sys.argv[2])
+    await control_socket.serve(Commands(generator), sys.argv[2])
     print("ready", flush=True)
     async with server:
         await server.serve_forever()

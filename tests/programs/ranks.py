@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2] / "cria" / "agent" / "on-path"))
 import torch
 import torch.distributed as dist
-from cria_agent.meeting import NotMet, meet
+from cria_agent.rendezvous import RanksMissing, barrier
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     for line in sys.stdin:
         token, seconds = line.split()
         try:
-            groups = meet(token, float(seconds))
-        except NotMet as error:
+            groups = barrier(token, float(seconds))
+        except RanksMissing as error:
             print(f"not met: {error}", flush=True)
             continue
         total = torch.ones(1)

@@ -100,19 +100,19 @@ def find_its_files(work: Dump) -> None:
     Its stores are searched for in its whole heap, unless it will tell of them at the still point.
     """
     from cria.engine import files as belongings
-    from cria.engine.control import client
+    from cria.engine.control.lookup import find_client
 
-    if work.inflight is None or client.find(work.inventory) is None:
+    if work.inflight is None or find_client(work.inventory) is None:
         work.its_stores = belongings.file_stores(work.inventory)
     work.its_temporary_files = belongings.temporary_files(work.inventory)
     work.its_model_files = belongings.model_files(work.inventory)
 
 
 def pause_the_engine(work: Dump) -> None:
-    from cria.engine.control.quiesce import StillPoint
+    from cria.engine.control.quiesce import QuiesceSession
 
     limit, tell = work.quiesce_seconds, work.listener
-    work.still = StillPoint(work.inventory, work.inflight, seconds=limit, listener=tell)
+    work.still = QuiesceSession(work.inventory, work.inflight, seconds=limit, listener=tell)
     work.still.pause()
 
 
@@ -125,7 +125,7 @@ def drop_what_can_be_made_again(work: Dump) -> int | None:
     from cria.engine import files as belongings
 
     assert work.still is not None
-    dropped = work.still.drop()
+    dropped = work.still.drop_caches()
     if work.still.stores is not None:
         work.its_stores = belongings.those_there(work.inventory, work.still.stores)
     elif work.still.quiesced is not None:  # by a part inside that is older

@@ -37,7 +37,7 @@ def before_dump(work: Dump) -> None:
 def at_still_point(work: Dump) -> None:
     """Before the caches are dropped: that is refused if a hook outlasted the lease of the pause."""
     assert work.hooks is not None and work.still is not None
-    work.still.hold(work.hook_seconds * len(work.wants_hooks))
+    work.still.extend_lease(work.hook_seconds * len(work.wants_hooks))
     work.hooks.ask(_call(work, "at-still-point"))
 
 

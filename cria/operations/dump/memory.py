@@ -39,7 +39,7 @@ def freeze_and_write_memory(work: Dump) -> int:
     if inside is None:
         work.turn = Turn(work.quiesce_seconds)
         if work.turn.waited and work.still is not None and work.gpu is None:
-            work.still.hold(0)  # refused where it has gone on meanwhile
+            work.still.extend_lease(0)  # refused where it has gone on meanwhile
     message.tcp_skip_in_flight = work.skip_in_flight
     images = os.open(work.staged / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images

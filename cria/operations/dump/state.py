@@ -10,7 +10,7 @@ from cria.operation import Stopwatch
 
 if TYPE_CHECKING:
     from cria.criu.link_remap_lock import Turn
-    from cria.engine.control.quiesce import StillPoint
+    from cria.engine.control.quiesce import QuiesceSession
     from cria.errors import GpuLost
     from cria.events import Listener
     from cria.gpu.memory import GpuMemory
@@ -79,7 +79,7 @@ class Dump:
     criu_version: str = ""
     canary: Any = None
     no_canary: str | None = None
-    still: StillPoint | None = None
+    still: QuiesceSession | None = None
     gpu: GpuMemory | None = None
     gpu_state: GpuState | None = None
     lost: GpuLost | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cria_agent.commands import Commands
-from cria_agent.control import Failed
+from cria_agent.control_socket import CommandFailed
 
 Told = list[tuple[str, Any]]
 
@@ -124,7 +124,7 @@ def test_after_a_pause_that_hangs_or_fails_it_is_told_to_go_on(
     async def scene(commands: Commands) -> str:
         try:
             await commands.run("pause", {"inflight": "drain", "seconds": 0.01})
-        except Failed as failed:
+        except CommandFailed as failed:
             return str(failed)
         return ""
 
@@ -160,7 +160,7 @@ def test_a_lease_that_was_used_up_does_not_resume_again() -> None:
 def test_the_memory_of_an_engine_that_runs_is_not_dropped() -> None:
     engine = StrawEngine()
 
-    with pytest.raises(Failed, match="in use"):
+    with pytest.raises(CommandFailed, match="in use"):
         play(engine, lambda commands: commands.run("quiesce", {}))
     assert engine.calls == []
 
@@ -183,7 +183,7 @@ def test_a_rank_that_did_not_come_is_named() -> None:
     engine = StrawEngine(paused=True)
     engine.workers = [{"rank": 0, "groups": 0, "dropped_bytes": 0, "error": "Ranks 1 failed"}]
 
-    with pytest.raises(Failed, match="core 0 rank 0: Ranks 1 failed"):
+    with pytest.raises(CommandFailed, match="core 0 rank 0: Ranks 1 failed"):
         play(engine, lambda commands: commands.run("quiesce", {}))
 
 
@@ -197,7 +197,7 @@ class SeveralCores:
 
     async def call_utility_all_async(self, utility: str, *words: Any) -> list[list[dict[str, Any]]]:
         self.told.append(utility)
-        if utility == "cria_nap":
+        if utility == "cria_back_off":
             if not self.napping:
                 raise AttributeError("an engine core of another vLLM")
             return []
@@ -216,7 +216,7 @@ def test_the_workers_of_every_engine_core_are_asked_and_heard() -> None:
     assert play(engine, quiesce) == {"workers": 2, "groups": 2, "dropped_bytes": 8192, "stores": []}
 
     engine.engine_core = SeveralCores(None, "no memory")
-    with pytest.raises(Failed, match="core 1 rank 0: no memory"):
+    with pytest.raises(CommandFailed, match="core 1 rank 0: no memory"):
         play(engine, quiesce)
 
 
@@ -228,13 +228,13 @@ def test_the_cores_are_told_to_nap_and_one_that_cannot_does_no_harm(napping: boo
     answer = play(engine, lambda commands: commands.run("quiesce", {"seconds": 8.0}))
 
     assert answer["workers"] == 2
-    assert engine.engine_core.told == ["collective_rpc", "cria_nap"]
+    assert engine.engine_core.told == ["collective_rpc", "cria_back_off"]
 
 
 def test_a_worker_that_never_answers_is_given_up_at_the_deadline() -> None:
     engine = StrawEngine(paused=True, hang="cria_quiesce")
 
-    with pytest.raises(Failed, match="does not answer within"):
+    with pytest.raises(CommandFailed, match="does not answer within"):
         play(engine, lambda commands: commands.run("quiesce", {"seconds": 0.01}))
 
 
@@ -245,7 +245,7 @@ def test_a_worker_that_never_answers_is_given_up_at_the_deadline() -> None:
 def test_nonsense_is_refused_and_touches_nothing(command: str, words: dict[str, Any]) -> None:
     engine = StrawEngine()
 
-    with pytest.raises(Failed):
+    with pytest.raises(CommandFailed):
         play(engine, lambda commands: commands.run(command, words))
     assert engine.calls == []
 
@@ -273,7 +273,7 @@ def test_a_lease_that_cannot_be_is_refused(paused: bool, lease: float, why: str)
             await commands.run("pause", {})
         await commands.run("renew", {"lease": lease})
 
-    with pytest.raises(Failed, match=why):
+    with pytest.raises(CommandFailed, match=why):
         play(StrawEngine(), scene)
 
 
@@ -300,7 +300,7 @@ class LateEngine(StrawEngine):
 @pytest.mark.parametrize("refuses", [False, True])
 def test_a_pause_that_was_given_up_and_comes_true_later_is_taken_back(refuses: bool) -> None:
     async def scene(commands: Commands) -> None:
-        with pytest.raises(Failed, match="did not stand still"):
+        with pytest.raises(CommandFailed, match="did not stand still"):
             await commands.run("pause", {"seconds": 0.01})
         await asyncio.sleep(0.01)
         engine.released.set()
@@ -317,7 +317,7 @@ def test_a_resume_that_fails_is_tried_again_when_the_lease_ends() -> None:
 
     async def scene(commands: Commands) -> None:
         await commands.run("pause", {})
-        with pytest.raises(Failed, match="no KV connector"):
+        with pytest.raises(CommandFailed, match="no KV connector"):
             await commands.run("resume", {})
         engine.fail = ""
         await asyncio.sleep(0.05)

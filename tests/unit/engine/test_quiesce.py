@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cria.engine.control.client import Control
-from cria.engine.control.quiesce import StillPoint, resume_restored
+from cria.engine.control.client import ControlClient
+from cria.engine.control.quiesce import QuiesceSession, resume_restored
 from cria.errors import QuiesceFailed, Unhealthy
 from cria.events import Event, Warned
 from cria.model.inventory import Holder, Inventory, Role, UnixSocket
@@ -19,10 +19,10 @@ from cria.model.manifest import Inflight, Quiesced
 
 def still_point(
     *sockets: UnixSocket, is_engine: bool = True, inflight: Inflight | None = "keep"
-) -> tuple[StillPoint, list[Event]]:
+) -> tuple[QuiesceSession, list[Event]]:
     told: list[Event] = []
     inventory = Inventory(taken=0.0, is_engine=is_engine, processes=(), unix_sockets=sockets)
-    return StillPoint(inventory, inflight, seconds=0.1, listener=told.append), told
+    return QuiesceSession(inventory, inflight, seconds=0.1, listener=told.append), told
 
 
 def socket_at(path: str) -> UnixSocket:
@@ -38,7 +38,7 @@ def test_an_engine_without_cria_agent_is_dumped_with_a_warning_and_a_reason() ->
 
     still.pause()
 
-    assert still.drop() is None
+    assert still.drop_caches() is None
     assert still.quiesced is None
     assert still.why_not == "cria is not inside this engine"
     assert [type(event) for event in told] == [Warned]
@@ -105,8 +105,8 @@ def test_a_path_longer_than_a_socket_address_is_reached(tmp_path: Path) -> None:
             connection.sendall(b'{"paused": true}')
 
     threading.Thread(target=answer, daemon=True).start()
-    control = Control(pid=os.getpid(), path=str(directory / "cria.sock"))
+    control = ControlClient(os.getpid(), str(directory / "cria.sock"))
 
-    assert control.ask("status", seconds=2) == {"paused": True}
+    assert control.call("status", seconds=2) == {"paused": True}
     listener.close()
     os.close(descriptor)

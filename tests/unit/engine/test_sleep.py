@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from cria_agent.commands import Commands
-from cria_agent.control import Failed, serve
+from cria_agent.control_socket import CommandFailed, serve
 
-from cria.engine.control.quiesce import StillPoint
+from cria.engine.control.quiesce import QuiesceSession
 from cria.events import Event
 from cria.model.inventory import Holder, Inventory, Role, UnixSocket
 
@@ -119,7 +119,7 @@ def test_one_that_cannot_fall_asleep_is_woken_all_the_same() -> None:
     async def scene() -> None:
         inside = Commands(engine)
         await inside.run("pause", {})
-        with pytest.raises(Failed, match="out of memory"):
+        with pytest.raises(CommandFailed, match="out of memory"):
             await inside.run("sleep", {})
         await inside.run("resume", {})
 
@@ -130,7 +130,7 @@ def test_one_that_cannot_fall_asleep_is_woken_all_the_same() -> None:
 def test_one_that_cannot_wake_up_is_not_told_to_compute() -> None:
     engine = StrawEngine(fail="wake_up kv_cache")
 
-    with pytest.raises(Failed, match="out of memory"):
+    with pytest.raises(CommandFailed, match="out of memory"):
         play(engine, ("pause", {}), ("sleep", {}), ("resume", {}))
     assert "resume" not in engine.told
 
@@ -144,12 +144,12 @@ def test_what_somebody_else_paused_and_nonsense_are_left_alone(
 ) -> None:
     engine = StrawEngine(paused=paused)
 
-    with pytest.raises(Failed, match=why):
+    with pytest.raises(CommandFailed, match=why):
         play(engine, ("pause", {}), ("sleep", {"weights": weights}))
     assert not any(call.startswith("sleep") for call in engine.told)
 
 
-Reach = Callable[[StrawEngine], tuple[StillPoint, list[Event]]]
+Reach = Callable[[StrawEngine], tuple[QuiesceSession, list[Event]]]
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def reach(tmp_path: Path) -> Iterator[Reach]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    def still_point(engine: StrawEngine) -> tuple[StillPoint, list[Event]]:
+    def still_point(engine: StrawEngine) -> tuple[QuiesceSession, list[Event]]:
         path = str(tmp_path / "cria.sock")
         asyncio.run_coroutine_threadsafe(serve(Commands(engine), path), loop).result(5)
         held = UnixSocket(
@@ -172,7 +172,7 @@ def reach(tmp_path: Path) -> Iterator[Reach]:
         )
         told: list[Event] = []
         inventory = Inventory(taken=0.0, is_engine=True, processes=(), unix_sockets=(held,))
-        return StillPoint(inventory, "keep", seconds=5, listener=told.append), told
+        return QuiesceSession(inventory, "keep", seconds=5, listener=told.append), told
 
     yield still_point
     loop.call_soon_threadsafe(loop.stop)
@@ -187,7 +187,7 @@ def test_what_became_of_the_weights_is_recorded_for_the_restore(
     still, told = reach(engine)
 
     still.pause()
-    still.drop()
+    still.drop_caches()
     still.sleep("drop", lease=1000)
 
     assert still.quiesced is not None
@@ -202,7 +202,7 @@ def test_an_engine_that_somebody_else_put_to_sleep_is_left_so(reach: Reach) -> N
     still, _ = reach(engine)
 
     still.pause()
-    still.drop()
+    still.drop_caches()
     still.sleep("keep", lease=10)
     still.resume()
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from cria_agent.control import Failed
+from cria_agent.control_socket import CommandFailed
 from cria_agent.sleep import LEVELS, Sleep, Sleeper
 
 # cria's word for what happens to requests in flight, and vLLM's.
@@ -57,16 +57,16 @@ class Commands:
         }
 
     async def run(self, command: str, words: dict[str, Any]) -> dict[str, Any]:
-        """Raises Failed with the reason, whatever it was: an engine must not die of a command."""
+        """Raises CommandFailed with the reason, whatever it was: an engine must not die of a command."""
         method = self._known.get(command)
         if method is None:
-            raise Failed(f"no such command: {command}; there are {', '.join(self._known)}")
+            raise CommandFailed(f"no such command: {command}; there are {', '.join(self._known)}")
         try:
             return await method(**words)
-        except Failed:
+        except CommandFailed:
             raise
         except Exception as error:  # vLLM raises Exception itself for what fails in the engine core
-            raise Failed(f"{command} failed: {type(error).__name__}: {error}") from error
+            raise CommandFailed(f"{command} failed: {type(error).__name__}: {error}") from error
 
     async def status(self, seconds: float = 10.0) -> dict[str, Any]:
         paused = await self._within(
@@ -80,7 +80,7 @@ class Commands:
         Kept requests lose their blocks and are computed again after the resume, to the same tokens.
         """
         if inflight not in MODES:
-            raise Failed(f"no such way with requests in flight: {inflight}")
+            raise CommandFailed(f"no such way with requests in flight: {inflight}")
         self._ours = self._ours or not await self._within(
             min(seconds, 10.0), self._engine.is_paused(), "did not answer"
         )
@@ -98,7 +98,7 @@ class Commands:
     async def quiesce(self, seconds: float = 30.0) -> dict[str, Any]:
         """Every worker meets the others at a barrier and drops its KV cache. Only while paused."""
         if not await self._within(seconds, self._engine.is_paused(), "did not answer"):
-            raise Failed("the engine is not paused: its KV cache is in use")
+            raise CommandFailed("the engine is not paused: its KV cache is in use")
         self._renew(seconds + self._lease_seconds)
         # No timeout goes to the engine core: it would leave late answers for the next call to read.
         # The ranks wait for each other a little longer, so that it can be seen from outside for whom.
@@ -108,8 +108,8 @@ class Commands:
         workers = [(core, each) for core, answers in enumerate(cores) for each in answers]
         wrong = [f"core {c} rank {w['rank']}: {w['error']}" for c, w in workers if w["error"]]
         if wrong:
-            raise Failed("\n".join(wrong))
-        await self._nap()
+            raise CommandFailed("\n".join(wrong))
+        await self._back_off_cores()
         free_heap()
         self._renew(self._lease_seconds)
         return {
@@ -122,9 +122,9 @@ class Commands:
     async def sleep(self, weights: str = "keep", seconds: float = 60.0) -> dict[str, Any]:
         """Free what can be made again on the GPUs; the resume wakes the engine up. Only while the pause is cria's."""
         if weights not in LEVELS:
-            raise Failed(f"no such way with weights: {weights}")
+            raise CommandFailed(f"no such way with weights: {weights}")
         if not self._ours:
-            raise Failed(
+            raise CommandFailed(
                 "cria has not paused the engine: it stays awake, or as somebody else left it"
             )
         self._renew(seconds + self._lease_seconds)
@@ -135,9 +135,11 @@ class Commands:
     async def renew(self, lease: float, seconds: float = 10.0) -> dict[str, Any]:  # noqa: ARG002
         """Stand still for `lease` seconds from now on, then go on. Only while the pause is cria's."""
         if not 0 < lease <= LONGEST_LEASE_SECONDS:
-            raise Failed(f"a lease is at most {LONGEST_LEASE_SECONDS:g} s, not {lease:g} s")
+            raise CommandFailed(f"a lease is at most {LONGEST_LEASE_SECONDS:g} s, not {lease:g} s")
         if not self._ours:
-            raise Failed("nothing to renew: cria has not paused the engine, or it has gone on")
+            raise CommandFailed(
+                "nothing to renew: cria has not paused the engine, or it has gone on"
+            )
         self._renew(lease)
         return {"lease_seconds": lease}
 
@@ -162,7 +164,7 @@ class Commands:
         future.add_done_callback(self._finished)
         done, _ = await asyncio.wait({future}, timeout=seconds)
         if not done:
-            raise Failed(f"the engine {trouble} within {seconds:g} s")
+            raise CommandFailed(f"the engine {trouble} within {seconds:g} s")
         return future.result()
 
     def _finished(self, future: asyncio.Future[Any]) -> None:
@@ -170,10 +172,10 @@ class Commands:
         if not future.cancelled():
             future.exception()  # looked at, else asyncio complains of those that nobody awaits any more
 
-    async def _nap(self) -> None:
+    async def _back_off_cores(self) -> None:
         """The cores too shall not spin when they wake up; one that cannot be told so spins, as it always did."""
         try:
-            call = every_core(self._engine, "cria_nap")
+            call = every_core(self._engine, "cria_back_off")
             await self._within(TELL_SECONDS, call, "has a core that does not answer")
         except Exception as error:  # noqa: BLE001 - see above
             log.info("an engine core will spin when it wakes up: %s", error)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cria_agent import naps
+from cria_agent import spin_backoff
 from cria_agent.commands import free_heap
-from cria_agent.meeting import known, meet, stores
+from cria_agent.rendezvous import barrier, file_stores, process_groups
 
 MADV_DONTNEED = 4
 
@@ -29,23 +29,23 @@ def quiesce(self: Any, token: str, seconds: float) -> dict[str, Any]:
     try:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
-        answer["groups"] = meet(token, seconds)
-        answer["stores"] = stores()
+        answer["groups"] = barrier(token, seconds)
+        answer["stores"] = file_stores()
         answer["dropped_bytes"] = sum(map(drop, cpu_storages(self.model_runner)))
-        naps.begin(naps.processes_of(self.vllm_config))
+        spin_backoff.start(spin_backoff.process_count(self.vllm_config))
         free_heap()
     except Exception as error:  # noqa: BLE001 - see above
         answer["error"] = f"{type(error).__name__}: {error}"
     return answer
 
 
-def settle(self: Any) -> None:
+def prepare(self: Any) -> None:
     """Method of a worker that has started: what it has made by now is never collected again.
 
     A quiesce collects garbage, which took 0.35 s of every pause in looking through torch's objects. vLLM
     does the same in its other processes, and in workers on GPUs (0.32, gc_utils.freeze_gc_heap).
     """
-    naps.begin(naps.processes_of(self.vllm_config))
+    spin_backoff.start(spin_backoff.process_count(self.vllm_config))
     gc.collect()
     gc.freeze()
 
@@ -54,7 +54,7 @@ def groups(self: Any) -> list[dict[str, Any]]:  # noqa: ARG001
     """Method of a worker: the process groups it is a member of, in the order they were made."""
     return [
         {"name": name, "backend": str(dist.get_backend(group)), "ranks": list(ranks)}
-        for group, name, ranks in known()
+        for group, name, ranks in process_groups()
     ]
 
 

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
-from cria_agent import doors
+from cria_agent import plugin
 
 from cria.engine.launch.launcher import INSIDE, settings
 
@@ -26,7 +26,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The plugins beside ours, to be filled by a test; nothing is named in VLLM_PLUGINS."""
     others: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        doors,
+        plugin,
         "entry_points",
         lambda **chosen: plugins(*others).select(**chosen) if chosen else plugins(*others),
     )
@@ -43,7 +43,7 @@ def test_what_vllm_loaded_before_it_still_loads(installed: list[tuple[str, str]]
     installed += [("vllm.general_plugins", "lora"), ("vllm.platform_plugins", "npu")]
     installed += [("console_scripts", "vllm")]
 
-    doors.allow_the_endpoint()
+    plugin.allow_endpoint_plugin()
 
     assert os.environ["VLLM_PLUGINS"] == "cria,lora,npu"
 
@@ -53,7 +53,7 @@ def test_an_endpoint_plugin_that_nobody_named_stays_out(
 ) -> None:
     installed += [("vllm.endpoint_plugins", "routes")]
 
-    doors.allow_the_endpoint()
+    plugin.allow_endpoint_plugin()
 
     assert "routes" not in os.environ["VLLM_PLUGINS"].split(",")
 
@@ -61,7 +61,7 @@ def test_an_endpoint_plugin_that_nobody_named_stays_out(
 def test_where_one_name_is_both_kinds_cria_stays_out(installed: list[tuple[str, str]]) -> None:
     installed += [("vllm.endpoint_plugins", "both"), ("vllm.general_plugins", "both")]
 
-    doors.allow_the_endpoint()
+    plugin.allow_endpoint_plugin()
 
     assert "VLLM_PLUGINS" not in os.environ
 
@@ -96,8 +96,8 @@ print(__import__("os").listdir(__import__("sys").argv[1]))
 
     *lines, listed = done.stdout.splitlines()
     assert lines == [
-        "vllm.general_plugins ['cria_agent.doors:enter']",
-        "vllm.endpoint_plugins ['cria_agent.doors:Endpoint']",
+        "vllm.general_plugins ['cria_agent.plugin:register']",
+        "vllm.endpoint_plugins ['cria_agent.plugin:Endpoint']",
         "True",
     ]
     assert sorted(eval(listed)) == ["cria_agent", "cria_agent-1.dist-info"]
@@ -122,9 +122,9 @@ class Workers:
 def test_workers_settle_before_the_first_request() -> None:
     workers = Workers()
 
-    asyncio.run(doors.settle(workers))
+    asyncio.run(plugin.prepare_workers(workers))
 
-    assert workers.asked == ["cria_settle"]
+    assert workers.asked == ["cria_prepare"]
 
 
 def test_cores_and_workers_nap_from_the_first_request_on() -> None:
@@ -137,15 +137,15 @@ def test_cores_and_workers_nap_from_the_first_request_on() -> None:
 
     client = Workers()
     client.engine_core = Cores()  # type: ignore[attr-defined]
-    asyncio.run(doors.settle(client))
+    asyncio.run(plugin.prepare_workers(client))
 
-    assert asked == ["cria_settle", "cria_nap"]
+    assert asked == ["cria_prepare", "cria_back_off"]
 
 
 def test_an_engine_whose_workers_do_not_settle_starts_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):
-        asyncio.run(doors.settle(Workers(RuntimeError("no such method"))))
+        asyncio.run(plugin.prepare_workers(Workers(RuntimeError("no such method"))))
 
     assert "a pause will take longer" in caplog.text

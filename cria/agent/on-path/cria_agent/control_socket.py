@@ -21,7 +21,7 @@ REQUEST_SECONDS = 5.0
 _serving: list[asyncio.AbstractServer] = []  # a server without a reference is collected
 
 
-class Failed(Exception):
+class CommandFailed(Exception):
     """A command that did not work; its text is for a person."""
 
 
@@ -65,7 +65,7 @@ async def _answer(handler: Handler, reader: asyncio.StreamReader, uid: int) -> d
         return {"error": f"refused: uid {uid} is neither root nor the engine's own {os.geteuid()}"}
     try:
         return await handler.run(command, words)
-    except Failed as failed:
+    except CommandFailed as failed:
         return {"error": str(failed)}
 
 

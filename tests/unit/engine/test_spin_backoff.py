@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from cria_agent import naps
+from cria_agent import spin_backoff
 
 SHM_BROADCAST = "vllm.distributed.device_communicators.shm_broadcast"
 
@@ -16,9 +16,9 @@ SHM_BROADCAST = "vllm.distributed.device_communicators.shm_broadcast"
 def slept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The naps that were taken, in microseconds; none are left from test to test."""
     taken: list[int] = []
-    monkeypatch.setattr(naps, "usleep", taken.append)
+    monkeypatch.setattr(spin_backoff, "usleep", taken.append)
     yield taken
-    naps.begin(count=0)
+    spin_backoff.start(count=0)
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_so_many_naps_are_taken_and_then_it_spins(slept: list[int]) -> None:
     spun: list[None] = []
-    wait = naps.napping(lambda: spun.append(None))
+    wait = spin_backoff.with_backoff(lambda: spun.append(None))
 
     wait()
-    naps.begin(count=2)
+    spin_backoff.start(count=2)
     for _ in range(5):
         wait()
 
@@ -49,27 +49,27 @@ def test_so_many_naps_are_taken_and_then_it_spins(slept: list[int]) -> None:
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_a_core_is_told_to_nap_from_the_api_server(slept: list[int], cores: int) -> None:
-    wait = naps.napping(lambda: pytest.fail("it spun"))
+    wait = spin_backoff.with_backoff(lambda: pytest.fail("it spun"))
     parallel = SimpleNamespace(data_parallel_size_local=cores, local_world_size=2)
     core = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=parallel))
 
-    naps.nap(core)
+    spin_backoff.back_off(core)
     wait()
 
-    assert slept == [naps.NAP_MICROSECONDS]
-    assert naps.processes_of(core.vllm_config) == 1 + 3 * cores
+    assert slept == [spin_backoff.BACKOFF_MICROSECONDS]
+    assert spin_backoff.process_count(core.vllm_config) == 1 + 3 * cores
 
 
 def test_where_processors_are_too_few_it_naps_until_there_are_more(
     slept: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processors = {0, 1}
-    monkeypatch.setattr(naps.os, "sched_getaffinity", lambda _pid: processors)
-    monkeypatch.setattr(naps, "NAPS", 3)
+    monkeypatch.setattr(spin_backoff.os, "sched_getaffinity", lambda _pid: processors)
+    monkeypatch.setattr(spin_backoff, "BACKOFF_COUNT", 3)
     spun: list[None] = []
-    wait = naps.napping(lambda: spun.append(None))
+    wait = spin_backoff.with_backoff(lambda: spun.append(None))
 
-    naps.begin(processes=3, count=3)
+    spin_backoff.start(processes=3, count=3)
     for _ in range(10):
         wait()
     assert (len(slept), len(spun)) == (10, 0)
@@ -83,14 +83,14 @@ def test_where_processors_are_too_few_it_naps_until_there_are_more(
 def test_vllm_is_taught_once(vllm: ModuleType) -> None:
     vllm.sched_yield = lambda: None  # type: ignore[attr-defined]
 
-    naps.teach()
+    spin_backoff.patch()
     taught = vllm.sched_yield
-    naps.teach()
+    spin_backoff.patch()
 
     assert vllm.sched_yield is taught
 
 
 def test_a_vllm_that_waits_otherwise_is_left_alone(vllm: ModuleType) -> None:
-    naps.teach()
+    spin_backoff.patch()
 
     assert not hasattr(vllm, "sched_yield")

@@ -11,7 +11,7 @@ from argparse import Namespace
 from importlib.metadata import entry_points
 from typing import Any
 
-from cria_agent import control
+from cria_agent import control_socket
 from cria_agent.commands import Commands, every_core, every_worker
 
 NAME = "cria"
@@ -20,23 +20,23 @@ ENDPOINTS = "vllm.endpoint_plugins"
 log = logging.getLogger("vllm.cria_agent")
 
 
-def enter() -> None:
+def register() -> None:
     """Door of `vllm.general_plugins`: give cores and workers the methods that the API server calls."""
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from cria_agent import naps, worker
+    from cria_agent import spin_backoff, worker
 
-    naps.teach()
+    spin_backoff.patch()
     core = sys.modules.get("vllm.v1.engine.core")
     if core is not None:  # in a worker it need not be loaded
-        core.EngineCore.cria_nap = naps.nap
+        core.EngineCore.cria_back_off = spin_backoff.back_off
     WorkerBase.cria_quiesce = worker.quiesce
-    WorkerBase.cria_settle = worker.settle
+    WorkerBase.cria_prepare = worker.prepare
     WorkerBase.cria_groups = worker.groups
-    allow_the_endpoint()
+    allow_endpoint_plugin()
 
 
-def allow_the_endpoint() -> None:
+def allow_endpoint_plugin() -> None:
     """Name ourselves in VLLM_PLUGINS, without which vLLM loads no endpoint plugin, and all others too.
 
     Unset means "all, but no endpoint plugins", so the list must not leave out what was loaded before,
@@ -67,9 +67,9 @@ class Endpoint:
         if engine_client is None:
             return
         await warm_up(engine_client)
-        await settle(engine_client)
+        await prepare_workers(engine_client)
         try:
-            path = await control.serve(Commands(engine_client))
+            path = await control_socket.serve(Commands(engine_client))
         except OSError as error:
             log.warning("no control socket: %s", error)
         else:
@@ -97,14 +97,14 @@ async def warm_up(engine_client: Any) -> None:
         log.info("warmed up for the canary in %.1f s", time.monotonic() - begin)
 
 
-async def settle(engine_client: Any) -> None:
+async def prepare_workers(engine_client: Any) -> None:
     """Before the first request: what a worker would do in the middle of every pause, done once."""
-    call = asyncio.ensure_future(_settle(engine_client))
+    call = asyncio.ensure_future(_prepare_workers(engine_client))
     done, _ = await asyncio.wait({call}, timeout=WARM_UP_SECONDS)
     if not done or call.exception() is not None:
         log.info("the workers have not settled: a pause will take longer")
 
 
-async def _settle(engine_client: Any) -> None:
-    await every_worker(engine_client, "cria_settle")
-    await every_core(engine_client, "cria_nap")
+async def _prepare_workers(engine_client: Any) -> None:
+    await every_worker(engine_client, "cria_prepare")
+    await every_core(engine_client, "cria_back_off")

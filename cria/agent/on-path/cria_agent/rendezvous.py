@@ -21,20 +21,20 @@ MEET, GIVEN_UP = "meet", "given up"
 _COMM = "/proc/self/comm"
 
 
-class NotMet(Exception):
+class RanksMissing(Exception):
     """Some rank did not come in time; its text says which."""
 
 
-def meet(token: str, seconds: float) -> int:
+def barrier(token: str, seconds: float) -> int:
     """Wait in every Gloo group until all its ranks are there; returns how many groups there are.
 
     A collective of a rank that is here has ended, so after this nothing is on the wire. `token` is the
-    same in all ranks, and another each time. Raises NotMet, in all ranks.
+    same in all ranks, and another each time. Raises RanksMissing, in all ranks.
     """
-    shared = [group for group, _, ranks in known() if len(ranks) > 1]
+    shared = [group for group, _, ranks in process_groups() if len(ranks) > 1]
     gloo = [group for group in shared if dist.get_backend(group) == "gloo"]
     if shared:
-        roll_call(meeting_place(), token, seconds)
+        presence_check(rendezvous_store(), token, seconds)
     for group in gloo:  # made in the same order in all ranks, so nobody waits crosswise
         dist.monitored_barrier(
             group, timeout=timedelta(seconds=BARRIER_SECONDS), wait_all_ranks=True
@@ -42,18 +42,18 @@ def meet(token: str, seconds: float) -> int:
     return len(gloo)
 
 
-def meeting_place() -> dist.Store:
+def rendezvous_store() -> dist.Store:
     """The store through which the ranks once found each other.
 
     A FileStore reads on from where it was: of a file that something removed (tmpfiles.d(5) clears /tmp) and
     that a rank made again it sees nothing. So it is opened anew.
     """
-    store = underlying(dist.distributed_c10d._get_default_store())
+    store = unwrap(dist.distributed_c10d._get_default_store())
     return dist.FileStore(store.path) if isinstance(store, dist.FileStore) else store
 
 
-def roll_call(store: dist.Store, token: str, seconds: float) -> None:
-    """Say that this rank is here, and wait for the others. The first to decide decides for all. Raises NotMet."""
+def presence_check(store: dist.Store, token: str, seconds: float) -> None:
+    """Say that this rank is here, and wait for the others. The first to decide decides for all. Raises RanksMissing."""
     me, names = dist.get_rank(), [f"cria/{token}/{r}" for r in range(dist.get_world_size())]
     store.set(names[me], "here")
     begin = time.monotonic()
@@ -70,7 +70,7 @@ def roll_call(store: dist.Store, token: str, seconds: float) -> None:
         who = (
             f"rank {_row(missing)} did not come" if missing else "it came after the others gave up"
         )
-        raise NotMet(f"{who} within {seconds:g} s")
+        raise RanksMissing(f"{who} within {seconds:g} s")
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _row(ranks: list[int]) -> str:
     return ",".join(map(str, ranks))
 
 
-def known() -> Iterator[tuple[dist.ProcessGroup, str, list[int]]]:
+def process_groups() -> Iterator[tuple[dist.ProcessGroup, str, list[int]]]:
     """The process groups of this rank: each with its name and its ranks, in the order they were made."""
     if not dist.is_initialized():
         return
@@ -102,15 +102,15 @@ def known() -> Iterator[tuple[dist.ProcessGroup, str, list[int]]]:
         yield group, world.pg_names[group], sorted(world.pg_group_ranks[group])
 
 
-def stores() -> list[str]:
+def file_stores() -> list[str]:
     """The files by which the ranks found each other, as this rank opens them for each new group."""
     if not dist.is_initialized():
         return []
-    used = (underlying(store) for _, store in dist.distributed_c10d._world.pg_map.values())
+    used = (unwrap(store) for _, store in dist.distributed_c10d._world.pg_map.values())
     return sorted({store.path for store in used if isinstance(store, dist.FileStore)})
 
 
-def underlying(store: dist.Store) -> dist.Store:
+def unwrap(store: dist.Store) -> dist.Store:
     """What the prefixes are put before."""
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
