@@ -1,1 +1,1 @@
-"""What an engine that `cria run` started loads of cria: it needs nothing that vLLM does not bring."""
+"""cria's agent: the part that vLLM loads into an engine which `cria run` starts. It needs nothing that vLLM does not bring."""

@@ -147,7 +147,7 @@ def test_a_request_that_takes_too_long_to_drain_is_left_to_run(engine: RunningEn
     refused = command("dump", engine.pid, "-o", engine.place / "drained", *words)
 
     assert refused.returncode == 26, refused.stderr
-    assert "did not stand still (drain) within 0.5 s" in refused.stderr
+    assert "did not pause (drain) within 0.5 s" in refused.stderr
     assert not (engine.place / "drained").exists()
     assert len(finished([long])[0]) == LONG
 

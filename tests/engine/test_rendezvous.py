@@ -90,7 +90,7 @@ def test_one_that_is_stopped_is_named_and_when_it_comes_too_late_all_can_meet_ag
     finally:
         os.kill(ranks[2].process.pid, signal.SIGCONT)
 
-    assert ranks[2].says() == "not met: it came after the others gave up within 1.5 s"
+    assert ranks[2].says() == "not met: this rank came after the others gave up within 1.5 s"
     assert ranks[0].name == before
     all_meet(ranks, "again")
 

@@ -219,7 +219,7 @@ def test_without_a_still_point_it_is_refused_or_dumped_as_it_stands(
     else:
         log = dump_log(checkpoint(serving.container))
 
-    assert "did not stand still (drain) within 0.3 s" in log
+    assert "did not pause (drain) within 0.3 s" in log
     assert ("the dump is refused" in log) == (on_failure == "refuse")
     request.join(timeout=60)
     assert request.answer == {"steps": 100, "pauses": 0}

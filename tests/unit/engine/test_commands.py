@@ -112,7 +112,7 @@ def test_an_engine_that_somebody_else_had_paused_stays_paused() -> None:
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        ({"hang": "pause"}, "did not stand still (drain) within 0.01 s"),
+        ({"hang": "pause"}, "did not pause (drain) within 0.01 s"),
         ({"fail": "pause"}, "pause failed: RuntimeError: no KV connector"),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_worker_that_never_answers_is_given_up_at_the_deadline() -> None:
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("fly", {}), ("pause", {"inflight": "burn"}), ("pause", {"wings": 2}), ("_renew", {})],
+    [("fly", {}), ("pause", {"inflight": "burn"}), ("pause", {"wings": 2}), ("_start_lease", {})],
 )
 def test_nonsense_is_refused_and_touches_nothing(command: str, words: dict[str, Any]) -> None:
     engine = StrawEngine()
@@ -300,7 +300,7 @@ class LateEngine(StrawEngine):
 @pytest.mark.parametrize("refuses", [False, True])
 def test_a_pause_that_was_given_up_and_comes_true_later_is_taken_back(refuses: bool) -> None:
     async def scene(commands: Commands) -> None:
-        with pytest.raises(CommandFailed, match="did not stand still"):
+        with pytest.raises(CommandFailed, match="did not pause"):
             await commands.run("pause", {"seconds": 0.01})
         await asyncio.sleep(0.01)
         engine.released.set()

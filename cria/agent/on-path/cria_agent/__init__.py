@@ -1,5 +1,6 @@
-"""What an engine started by `cria run` loads: found on PYTHONPATH by vLLM, as two of its plugins.
+"""cria's agent in an engine: vLLM finds it on PYTHONPATH and loads it as two of its plugins.
 
-Only this directory is put on the engine's path, so that no library of cria's replaces one of the engine's.
-It needs Python 3.10, vLLM and torch. All modules are imported at the start: later the files may be gone.
+`cria run` puts this directory on the engine's path, and it holds nothing else: cria's site-packages on that path
+would replace the engine's libraries with cria's. The agent needs Python 3.10, vLLM and torch. It imports all of
+its modules at the start, as its files may be gone when the engine is restored.
 """

@@ -1,4 +1,4 @@
-"""What the control socket can ask of an engine: to stand still, to let go of memory, and to go on."""
+"""The commands of the control socket: pause an engine, drop its caches, put it to sleep, resume it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from typing import Any, Protocol, TypeVar
 from cria_agent.control_socket import CommandFailed
 from cria_agent.sleep import LEVELS, Sleep, Sleeper
 
-# cria's word for what happens to requests in flight, and vLLM's.
+# What happens to requests in flight, in cria's words and in vLLM's.
 MODES = {"keep": "keep", "drain": "wait", "abort": "abort"}
-# Whoever paused may die before it resumes. Then the engine goes on by itself after so many seconds.
+# The client that paused an engine may die before it resumes the engine. So a pause is a lease: an engine that nobody
+# resumes goes on by itself after so many seconds. So does one that was restored without cria.
 LEASE_SECONDS = 60.0
 LONGEST_LEASE_SECONDS = 600.0
-TELL_SECONDS = 2.0
+BACK_OFF_SECONDS = 2.0
 Answer = TypeVar("Answer")
 log = logging.getLogger("vllm.cria_agent")
 
 
 class Engine(Sleeper, Protocol):
-    """What is used of vLLM's EngineClient."""
+    """The part of vLLM's EngineClient that is used here."""
 
     async def pause_generation(self, *, mode: str, clear_cache: bool) -> None: ...
     async def resume_generation(self) -> None: ...
@@ -36,17 +37,17 @@ class Engine(Sleeper, Protocol):
 
 
 class Commands:
-    """Carries out commands, each within its deadline; knows whether the pause is cria's or somebody else's."""
+    """Carries out commands, each within its deadline. A pause that somebody else began stays theirs."""
 
     def __init__(self, engine: Engine, lease_seconds: float = LEASE_SECONDS) -> None:
         self._engine = engine
         self._sleep = Sleep(engine)
         self._lease_seconds = lease_seconds
         self._lease: asyncio.TimerHandle | None = None
-        self._ours = False
+        self._paused_by_cria = False
         self._unfinished: set[asyncio.Future[Any]] = set()
         self._pausing: asyncio.Future[None] | None = None
-        self._known: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+        self._commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "status": self.status,
             "pause": self.pause,
             "quiesce": self.quiesce,
@@ -56,135 +57,145 @@ class Commands:
             "resume": self.resume,
         }
 
-    async def run(self, command: str, words: dict[str, Any]) -> dict[str, Any]:
-        """Raises CommandFailed with the reason, whatever it was: an engine must not die of a command."""
-        method = self._known.get(command)
+    async def run(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a command and return its answer. Raises CommandFailed, whatever went wrong."""
+        method = self._commands.get(command)
         if method is None:
-            raise CommandFailed(f"no such command: {command}; there are {', '.join(self._known)}")
+            # Clients recognize an older agent by "no such command".
+            raise CommandFailed(
+                f"no such command: {command}; the commands are {', '.join(self._commands)}"
+            )
         try:
-            return await method(**words)
+            return await method(**arguments)
         except CommandFailed:
             raise
         except Exception as error:  # vLLM raises Exception itself for what fails in the engine core
             raise CommandFailed(f"{command} failed: {type(error).__name__}: {error}") from error
 
     async def status(self, seconds: float = 10.0) -> dict[str, Any]:
+        """Say whether the engine is paused, and whether by cria."""
         paused = await self._within(
             seconds, self._engine.is_paused(), "did not say whether it is paused"
         )
-        return {"paused": paused, "by_cria": self._ours}
+        return {"paused": paused, "by_cria": self._paused_by_cria}
 
     async def pause(self, inflight: str = "keep", seconds: float = 60.0) -> dict[str, Any]:
-        """Stop scheduling and empty every cache; the requests in flight are kept, drained or aborted.
+        """Stop scheduling and empty every cache; requests in flight are kept, drained or aborted.
 
-        Kept requests lose their blocks and are computed again after the resume, to the same tokens.
+        Kept requests lose their KV blocks and are computed again after the resume, to the same tokens.
         """
         if inflight not in MODES:
             raise CommandFailed(f"no such way with requests in flight: {inflight}")
-        self._ours = self._ours or not await self._within(
+        self._paused_by_cria = self._paused_by_cria or not await self._within(
             min(seconds, 10.0), self._engine.is_paused(), "did not answer"
         )
-        self._renew(seconds + self._lease_seconds)
-        still = self._engine.pause_generation(mode=MODES[inflight], clear_cache=True)
-        self._pausing = asyncio.ensure_future(still)
+        self._start_lease(seconds + self._lease_seconds)
+        self._pausing = asyncio.ensure_future(
+            self._engine.pause_generation(mode=MODES[inflight], clear_cache=True)
+        )
         try:
-            await self._within(seconds, self._pausing, f"did not stand still ({inflight})")
+            await self._within(seconds, self._pausing, f"did not pause ({inflight})")
         except BaseException:
-            self._go_on()
+            self._resume_soon()
             raise
-        self._renew(self._lease_seconds)
-        return {"paused": True, "by_cria": self._ours}
+        self._start_lease(self._lease_seconds)
+        return {"paused": True, "by_cria": self._paused_by_cria}
 
     async def quiesce(self, seconds: float = 30.0) -> dict[str, Any]:
-        """Every worker meets the others at a barrier and drops its KV cache. Only while paused."""
+        """Let every worker of a paused engine reach a barrier with the others and drop its KV cache."""
         if not await self._within(seconds, self._engine.is_paused(), "did not answer"):
             raise CommandFailed("the engine is not paused: its KV cache is in use")
-        self._renew(seconds + self._lease_seconds)
-        # No timeout goes to the engine core: it would leave late answers for the next call to read.
-        # The ranks wait for each other a little longer, so that it can be seen from outside for whom.
-        words = (secrets.token_hex(8), seconds + 2.0)
-        call = every_worker(self._engine, "cria_quiesce", *words)
+        self._start_lease(seconds + self._lease_seconds)
+        # No timeout goes to vLLM's workers: vLLM stops reading at a timeout, and the next call reads the late
+        # answers of this one. The deadline is kept here, and the call is left to end when it can.
+        # The ranks wait for each other a little longer, so that one sees from outside for which they wait.
+        arguments = (secrets.token_hex(8), seconds + 2.0)
+        call = call_workers(self._engine, "cria_quiesce", *arguments)
         cores = await self._within(seconds, call, "has a worker that does not answer")
-        workers = [(core, each) for core, answers in enumerate(cores) for each in answers]
-        wrong = [f"core {c} rank {w['rank']}: {w['error']}" for c, w in workers if w["error"]]
-        if wrong:
-            raise CommandFailed("\n".join(wrong))
+        workers = [(core, worker) for core, answers in enumerate(cores) for worker in answers]
+        errors = [f"core {c} rank {w['rank']}: {w['error']}" for c, w in workers if w["error"]]
+        if errors:
+            raise CommandFailed("\n".join(errors))
         await self._back_off_cores()
         free_heap()
-        self._renew(self._lease_seconds)
+        self._start_lease(self._lease_seconds)
         return {
             "workers": len(workers),
-            "groups": sum(each["groups"] for _, each in workers),
-            "dropped_bytes": sum(each["dropped_bytes"] for _, each in workers),
-            "stores": sorted({path for _, each in workers for path in each["stores"]}),
+            "groups": sum(worker["groups"] for _, worker in workers),
+            "dropped_bytes": sum(worker["dropped_bytes"] for _, worker in workers),
+            "stores": sorted({path for _, worker in workers for path in worker["stores"]}),
         }
 
     async def sleep(self, weights: str = "keep", seconds: float = 60.0) -> dict[str, Any]:
-        """Free what can be made again on the GPUs; the resume wakes the engine up. Only while the pause is cria's."""
+        """Free the GPU memory that vLLM can fill again. Only where the pause is cria's; resume() wakes the engine up."""
         if weights not in LEVELS:
             raise CommandFailed(f"no such way with weights: {weights}")
-        if not self._ours:
+        if not self._paused_by_cria:
             raise CommandFailed(
                 "cria has not paused the engine: it stays awake, or as somebody else left it"
             )
-        self._renew(seconds + self._lease_seconds)
+        self._start_lease(seconds + self._lease_seconds)
         await self._within(seconds, self._sleep.fall_asleep(weights), "did not fall asleep")
-        self._renew(self._lease_seconds)
+        self._start_lease(self._lease_seconds)
         return {"weights": self._sleep.weights}
 
     async def renew(self, lease: float, seconds: float = 10.0) -> dict[str, Any]:  # noqa: ARG002
-        """Stand still for `lease` seconds from now on, then go on. Only while the pause is cria's."""
+        """Let the lease of cria's pause end `lease` seconds from now."""
         if not 0 < lease <= LONGEST_LEASE_SECONDS:
             raise CommandFailed(f"a lease is at most {LONGEST_LEASE_SECONDS:g} s, not {lease:g} s")
-        if not self._ours:
+        if not self._paused_by_cria:
             raise CommandFailed(
                 "nothing to renew: cria has not paused the engine, or it has gone on"
             )
-        self._renew(lease)
+        self._start_lease(lease)
         return {"lease_seconds": lease}
 
     async def groups(self, seconds: float = 10.0) -> dict[str, Any]:
-        """The process groups of torch.distributed, as each worker knows them."""
-        call = every_worker(self._engine, "cria_groups")
+        """Return the process groups of torch.distributed, as each worker names them."""
+        call = call_workers(self._engine, "cria_groups")
         cores = await self._within(seconds, call, "has a worker that does not answer")
-        return {"ranks": [each for answers in cores for each in answers]}
+        return {"ranks": [groups for answers in cores for groups in answers]}
 
     async def resume(self, seconds: float = 10.0) -> dict[str, Any]:
-        """Go on; an engine that somebody else had paused stays so. Twice is once."""
-        ours, self._ours = self._ours, False
+        """Resume an engine that cria has paused; one that somebody else has paused stays paused."""
+        by_cria, self._paused_by_cria = self._paused_by_cria, False
         self._drop_lease()
-        if ours:
-            await self._within(seconds, self._wake_and_go_on(), "did not go on")
-        return {"resumed": ours}
+        if by_cria:
+            await self._within(seconds, self._wake_up_and_resume(), "did not go on")
+        return {"resumed": by_cria}
 
     async def _within(self, seconds: float, call: Awaitable[Answer], trouble: str) -> Answer:
-        """Await, but not longer. The call itself is not cancelled: vLLM still wants to deliver its answer."""
+        """Await a call for at most `seconds`. It is not cancelled then, as vLLM goes on to deliver its answer."""
         future = asyncio.ensure_future(call)
-        self._unfinished.add(future)
-        future.add_done_callback(self._finished)
+        self._keep(future)
         done, _ = await asyncio.wait({future}, timeout=seconds)
         if not done:
             raise CommandFailed(f"the engine {trouble} within {seconds:g} s")
         return future.result()
 
+    def _keep(self, future: asyncio.Future[Any]) -> None:
+        """Hold a reference until the future is done: asyncio itself holds none."""
+        self._unfinished.add(future)
+        future.add_done_callback(self._finished)
+
     def _finished(self, future: asyncio.Future[Any]) -> None:
         self._unfinished.discard(future)
         if not future.cancelled():
-            future.exception()  # looked at, else asyncio complains of those that nobody awaits any more
+            future.exception()  # without a look at it asyncio logs one that nobody awaits any more
 
     async def _back_off_cores(self) -> None:
-        """The cores too shall not spin when they wake up; one that cannot be told so spins, as it always did."""
+        """Let the engine cores back off too when they wake up; a core that cannot spins, as vLLM always does."""
         try:
-            call = every_core(self._engine, "cria_back_off")
-            await self._within(TELL_SECONDS, call, "has a core that does not answer")
+            call = call_cores(self._engine, "cria_back_off")
+            await self._within(BACK_OFF_SECONDS, call, "has a core that does not answer")
         except Exception as error:  # noqa: BLE001 - see above
             log.info("an engine core will spin when it wakes up: %s", error)
 
-    async def _wake_and_go_on(self) -> None:
-        """In one piece: whoever waits for it may stop waiting, and half of it would be an engine that hangs.
+    async def _wake_up_and_resume(self) -> None:
+        """Wake up the engine and resume it, as one task that goes on when its client stops waiting.
 
-        What fails is tried again when the lease ends. A pause that was given up may still come true: vLLM
-        sends it late, and does not always let an engine go on that drains. Then it is told once more.
+        A failure is tried again when the lease ends. A pause that was given up may still come true: vLLM sends
+        it late, and does not always resume an engine that drains. Then the engine is resumed once more.
         """
         late = self._pausing if self._pausing is not None and not self._pausing.done() else None
         try:
@@ -195,17 +206,17 @@ class Commands:
                 if late is None or late.done():
                     raise
         except Exception:
-            self._ours = True
-            self._renew(self._lease_seconds)
+            self._paused_by_cria = True
+            self._start_lease(self._lease_seconds)
             raise
         if late is not None:
-            late.add_done_callback(self._go_on_after_all)
+            late.add_done_callback(self._resume_late_pause)
 
-    def _go_on_after_all(self, late: asyncio.Future[None]) -> None:
-        if not self._ours and not late.cancelled():
-            self._carry_on(self._engine.resume_generation())
+    def _resume_late_pause(self, late: asyncio.Future[None]) -> None:
+        if not self._paused_by_cria and not late.cancelled():
+            self._run_soon(self._engine.resume_generation())
 
-    def _renew(self, seconds: float) -> None:
+    def _start_lease(self, seconds: float) -> None:
         self._drop_lease()
         self._lease = asyncio.get_running_loop().call_later(seconds, self._expire)
 
@@ -215,38 +226,36 @@ class Commands:
             self._lease = None
 
     def _expire(self) -> None:
-        if self._ours:
+        if self._paused_by_cria:
             log.warning("nobody resumed the engine: it goes on by itself")
-            self._go_on()
+            self._resume_soon()
 
-    def _go_on(self) -> None:
-        """Ask for it and do not wait: an engine that hangs goes on when it no longer does."""
+    def _resume_soon(self) -> None:
+        """Resume the engine, without waiting for it: an engine that hangs goes on when it no longer does."""
         self._drop_lease()
-        if self._ours:
-            self._ours = False
-            self._carry_on(self._wake_and_go_on())
+        if self._paused_by_cria:
+            self._paused_by_cria = False
+            self._run_soon(self._wake_up_and_resume())
 
-    def _carry_on(self, call: Awaitable[None]) -> None:
-        future = asyncio.ensure_future(call)
-        self._unfinished.add(future)
-        future.add_done_callback(self._finished)
+    def _run_soon(self, call: Awaitable[None]) -> None:
+        self._keep(asyncio.ensure_future(call))
 
 
-async def every_worker(engine: Any, method: str, *args: Any) -> list[list[Any]]:
-    """What each worker answers, for each engine core; no timeout goes there, see Commands.quiesce.
+async def call_workers(engine: Any, method: str, *args: Any) -> list[list[Any]]:
+    """Call a method of every worker and return the answers, a list for each engine core.
 
-    With data parallelism collective_rpc itself hands on the answers of the first core only (vLLM 0.32,
+    With data parallelism, collective_rpc itself returns the answers of the first core only (vLLM 0.32,
     DPLBAsyncMPClient.call_utility_async).
     """
-    to_all = getattr(getattr(engine, "engine_core", None), "call_utility_all_async", None)
-    if to_all is None:
+    call_all = getattr(getattr(engine, "engine_core", None), "call_utility_all_async", None)
+    if call_all is None:
         return [await engine.collective_rpc(method, None, args)]
-    answers: list[list[Any]] = await to_all("collective_rpc", method, None, args, None)
+    answers: list[list[Any]] = await call_all("collective_rpc", method, None, args, None)
     return answers
 
 
-async def every_core(engine: Any, method: str) -> None:
-    """Call a method of each engine core, where vLLM has a way to."""
+async def call_cores(engine: Any, method: str) -> None:
+    """Call a method of every engine core, where vLLM has a way to."""
     client = getattr(engine, "engine_core", None)
     call = getattr(client, "call_utility_all_async", None) or getattr(
         client, "call_utility_async", None

@@ -1,9 +1,13 @@
-"""Processes that wait for each other nap instead of spinning, where spinning would take what they wait for.
+"""Let vLLM's processes sleep where they would spin, after an engine wakes up and where processors are too few.
 
-vLLM's engine core and workers spin for a second after each message (SpinCondition). After a still point memory
-has to be touched, and other engines wake up beside this one: so the first waits are naps. How often is counted,
-and not how long, for the clock runs on between a dump and a restore. With fewer processors than processes it is
-so all the time: two that spin keep two processors from the API server, and from cria, for seconds.
+vLLM's engine core and workers spin for a second after each message, and call sched_yield meanwhile (SpinCondition
+in shm_broadcast.py). Two of them keep two processors from all else for seconds, the kernel's own threads included:
+from the last steps of a dump, from clones that wake up beside this engine, whose memory has to be touched first. So
+a process sleeps 0.2 ms instead for its first 5000 waits. Waits are counted, not timed, as the clock runs on between
+a dump and a restore. To shorten the spinning itself would make vLLM lose its wake-up and wait for 5 s.
+
+Where an engine has more processes than processors it sleeps all the time: two that spin keep two processors from the
+API server, and from cria, for seconds.
 """
 
 from __future__ import annotations
@@ -16,14 +20,14 @@ from typing import Any
 BACKOFF_MICROSECONDS = 200
 BACKOFF_COUNT = 5_000  # more than a second of waiting
 
-# time.sleep() waits for a moment. Frozen in it, and restored where the clock is behind, it sleeps until then.
+# Not time.sleep(), which waits for a moment: an engine that is restored where the clock is behind would sleep until then.
 usleep = ctypes.CDLL(None).usleep
 _left = 0
 _processes = 0
 
 
 def patch() -> None:
-    """Once in each process: whoever spins asks first whether to nap. A vLLM that waits otherwise is left alone."""
+    """Replace the sched_yield that vLLM spins with; a vLLM that waits in another way stays as it is."""
     from vllm.distributed.device_communicators import shm_broadcast
 
     spin = getattr(shm_broadcast, "sched_yield", None)
@@ -32,7 +36,7 @@ def patch() -> None:
 
 
 def with_backoff(spin: Callable[[], None]) -> Callable[[], None]:
-    """`spin`, but a nap as long as there are some left."""
+    """Return a function that sleeps while back-offs are left, and then calls `spin`."""
 
     def wait() -> None:
         global _left  # noqa: PLW0603 - read thousands of times a second
@@ -49,22 +53,22 @@ def with_backoff(spin: Callable[[], None]) -> Callable[[], None]:
 
 
 def back_off(self: Any) -> None:
-    """Method of an engine core; a worker begins by itself."""
+    """Start to back off in an engine core, whose method this is; a worker starts by itself."""
     start(process_count(self.vllm_config))
 
 
 def start(processes: int = 0, count: int = BACKOFF_COUNT) -> None:
-    """The next `count` times that this process would spin it naps; longer where `processes` are too many here."""
+    """Sleep instead of the next `count` spins of this process; go on so while `processes` oversubscribe the host."""
     global _left, _processes
     _left, _processes = count, processes
 
 
 def oversubscribed() -> bool:
-    """Looked at again and again: an engine may be restored where there are more processors, or fewer."""
+    """Say whether the engine has more processes than processors, which another host may have more or fewer of."""
     return len(os.sched_getaffinity(0)) < _processes
 
 
 def process_count(config: Any) -> int:
-    """How many processes of an engine here want a processor of their own: its cores, their workers, an API server."""
+    """Count the processes of an engine on this host that want a processor each: API server, cores and workers."""
     parallel = config.parallel_config
     return int(1 + parallel.data_parallel_size_local * (1 + parallel.local_world_size))

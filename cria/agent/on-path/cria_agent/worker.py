@@ -1,4 +1,4 @@
-"""What each worker of an engine does before a dump: meet the other ranks, then drop its KV cache."""
+"""The methods that workers get: reach a barrier with all other ranks and drop the KV cache, before a dump."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MADV_DONTNEED = 4
 
 
 def quiesce(self: Any, token: str, seconds: float) -> dict[str, Any]:
-    """Method of a worker whose engine is paused and has no block of its KV cache in use.
+    """Reach a barrier with all ranks and drop the KV cache of a worker whose engine is paused.
 
-    It never raises: vLLM stops reading at the first failure, and the next call would be given the
-    answers of the other ranks to this one.
+    The answer holds an error, and nothing is raised: vLLM stops reading at the first failure, and would give
+    the answers of other ranks to the next call.
     """
     answer: dict[str, Any] = {"rank": rank(), "groups": 0, "dropped_bytes": 0, "error": None}
     try:
@@ -40,10 +40,10 @@ def quiesce(self: Any, token: str, seconds: float) -> dict[str, Any]:
 
 
 def prepare(self: Any) -> None:
-    """Method of a worker that has started: what it has made by now is never collected again.
+    """Exempt the objects that a worker has made at its start from garbage collection.
 
-    A quiesce collects garbage, which took 0.35 s of every pause in looking through torch's objects. vLLM
-    does the same in its other processes, and in workers on GPUs (0.32, gc_utils.freeze_gc_heap).
+    quiesce() collects garbage, which took 0.35 s of every pause to look through torch's objects. vLLM does so
+    in its other processes, and in workers on GPUs (0.32, gc_utils.freeze_gc_heap).
     """
     spin_backoff.start(spin_backoff.process_count(self.vllm_config))
     gc.collect()
@@ -51,7 +51,7 @@ def prepare(self: Any) -> None:
 
 
 def groups(self: Any) -> list[dict[str, Any]]:  # noqa: ARG001
-    """Method of a worker: the process groups it is a member of, in the order they were made."""
+    """Return the process groups that a worker is a member of, in the order they were made."""
     return [
         {"name": name, "backend": str(dist.get_backend(group)), "ranks": list(ranks)}
         for group, name, ranks in process_groups()
@@ -59,11 +59,12 @@ def groups(self: Any) -> list[dict[str, Any]]:  # noqa: ARG001
 
 
 def rank() -> int:
+    """Return the rank of this worker among all."""
     return int(dist.get_rank()) if dist.is_initialized() else 0
 
 
 def cpu_storages(runner: Any) -> Iterator[torch.UntypedStorage]:
-    """The memory of the KV cache, each piece once: layers share it."""
+    """Return the memory of the KV cache, each storage once: layers may share one."""
     storages = {}
     for tensor in _tensors(getattr(runner, "kv_caches", None)):
         if tensor.device.type == "cpu":
@@ -78,12 +79,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
     elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _tensors(each)
+        for item in value:
+            yield from _tensors(item)
 
 
 def drop(storage: torch.UntypedStorage) -> int:
-    """Give whole pages back to the kernel: they read as zeros, as they did when vLLM made them."""
+    """Give the whole pages of a storage back to the kernel and return their bytes: they read as zeros, as at the start."""
     page = mmap.PAGESIZE
     begin, end = int(storage.data_ptr()), int(storage.data_ptr() + storage.nbytes())
     first = -(-begin // page) * page
