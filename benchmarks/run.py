@@ -48,7 +48,8 @@ def bench(
     CriaError where that leaves nothing.
     """
     from cria.criu import program
-    from cria.model.manifest import cria_version, now
+    from cria.model.manifest import now
+    from cria.model.version import VERSION
     from cria.system import processes
 
     begin, criu = time.monotonic(), program.find()
@@ -70,7 +71,7 @@ def bench(
                 engines.append(_measured(engine, log, modes, plan.clones))
     return Bench(
         created=now(),
-        cria_version=cria_version(),
+        cria_version=VERSION,
         criu_version=version,
         machine=_machine(),
         rounds=plan.rounds,

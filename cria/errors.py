@@ -123,7 +123,9 @@ class CudaUnsuitable(CriaError):
 
     code = "cuda-unsuitable"
     exit_status = 18
-    default_remedy = "pip install 'cria[cuda]', and a driver of NVIDIA of 570 or newer"
+    default_remedy = (
+        "from cria's checkout: pip install '.[cuda]'; the NVIDIA driver has to be 570 or newer"
+    )
     default_docs = "docs/how-to/gpu.md"
 
 
@@ -352,7 +354,7 @@ class KubernetesMissing(CriaError):
 
     code = "kubernetes-missing"
     exit_status = 60
-    default_remedy = "pip install 'cria[kubernetes]'"
+    default_remedy = "from cria's checkout: pip install '.[kubernetes]'"
     default_docs = "docs/how-to/kubernetes.md"
 
 

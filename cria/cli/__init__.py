@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from cria.model.version import VERSION
+
 # name -> (module, one line). The line stands here so that `cria --help` imports no verb.
 VERBS = {
     "doctor": ("cria.cli.doctor", "Can this host, this engine, this checkpoint do it?"),
@@ -52,7 +54,7 @@ class Verbs(click.Group):
 
 
 @click.command(cls=Verbs, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cria")
+@click.version_option(VERSION)
 def cli() -> None:
     """Checkpoint a running vLLM engine, and bring it back in seconds, beside others.
 

@@ -183,7 +183,9 @@ def missing() -> str | None:
         shown = ".".join(map(str, installed))
         return f"driver {shown} has no checkpoint API, which came with {OLDEST_DRIVER}"
     if not has_cuda_core():
-        return "the Python package cuda-core is missing: pip install 'cria[cuda]'"
+        return (
+            "the Python package cuda-core is missing; from cria's checkout: pip install '.[cuda]'"
+        )
     return None
 
 

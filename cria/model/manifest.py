@@ -160,12 +160,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     gpu_state: GpuState | None = None
 
 
-def cria_version() -> str:
-    from importlib.metadata import version
-
-    return version("cria")
-
-
 def now() -> str:
     """This moment in RFC 3339, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -27,7 +27,14 @@ cria_inputs() { echo "$PWD $(cat pyproject.toml "$CONSTRAINTS" | sha256sum)"; }
 
 cria_is_installed() { stamp_is cria "$(cria_inputs)"; }
 
+# Until 0.1 the distribution was called cria: removed after the new one, it would take the command along.
+uninstall_old_name() {
+    ! "$VENV/bin/python" -m pip show --quiet cria 2>/dev/null ||
+        "$VENV/bin/python" -m pip uninstall --quiet --yes cria
+}
+
 install_cria() {
+    uninstall_old_name
     pip_install --constraint "$CONSTRAINTS" --editable '.[dev]'
     put_stamp cria "$(cria_inputs)"
 }

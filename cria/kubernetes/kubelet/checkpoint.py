@@ -17,7 +17,8 @@ from cria.kubernetes.kubelet.cluster import Cluster
 from cria.kubernetes.kubelet.containers import Found, Place, found, parse
 from cria.kubernetes.kubelet.quiesce import StillPoint, Wish, still_point, thaw
 from cria.kubernetes.kubelet.records import ArchiveManifest, Checked
-from cria.model.manifest import cria_version, now
+from cria.model.manifest import now
+from cria.model.version import VERSION
 from cria.operation import Step, Stopwatch, run_steps
 
 DUMPING = "checkpoint-container"
@@ -182,7 +183,7 @@ def record(work: Work) -> None:
 def describe(work: Work) -> ArchiveManifest:
     assert work.still is not None
     return ArchiveManifest(
-        cria_version=cria_version(),
+        cria_version=VERSION,
         created=now(),
         container=work.found,
         archive=work.archive,

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from cria.model.inventory import Inventory
+from cria.model.version import VERSION
 from cria.operations.checks.diagnosis import Diagnosis
 from cria.operations.checks.rows import Level, Row
 from cria.redaction import hide_in_text, hide_in_words
@@ -19,7 +20,7 @@ from cria.system.procfs import environment
 
 # What decides how an engine behaves; of every other variable not even the name is told.
 _TELLING = ("VLLM_", "NCCL_", "GLOO_", "CUDA_", "TORCH_", "OMP_", "UV_", "CRIA_", "UCX_", "HF_HUB_")
-_PACKAGES = ("cria", "msgspec", "protobuf", "psutil", "click", "rich")
+_PACKAGES = ("msgspec", "protobuf", "psutil", "pyroute2", "click")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +118,7 @@ def bug_report(diagnosis: Diagnosis) -> str:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
+    yield "cria", VERSION
     for package in _PACKAGES:
         try:
             yield package, version(package)

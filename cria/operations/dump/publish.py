@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cria.model.manifest import IMAGES, MANIFEST, MEMORY
+from cria.model.version import VERSION
 
 if TYPE_CHECKING:
     from cria.operations.dump.state import Dump
@@ -121,12 +122,12 @@ def digest_every_part(work: Dump) -> int:
 
 
 def describe_it(work: Dump) -> None:
-    from cria.model.manifest import Manifest, cria_version, now, write
+    from cria.model.manifest import Manifest, now, write
     from cria.system.host import this_host
 
     assert work.staged is not None
     work.manifest = Manifest(
-        cria_version=cria_version(),
+        cria_version=VERSION,
         created=now(),
         host=this_host(),
         criu_version=work.criu_version,

@@ -67,10 +67,10 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.setattr(driver, "has_cuda_core", lambda: False)
 
     row = list(gpu.host(Path()))[-1]
-    assert "cria[cuda]" in (row.remedy or "")
+    assert ".[cuda]" in (row.remedy or "")
     blocked = next(gpu.engine(HELD))
     assert blocked.level == "fail" and blocked.kind is CudaUnsuitable
-    assert "cria[cuda]" in blocked.value and (blocked.pid, blocked.fd) == (10, 5)
+    assert ".[cuda]" in blocked.value and (blocked.pid, blocked.fd) == (10, 5)
 
 
 def test_mig_and_persistence_are_told_by_gpu(here: Any) -> None:

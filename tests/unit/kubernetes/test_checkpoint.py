@@ -393,7 +393,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     with pytest.raises(KubernetesMissing) as caught:
         Cluster()
 
-    assert caught.value.remedy == "pip install 'cria[kubernetes]'"
+    assert caught.value.remedy == "from cria's checkout: pip install '.[kubernetes]'"
 
 
 # Which container -------------------------------------------------------------------------------

@@ -95,3 +95,18 @@ def test_a_criu_older_than_4_1_is_refused(tmp_path: Path, version: str, new_enou
     asked = "VENV=.venv; source setup.d/criu.sh; is_new_enough " + str(criu)
     answer = subprocess.run(["bash", "-c", asked], cwd=SCRIPTS, check=False).returncode
     assert (answer == 0) is new_enough
+
+
+def test_the_distributions_old_name_is_removed_before_the_new_one_comes(tmp_path: Path) -> None:
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$*" >> "$0.log"\n')
+    python.chmod(0o755)
+    script = (
+        f"VENV={tmp_path} CONSTRAINTS=constraints.txt; put_stamp() {{ :; }};"
+        "source setup.d/cria.sh; cria_inputs() { :; }; install_cria"
+    )
+    subprocess.run(["bash", "-eu", "-c", script], cwd=SCRIPTS, check=True)
+
+    calls = [line.split()[2] for line in (tmp_path / "bin/python.log").read_text().splitlines()]
+    assert calls == ["show", "uninstall", "install"]
