@@ -22,7 +22,7 @@ def freeze_and_write_memory(work: Dump) -> int:
     """CRIU seizes every process and writes the images; it waits, all frozen, when they are whole."""
     from cria.checkpoint import layout
     from cria.criu import log
-    from cria.criu.link_remap_lock import Turn
+    from cria.criu.link_remap_lock import LinkRemapLock
     from cria.criu.options import dump_options
     from cria.isolation.namespaces import NamespacesOf, is_elsewhere
 
@@ -37,8 +37,8 @@ def freeze_and_write_memory(work: Dump) -> int:
     message.pid = inside.inner_pid if inside else work.root
     work.its_root = inside.root if inside else Path("/")
     if inside is None:
-        work.turn = Turn(work.quiesce_seconds)
-        if work.turn.waited and work.still is not None and work.gpu is None:
+        work.link_remap_lock = LinkRemapLock(work.quiesce_seconds)
+        if work.link_remap_lock.waited and work.still is not None and work.gpu is None:
             work.still.extend_lease(0)  # refused where it has gone on meanwhile
     message.tcp_skip_in_flight = work.skip_in_flight
     images = os.open(work.staged / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -55,9 +55,9 @@ def freeze_and_write_memory(work: Dump) -> int:
 
 def let_it_run_on(work: Dump) -> None:
     if work.conversation is not None:
-        _take_another_turn(work)
+        _take_link_remap_lock_again(work)
         work.conversation.abort()
-    _end_turn(work)
+    _release_link_remap_lock(work)
 
 
 def carry_its_files(work: Dump) -> int:
@@ -80,7 +80,7 @@ def carry_its_files(work: Dump) -> int:
     )
     if not work.leave_running:  # else CRIU removes them, when it lets the engine run
         saved_files.remove_links(work.carried, work.its_root)
-        _end_turn(work)
+        _release_link_remap_lock(work)
     return sum(file.stored_bytes for file in work.carried)
 
 
@@ -125,18 +125,18 @@ def _finish(work: Dump) -> None:
     place = (None if work.published else work.staged) or work.output
     with log.explained(place / IMAGES / DUMP_LOG, during=DumpFailed):
         work.conversation.finish()
-    _end_turn(work)
+    _release_link_remap_lock(work)
 
 
-def _take_another_turn(work: Dump) -> None:
+def _take_link_remap_lock_again(work: Dump) -> None:
     """CRIU will remove its link remaps by their names, which may be another dump's by now."""
-    from cria.criu.link_remap_lock import Turn
+    from cria.criu.link_remap_lock import LinkRemapLock
 
-    if work.turn is not None and not work.turn.lasts:
+    if work.link_remap_lock is not None and not work.link_remap_lock.held:
         with suppress(EngineBusy):  # rather that dump fails than that this engine stays frozen
-            work.turn = Turn(UNDO_SECONDS)
+            work.link_remap_lock = LinkRemapLock(UNDO_SECONDS)
 
 
-def _end_turn(work: Dump) -> None:
-    if work.turn is not None:
-        work.turn.end()
+def _release_link_remap_lock(work: Dump) -> None:
+    if work.link_remap_lock is not None:
+        work.link_remap_lock.release()

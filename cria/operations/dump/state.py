@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cria.operation import Stopwatch
 
 if TYPE_CHECKING:
-    from cria.criu.link_remap_lock import Turn
+    from cria.criu.link_remap_lock import LinkRemapLock
     from cria.engine.control.quiesce import QuiesceSession
     from cria.errors import GpuLost
     from cria.events import Listener
@@ -85,7 +85,7 @@ class Dump:
     lost: GpuLost | None = None
     options: DumpOptions = field(init=False)
     staged: Path | None = None
-    turn: Turn | None = None
+    link_remap_lock: LinkRemapLock | None = None
     conversation: Any = None
     hooks: Hooks | None = None
     its_root: Path = Path("/")

@@ -73,7 +73,7 @@ def remove_the_view(work: Restore) -> None:
 def put_its_files_back(work: Restore) -> int:
     """On the host a temporary file may be in its place still; the check before saw that it is the same."""
     from cria.checkpoint import saved_files
-    from cria.criu.link_remap_lock import Turn
+    from cria.criu.link_remap_lock import LinkRemapLock
     from cria.isolation.namespaces import Host
 
     assert work.place is not None
@@ -82,7 +82,7 @@ def put_its_files_back(work: Restore) -> int:
     if isinstance(work.place, Host):
         work.placed = saved_files.missing(carried)
         if saved_files.has_links(work.placed):
-            work.turn = Turn(work.wait_seconds)
+            work.link_remap_lock = LinkRemapLock(work.wait_seconds)
     return saved_files.put_back(work.placed, work.checkpoint.path / CARRIED, work.place.root)
 
 
@@ -92,6 +92,6 @@ def take_its_files_away(work: Restore) -> None:
 
     if isinstance(work.place, Host):
         saved_files.remove(work.placed)
-    if work.turn is not None and work.turn.lasts:
+    if work.link_remap_lock is not None and work.link_remap_lock.held:
         saved_files.remove_links(work.placed)
-        work.turn.end()
+        work.link_remap_lock.release()

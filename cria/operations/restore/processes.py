@@ -99,8 +99,8 @@ def let_it_run(work: Restore) -> None:
     assert work.view is not None and work.place is not None
     with log.explained(work.view / "restore.log", during=RestoreFailed):
         work.conversation.finish()
-    if work.turn is not None:  # with its last act CRIU has removed its link remaps
-        work.turn.end()
+    if work.link_remap_lock is not None:  # with its last act CRIU has removed its link remaps
+        work.link_remap_lock.release()
     work.locks.close()
     if work.checkpoint.manifest.options.network_lock != "SKIP":
         remove_leftovers(work.checkpoint.images, work.plan, work.netns(), work.client.criu)

@@ -12,7 +12,7 @@ from cria.operation import Stopwatch
 
 if TYPE_CHECKING:
     from cria.checkpoint.handle import Checkpoint
-    from cria.criu.link_remap_lock import Turn
+    from cria.criu.link_remap_lock import LinkRemapLock
     from cria.events import Listener
     from cria.isolation.forwarded_ports import Forward
     from cria.isolation.namespaces import Host, OwnNamespaces
@@ -61,7 +61,7 @@ class Restore(Source):
     reservation: Any = None
     view: Path | None = None
     placed: tuple[CarriedFile, ...] = ()
-    turn: Turn | None = None
+    link_remap_lock: LinkRemapLock | None = None
     page_server: Any = None
     conversation: Any = None
     locks: ExitStack = field(default_factory=ExitStack)
