@@ -46,6 +46,18 @@ class Step(Generic[State]):
         self.when = when
 
 
+class StepState:
+    """The base of what the steps of one operation hand on to each other.
+
+    A field without a default is set by a step. Later steps rely on it; an undo, which may run before
+    that step has come so far, asks `has`.
+    """
+
+    def has(self, name: str) -> bool:
+        """Return whether the field `name` has been set."""
+        return name in self.__dict__
+
+
 class Stopwatch:
     """Collect the timings of steps against one wall clock."""
 

@@ -78,6 +78,9 @@ class DumpRequest(_DumpTarget, frozen=True, kw_only=True):
     ] = 30.0
     listener: Listener | None = None
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "hooks", tuple(self.hooks))  # read more than once
+
     @property
     def requests_in_flight(self) -> Inflight | None:
         """What becomes of running requests; None where the engine is not quiesced."""
@@ -135,6 +138,9 @@ class RestoreRequest(_RestoreSource, frozen=True, kw_only=True):
         float, _help("Seconds that a hook program may take at each stage."), msgspec.Meta(gt=0)
     ] = 30.0
     listener: Listener | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "hooks", tuple(self.hooks))  # read more than once
 
     @property
     def shares_memory(self) -> bool:

@@ -81,3 +81,53 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class StagedCheckpoint:
+    """A checkpoint that is being written: in a hidden directory beside `output`, then renamed to it."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._directory: Path | None = None
+        self._published = False
+
+    def create(self) -> None:
+        """Make the hidden directory. Raises CheckpointExists or NotWritable."""
+        self._directory = stage(self.output)
+
+    @property
+    def exists(self) -> bool:
+        """Whether `create` has made the directory, under whichever of its two names."""
+        return self._directory is not None
+
+    @property
+    def published(self) -> bool:
+        return self._published
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint lies now."""
+        return self.output if self._published or self._directory is None else self._directory
+
+    @property
+    def images(self) -> Path:
+        return self.path / IMAGES
+
+    def publish(self) -> None:
+        """Rename the whole checkpoint to `output`. Raises CheckpointExists."""
+        directory = self.path
+        try:
+            publish(directory, self.output)
+        finally:  # the rename may have worked although what follows it failed
+            self._published = not directory.exists()
+
+    def withdraw(self) -> None:
+        """Take `output` away from a published checkpoint again."""
+        if self._published and self._directory is not None:
+            self.output.rename(self._directory)
+            self._published = False
+
+    def discard(self) -> None:
+        """Remove what was staged and is not published."""
+        if self._directory is not None:
+            discard(self._directory)

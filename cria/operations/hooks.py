@@ -144,6 +144,9 @@ class Hooks:
         self._asked: list[tuple[str, Function]] = []
         self._tell = listener or nobody
 
+    def __len__(self) -> int:
+        return len(self._hooks)
+
     def begin(self, call: HookCall) -> None:
         """Run each; the first that fails ends it. Raises HookFailed."""
         for hook in self._hooks:

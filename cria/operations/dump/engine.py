@@ -1,145 +1,118 @@
-"""What a dump asks of the engine while it runs: who it is, what it holds, and to stand still."""
+"""The steps of a dump that deal with the running engine: find it, look at it, quiesce it, resume it."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from cria.checkpoint import saved_files
+from cria.criu import program
+from cria.criu.client import Client
+from cria.engine import canary, files
+from cria.engine.control.lookup import find_client
+from cria.engine.control.quiesce import QuiesceSession
+from cria.engine.handle import clean_up as clean_up_after
+from cria.engine.inventory import discovery
+from cria.engine.inventory.collect import take
+from cria.memory.lazy import client as page_server
+from cria.operations.checks import preflight
+from cria.operations.dump.state import DumpState
+from cria.system.locks import lock_engine as lock
+from cria.system.processes import wait_for_exit
+from cria.system.procfs import tree
 
-    from cria.operations.dump.state import Dump
 
-
-def find_the_engine(work: Dump) -> None:
-    from cria.engine.inventory import discovery
-    from cria.system.procfs import tree
-
-    if work.any_process and work.target is not None:
-        work.root = tree(work.target)[0].pid
+def find_engine(state: DumpState) -> None:
+    request = state.request
+    if request.any_process and request.target is not None:
+        state.root = tree(request.target)[0].pid
     else:
-        work.root = discovery.find(work.target, port=work.port)
+        state.root = discovery.find(request.target, port=request.port)
 
 
-def lock_it(work: Dump) -> None:
-    from cria.system.locks import lock_engine
-
-    work.lock = lock_engine(work.root)
+def lock_engine(state: DumpState) -> None:
+    state.lock = lock(state.root)
 
 
-def memory_still_arrives(work: Dump) -> bool:
-    from cria.memory.lazy import client
-    from cria.system.procfs import tree
-
-    return client.guardian(process.pid for process in tree(work.root)) is not None
-
-
-def wait_for_its_memory(work: Dump) -> None:
-    """Of an engine that was restored lazily; for as long as it may take to bring it to a still point."""
-    from cria.memory.lazy import client
-    from cria.system.procfs import tree
-
-    client.wait((process.pid for process in tree(work.root)), work.quiesce_seconds)
+def unlock_engine(state: DumpState) -> None:
+    if state.has("lock"):
+        os.close(state.lock)
+        del state.lock
 
 
-def unlock_it(work: Dump) -> None:
-    if work.lock is not None:
-        os.close(work.lock)
-        work.lock = None
+def is_still_loading(state: DumpState) -> bool:
+    return page_server.guardian(_pids(state)) is not None
 
 
-def find_criu(work: Dump) -> None:
-    from cria.criu import program
+def wait_for_memory(state: DumpState) -> None:
+    """Wait until a lazily restored engine has all its memory, as long as quiescing it may take."""
+    page_server.wait(_pids(state), state.request.quiesce_seconds)
 
+
+def find_criu(state: DumpState) -> None:
     criu = program.find()
     asked = program.Asked(criu)
-    from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
-
     try:
-        work.client = Client(criu)
-        _load_what_is_needed_later(criu)
-    finally:  # a CRIU that is too old is told before what it lacks
-        work.criu_version = ".".join(map(str, asked.require()))
+        state.client = Client(criu)
+    finally:  # an old CRIU is named as such, before anything that it lacks
+        state.criu_version = ".".join(map(str, asked.require()))
 
 
-def _load_what_is_needed_later(criu: Path) -> None:
-    """Now, that the engine need not stand still for it."""
-    from cria.criu import (  # noqa: F401
-        link_remap_lock,
-        log,
-        messages,
-        options,
+def take_inventory(state: DumpState) -> None:
+    state.inventory = take(state.root, any_process=state.request.any_process)
+    state.quiesce = QuiesceSession(
+        state.inventory,
+        state.request.requests_in_flight,
+        seconds=state.request.quiesce_seconds,
+        listener=state.request.listener,
     )
-    from cria.criu.images import files, summary  # noqa: F401
-
-    for name in ("fdinfo", "remap_file_path"):
-        messages.load(name, criu)
 
 
-def take_its_inventory(work: Dump) -> None:
-    from cria.engine.inventory.collect import take
-
-    work.inventory = take(work.root, any_process=work.any_process)
+def check_engine(state: DumpState) -> None:
+    preflight.dump(state.inventory, state.staged.output)
 
 
-def check_it_can_be_dumped(work: Dump) -> None:
-    from cria.operations.checks import preflight
-
-    preflight.dump(work.inventory, work.output)
+def record_canary(state: DumpState) -> None:
+    state.canary, state.no_canary = canary.before_dump(state.inventory, wanted=state.request.canary)
 
 
-def record_the_canary(work: Dump) -> None:
-    from cria.engine import canary
+def find_files(state: DumpState) -> None:
+    """Find the engine's files that CRIU's images do not name, while the engine still runs.
 
-    work.canary, work.no_canary = canary.before_dump(work.inventory, wanted=work.wants_canary)
-
-
-def find_its_files(work: Dump) -> None:
-    """Those that the images will not tell of; looked for while the engine still runs.
-
-    Its stores are searched for in its whole heap, unless it will tell of them at the still point.
+    Its torch stores are searched for in its whole heap, unless it names them when it is quiesced.
     """
-    from cria.engine import files as belongings
-    from cria.engine.control.lookup import find_client
-
-    if work.inflight is None or find_client(work.inventory) is None:
-        work.its_stores = belongings.file_stores(work.inventory)
-    work.its_temporary_files = belongings.temporary_files(work.inventory)
-    work.its_model_files = belongings.model_files(work.inventory)
+    names_its_stores = state.request.requests_in_flight and find_client(state.inventory)
+    if not names_its_stores:
+        state.stores = files.file_stores(state.inventory)
+    state.temporary_files = files.temporary_files(state.inventory)
+    state.model_files = files.model_files(state.inventory)
 
 
-def pause_the_engine(work: Dump) -> None:
-    from cria.engine.control.quiesce import QuiesceSession
-
-    limit, tell = work.quiesce_seconds, work.listener
-    work.still = QuiesceSession(work.inventory, work.inflight, seconds=limit, listener=tell)
-    work.still.pause()
+def quiesce_engine(state: DumpState) -> None:
+    state.quiesce.pause()
 
 
-def resume_the_engine(work: Dump) -> None:
-    if work.still is not None and work.lost is None:
-        work.still.resume()
+def resume_engine(state: DumpState) -> None:
+    if state.lost is None:
+        state.quiesce.resume()
 
 
-def drop_what_can_be_made_again(work: Dump) -> int | None:
-    from cria.engine import files as belongings
-
-    assert work.still is not None
-    dropped = work.still.drop_caches()
-    if work.still.stores is not None:
-        work.its_stores = belongings.those_there(work.inventory, work.still.stores)
-    elif work.still.quiesced is not None:  # by a part inside that is older
-        work.its_stores = belongings.file_stores(work.inventory)
+def drop_caches(state: DumpState) -> int | None:
+    dropped = state.quiesce.drop_caches()
+    if state.quiesce.stores is not None:
+        state.stores = files.those_there(state.inventory, state.quiesce.stores)
+    elif state.quiesce.quiesced is not None:  # an older agent does not name them
+        state.stores = files.file_stores(state.inventory)
     return dropped
 
 
-def clear_what_it_left(work: Dump) -> None:
-    from cria.checkpoint import saved_files
-    from cria.engine import handle
-    from cria.system import processes
+def clean_up(state: DumpState) -> None:
+    if not state.request.leave_running:
+        wait_for_exit(state.inventory.processes)
+        owned = (file for file in state.saved_files if file.owned)
+        clean_up_after(state.inventory, saved_files.names(owned))
+    unlock_engine(state)
 
-    if not work.leave_running:
-        processes.wait_for_exit(work.inventory.processes)
-        owned = (file for file in work.carried if file.owned)
-        handle.clean_up(work.inventory, saved_files.names(owned))
-    unlock_it(work)
+
+def _pids(state: DumpState) -> Iterator[int]:
+    return (process.pid for process in tree(state.root))

@@ -1,57 +1,53 @@
-"""The GPU memory of an engine: taken before it is frozen, given back before its requests go on."""
+"""The steps of a dump that deal with GPU memory: saved before the freeze, restored when the engine goes on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cria.errors import GpuLost
 from cria.gpu import devices
-
-if TYPE_CHECKING:
-    from cria.operations.dump.state import Dump
-
-
-def uses_gpus(work: Dump) -> bool:
-    return devices.uses_gpus(work.inventory)
+from cria.gpu.memory import GpuMemory
+from cria.gpu.ranks import Limits
+from cria.operations.dump.state import DumpState
 
 
-def free_what_vllm_can_make_again(work: Dump) -> None:
-    """What is not on the GPUs need not go through the host's memory into the images."""
-    assert work.still is not None
-    # Two actions on the way there, two on the way back: so long nobody must let the engine go on.
-    work.still.sleep(work.weights, lease=4 * work.gpu_seconds)
+def uses_gpus(state: DumpState) -> bool:
+    return devices.uses_gpus(state.inventory)
 
 
-def take_its_gpu_memory(work: Dump) -> int:
-    from cria.gpu.memory import GpuMemory
-    from cria.gpu.ranks import Limits
-
-    work.gpu = GpuMemory(work.inventory, limits=Limits(copy=work.gpu_seconds))
-    work.gpu_state = work.gpu.take()
-    return work.gpu_state.taken_bytes
+def sleep_engine(state: DumpState) -> None:
+    """Let vLLM free what it can rebuild: that need not go through the host's memory into the images."""
+    # The driver needs two calls to save GPU memory and two to restore it. The engine must not go on by
+    # itself before all four are through.
+    state.quiesce.sleep(state.request.weights, lease=4 * state.request.gpu_seconds)
 
 
-def give_it_back(work: Dump) -> None:
-    if work.gpu is not None and work.lost is None:
-        work.gpu.give_back()
+def save_memory(state: DumpState) -> int:
+    state.gpu_memory = GpuMemory(state.inventory, limits=Limits(copy=state.request.gpu_seconds))
+    state.gpu_state = state.gpu_memory.take()
+    return state.gpu_state.taken_bytes
 
 
-def give_it_back_or_remember(work: Dump) -> None:
-    """An engine that lives on may lose its GPUs now, when its checkpoint is whole: then that is finished first."""
+def restore_memory(state: DumpState) -> None:
+    if state.has("gpu_memory") and state.lost is None:
+        state.gpu_memory.give_back()
+
+
+def restore_memory_of_live_engine(state: DumpState) -> None:
+    """Restore GPU memory when all images are whole: a failure is remembered, and the checkpoint finished."""
     try:
-        give_it_back(work)
+        restore_memory(state)
     except GpuLost as lost:
-        work.lost = lost
+        state.lost = lost
 
 
-def lost_its_gpus(work: Dump) -> bool:
-    return work.lost is not None
+def are_lost(state: DumpState) -> bool:
+    return state.lost is not None
 
 
-def say_that_it_lost_its_gpus(work: Dump) -> None:
-    assert work.lost is not None
-    raise GpuLost(
-        work.lost.message,
-        details=f"{work.lost.details}\nits checkpoint is whole: {work.output}",
-        remedy=f"cria stop {work.root} && cria restore {work.output}",
-    ) from work.lost
+def report_lost(state: DumpState) -> None:
+    if state.lost is not None:
+        output = state.staged.output
+        raise GpuLost(
+            state.lost.message,
+            details=f"{state.lost.details}\nthe checkpoint is whole: {output}",
+            remedy=f"cria stop {state.root} && cria restore {output}",
+        ) from state.lost

@@ -1,76 +1,62 @@
-"""What a dump tells the user's hooks, and when; before the engine is frozen they may refuse it."""
+"""The steps of a dump that run the user's hooks. Until the engine is frozen a hook may refuse the dump."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-from cria.model.manifest import IMAGES
-from cria.operations.dump.engine import take_its_inventory
-
-if TYPE_CHECKING:
-    from cria.model.hooks import HookCall, Stage
-    from cria.operations.dump.state import Dump
+from cria.engine import health
+from cria.model.hooks import HookCall, Stage
+from cria.operations.dump.engine import take_inventory
+from cria.operations.dump.state import DumpState
+from cria.operations.hooks import Hooks, why
 
 
-def has_hooks(work: Dump) -> bool:
-    return bool(work.wants_hooks)
+def are_given(state: DumpState) -> bool:
+    return bool(state.request.hooks)
 
 
-def has_hooks_and_lives_on(work: Dump) -> bool:
-    return bool(work.wants_hooks) and work.leave_running
+def are_given_and_engine_runs_on(state: DumpState) -> bool:
+    return are_given(state) and state.request.leave_running
 
 
-def check_the_hooks(work: Dump) -> None:
-    from cria.operations.hooks import Hooks
-
-    work.hooks = Hooks(work.wants_hooks, seconds=work.hook_seconds, listener=work.listener)
-
-
-def before_dump(work: Dump) -> None:
-    """Its url is in the inventory, which is taken anew afterwards."""
-    assert work.hooks is not None
-    take_its_inventory(work)
-    work.hooks.begin(_call(work, "before-dump"))
+def check(state: DumpState) -> None:
+    request = state.request
+    state.hooks = Hooks(request.hooks, seconds=request.hook_seconds, listener=request.listener)
 
 
-def at_still_point(work: Dump) -> None:
-    """Before the caches are dropped: that is refused if a hook outlasted the lease of the pause."""
-    assert work.hooks is not None and work.still is not None
-    work.still.extend_lease(work.hook_seconds * len(work.wants_hooks))
-    work.hooks.ask(_call(work, "at-still-point"))
+def before_dump(state: DumpState) -> None:
+    take_inventory(state)  # for the URL; the inventory that counts is taken after the hooks
+    state.hooks.begin(_call(state, "before-dump"))
 
 
-def after_resume(work: Dump) -> None:
-    assert work.hooks is not None
-    work.hooks.tell(_call(work, "after-resume"))
+def at_still_point(state: DumpState) -> None:
+    """Run the hooks before the caches are dropped: that is refused where a hook outlasted the lease."""
+    state.quiesce.extend_lease(state.request.hook_seconds * len(state.hooks))
+    state.hooks.ask(_call(state, "at-still-point"))
 
 
-def after_dump(work: Dump) -> None:
-    assert work.hooks is not None
-    work.hooks.tell(_call(work, "after-dump"))
+def after_resume(state: DumpState) -> None:
+    state.hooks.tell(_call(state, "after-resume"))
 
 
-def dump_failed(work: Dump) -> None:
-    """The engine runs on by now; the exception that ended the dump is on its way to the caller."""
-    assert work.hooks is not None
-    work.hooks.tell(_call(work, "dump-failed"))
+def after_dump(state: DumpState) -> None:
+    state.hooks.tell(_call(state, "after-dump"))
 
 
-def _call(work: Dump, stage: Stage) -> HookCall:
-    from cria.engine import health
-    from cria.model.hooks import HookCall
-    from cria.operations.hooks import why
+def dump_failed(state: DumpState) -> None:
+    """Run the hooks when the engine runs on again and the exception is on its way to the caller."""
+    state.hooks.tell(_call(state, "dump-failed"))
 
-    place = work.output if work.published else work.staged
-    published = work.inventory.published()
+
+def _call(state: DumpState, stage: Stage) -> HookCall:
+    published = state.inventory.published() if state.has("inventory") else ()
     return HookCall(
         stage=stage,
         operation="dump",
-        checkpoint=str(work.output),
-        images=str(place / IMAGES) if place else None,
-        pid=work.root,
+        checkpoint=str(state.staged.output),
+        images=str(state.staged.images) if state.staged.exists else None,
+        pid=state.root,
         url=health.url(published[0].local) if published else None,
-        leave_running=work.leave_running,
+        leave_running=state.request.leave_running,
         error=why(sys.exception()) if stage == "dump-failed" else None,
     )

@@ -1,142 +1,130 @@
-"""The frozen engine: CRIU writes its memory, cria carries its files, and it goes on or ends."""
+"""The steps of a dump with the engine frozen: CRIU writes its memory, cria saves its files, it goes on or ends."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cria.checkpoint import layout, saved_files
+from cria.criu import log
+from cria.criu.images import files, summary
+from cria.criu.link_remap_lock import LinkRemapLock
+from cria.criu.options import dump_options
 from cria.errors import CriaError, DumpFailed, EngineBusy
-from cria.model.manifest import CARRIED, DUMP_LOG, IMAGES
-from cria.operations.dump import gpu
-from cria.operations.dump.engine import resume_the_engine
+from cria.isolation.namespaces import NamespacesOf, is_elsewhere
+from cria.model.manifest import CARRIED, DUMP_LOG
+from cria.operations.dump.engine import resume_engine
+from cria.operations.dump.gpu import restore_memory_of_live_engine
+from cria.operations.dump.state import DumpState
+from cria.system import processes
 
-if TYPE_CHECKING:
-    from cria.operations.dump.state import Dump
-
-UNDO_SECONDS = 5.0  # how long an engine that shall run on stays frozen for others' sake
+# How long an engine that is to run on stays frozen while another dump holds the link-remap lock.
+_UNDO_SECONDS = 5.0
 
 
-def freeze_and_write_memory(work: Dump) -> int:
-    """CRIU seizes every process and writes the images; it waits, all frozen, when they are whole."""
-    from cria.checkpoint import layout
-    from cria.criu import log
-    from cria.criu.link_remap_lock import LinkRemapLock
-    from cria.criu.options import dump_options
-    from cria.isolation.namespaces import NamespacesOf, is_elsewhere
-
-    assert work.staged is not None
-    work.options, message = dump_options(
-        work.client,
-        work.inventory,
-        leave_running=work.leave_running,
-        direct_io=work.direct_io,
+def write_images(state: DumpState) -> int:
+    """Have CRIU freeze every process and write the images; CRIU waits when they are whole."""
+    request = state.request
+    state.options, message = dump_options(
+        state.client,
+        state.inventory,
+        leave_running=request.leave_running,
+        direct_io=request.direct_io,
     )
-    inside = NamespacesOf(work.root) if is_elsewhere(work.root) else None
-    message.pid = inside.inner_pid if inside else work.root
-    work.its_root = inside.root if inside else Path("/")
+    inside = NamespacesOf(state.root) if is_elsewhere(state.root) else None
+    message.pid = inside.inner_pid if inside else state.root
+    state.files_root = inside.root if inside else Path("/")
+    has_gpus = state.has("gpu_memory")
     if inside is None:
-        work.link_remap_lock = LinkRemapLock(work.quiesce_seconds)
-        if work.link_remap_lock.waited and work.still is not None and work.gpu is None:
-            work.still.extend_lease(0)  # refused where it has gone on meanwhile
-    message.tcp_skip_in_flight = work.skip_in_flight
-    images = os.open(work.staged / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        state.link_remap_lock = LinkRemapLock(request.quiesce_seconds)
+        if state.link_remap_lock.waited and not has_gpus:
+            state.quiesce.extend_lease(0)  # refused where the engine has gone on meanwhile
+    message.tcp_skip_in_flight = request.skip_in_flight
+    images = os.open(state.staged.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images
     message.log_file = DUMP_LOG
     try:
-        with log.explained(work.staged / IMAGES / DUMP_LOG, during=DumpFailed):
-            work.conversation = work.client.dump(message, inside, plugins=work.gpu is None)
-            work.conversation.wait_for("post-dump")
+        with log.explained(state.staged.images / DUMP_LOG, during=DumpFailed):
+            state.conversation = state.client.dump(message, inside, plugins=not has_gpus)
+            state.conversation.wait_for("post-dump")
     finally:
         os.close(images)
-    return layout.size_bytes(work.staged / IMAGES)
+    return layout.size_bytes(state.staged.images)
 
 
-def let_it_run_on(work: Dump) -> None:
-    if work.conversation is not None:
-        _take_link_remap_lock_again(work)
-        work.conversation.abort()
-    _release_link_remap_lock(work)
+def unfreeze(state: DumpState) -> None:
+    """Have CRIU fail, so that it lets the engine run on."""
+    if state.has("conversation"):
+        _take_link_remap_lock_again(state)
+        state.conversation.abort()
+    _release_link_remap_lock(state)
 
 
-def carry_its_files(work: Dump) -> int:
-    """Shared memory, link remaps, stores and temporary files: with the memory they are one moment."""
-    from cria.checkpoint import saved_files
-    from cria.criu.images import files, summary
-
-    assert work.staged is not None
-    images, criu = work.staged / IMAGES, work.client.criu
-    work.files = files.read(images)
-    remapped = {remap.file_id for remap in summary.remaps(images, criu)}
-    opened = files.regular_files(work.files, criu)
+def save_files(state: DumpState) -> int:
+    """Save shared memory, link remaps, stores and temporary files: of the same moment as the memory."""
+    criu = state.client.criu
+    state.images = files.read(state.staged.images)
+    remapped = {remap.file_id for remap in summary.remaps(state.staged.images, criu)}
+    opened = files.regular_files(state.images, criu)
     paths = saved_files.wanted(file.path for file in opened if file.file_id not in remapped)
-    temporary = [path for path in map(Path, work.its_temporary_files) if path not in paths]
-    work.carried = saved_files.store(
-        [*paths, *map(Path, work.its_stores), *temporary],
-        work.staged / CARRIED,
-        work.its_root,
+    temporary = [path for path in map(Path, state.temporary_files) if path not in paths]
+    state.saved_files = saved_files.store(
+        [*paths, *map(Path, state.stores), *temporary],
+        state.staged.path / CARRIED,
+        state.files_root,
         temporary=temporary,
     )
-    if not work.leave_running:  # else CRIU removes them, when it lets the engine run
-        saved_files.remove_links(work.carried, work.its_root)
-        _release_link_remap_lock(work)
-    return sum(file.stored_bytes for file in work.carried)
+    if not state.request.leave_running:  # else CRIU removes them when it lets the engine run
+        saved_files.remove_links(state.saved_files, state.files_root)
+        _release_link_remap_lock(state)
+    return sum(file.stored_bytes for file in state.saved_files)
 
 
-def check_the_images(work: Dump) -> None:
-    """CRIU can leave out listeners without a word (its issue 2764): compare with what we saw."""
-    from cria.criu.images import files
-
-    files.check_complete(work.files, work.inventory.listeners(), work.client.criu)
+def check_images(state: DumpState) -> None:
+    """Compare the listeners in the images with the inventory: CRIU can omit some silently (CRIU #2764)."""
+    files.check_complete(state.images, state.inventory.listeners(), state.client.criu)
 
 
-def resume_it_if_it_lives_on(work: Dump) -> None:
-    """What is left to do needs the disk only, and takes as long as reading the checkpoint once."""
-    _finish(work)
-    gpu.give_it_back_or_remember(work)
-    if work.lost is None:
-        resume_the_engine(work)
+def resume(state: DumpState) -> None:
+    """Let the engine run on. What is left to do needs the disk only, and takes as long as reading it once."""
+    _finish(state)
+    restore_memory_of_live_engine(state)
+    if state.lost is None:
+        resume_engine(state)
 
 
-def lives_on(work: Dump) -> bool:
-    return work.leave_running
-
-
-def ends(work: Dump) -> bool:
-    return not work.leave_running
-
-
-def end_it_unless_it_lives_on(work: Dump) -> None:
-    """A clone's PID namespace ends with its root, and takes CRIU with it before it can say so."""
-    from cria.system import processes
-
+def end(state: DumpState) -> None:
     try:
-        _finish(work)
+        _finish(state)
     except CriaError:
-        if not processes.wait_for_exit([work.inventory.root]):
+        # A clone's PID namespace ends with its root process, and kills CRIU before CRIU can answer.
+        if not processes.wait_for_exit([state.inventory.root]):
             raise
 
 
-def _finish(work: Dump) -> None:
-    """CRIU was told when it was called whether it shall end the engine or let it run."""
-    from cria.criu import log
-
-    place = (None if work.published else work.staged) or work.output
-    with log.explained(place / IMAGES / DUMP_LOG, during=DumpFailed):
-        work.conversation.finish()
-    _release_link_remap_lock(work)
+def runs_on(state: DumpState) -> bool:
+    return state.request.leave_running
 
 
-def _take_link_remap_lock_again(work: Dump) -> None:
-    """CRIU will remove its link remaps by their names, which may be another dump's by now."""
-    from cria.criu.link_remap_lock import LinkRemapLock
-
-    if work.link_remap_lock is not None and not work.link_remap_lock.held:
-        with suppress(EngineBusy):  # rather that dump fails than that this engine stays frozen
-            work.link_remap_lock = LinkRemapLock(UNDO_SECONDS)
+def ends(state: DumpState) -> bool:
+    return not state.request.leave_running
 
 
-def _release_link_remap_lock(work: Dump) -> None:
-    if work.link_remap_lock is not None:
-        work.link_remap_lock.release()
+def _finish(state: DumpState) -> None:
+    """Have CRIU do what its options said from the start: let the engine run, or kill it."""
+    with log.explained(state.staged.images / DUMP_LOG, during=DumpFailed):
+        state.conversation.finish()
+    _release_link_remap_lock(state)
+
+
+def _take_link_remap_lock_again(state: DumpState) -> None:
+    """CRIU is about to remove its link remaps by name, and another dump may use these names by now."""
+    if state.link_remap_lock is not None and not state.link_remap_lock.held:
+        with suppress(EngineBusy):  # rather the other dump fails than that this engine stays frozen
+            state.link_remap_lock = LinkRemapLock(_UNDO_SECONDS)
+
+
+def _release_link_remap_lock(state: DumpState) -> None:
+    if state.link_remap_lock is not None:
+        state.link_remap_lock.release()

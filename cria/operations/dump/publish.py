@@ -1,167 +1,119 @@
-"""The checkpoint on its way from a staged directory to a published one."""
+"""The steps of a dump that write the checkpoint: from a staged directory to a published checkpoint."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from cria.model.manifest import IMAGES, MANIFEST, MEMORY
+from cria.checkpoint import fingerprints, layout
+from cria.criu.images import files, memory, summary
+from cria.events import progress
+from cria.memory import compressed, zero_pages
+from cria.memory.shared import materialize
+from cria.model.manifest import MANIFEST, MEMORY, Manifest, now, write
 from cria.model.version import VERSION
-
-if TYPE_CHECKING:
-    from cria.operations.dump.state import Dump
-
-
-def stage_the_checkpoint(work: Dump) -> None:
-    from cria.checkpoint import layout
-
-    work.staged = layout.stage(work.output)
+from cria.operations.dump.state import DumpState
+from cria.system import digests, processes
+from cria.system.host import this_host
 
 
-def discard_the_checkpoint(work: Dump) -> None:
-    from cria.checkpoint import layout
-    from cria.events import Warned
-
-    if work.staged is None:
-        return
-    if work.lost is not None and not work.published:  # its images are all there is of the engine
-        words = f"the checkpoint was not finished; its images are kept: {work.staged}"
-        if work.listener is not None:
-            work.listener(Warned(message=words))
-        return
-    layout.discard(work.staged)
+def stage_checkpoint(state: DumpState) -> None:
+    state.staged.create()
 
 
-def shared_memory(work: Dump) -> bool:
-    """Whether it is a clone that has some of its memory in a file that others map too."""
-    from cria.memory.shared import materialize
-
-    return bool(materialize.shared_files(work.files, work.client.criu))
-
-
-def take_in_what_it_shared(work: Dump) -> int:
-    """The file is for one host, and for a while: a checkpoint holds all it needs."""
-    from cria.checkpoint import layout
-    from cria.memory.shared import materialize
-
-    assert work.staged is not None
-    images = work.staged / IMAGES
-    work.files = materialize.fold(images, criu=work.client.criu)
-    return layout.size_bytes(images)
+def discard_checkpoint(state: DumpState) -> None:
+    if state.lost is None:
+        state.staged.discard()
+    elif not state.staged.published:  # the images are all that is left of the engine
+        state.warn(f"the checkpoint is not finished; its images are kept: {state.staged.path}")
 
 
-def record_what_it_can_find_again(work: Dump) -> None:
-    from cria.checkpoint import fingerprints
-    from cria.criu.images import files, summary
-
-    assert work.staged is not None
-    images, criu = work.staged / IMAGES, work.client.criu
-    remade = {remap.file_id for remap in summary.remaps(images, criu)}
-    carried = {name for file in work.carried for name in file.every_name}
-    read = fingerprints.wanted(files.regular_files(work.files, criu), remade, carried)
-    work.recorded = fingerprints.record(read | set(work.its_model_files), work.its_root)
+def shares_memory(state: DumpState) -> bool:
+    """Say whether the engine is a clone that maps memory from a backing store."""
+    return bool(materialize.shared_files(state.images, state.client.criu))
 
 
-def compresses(work: Dump) -> bool:
-    return work.compress
+def materialize_shared_memory(state: DumpState) -> int:
+    """Copy what the engine mapped from a backing store: that is of one host, and may be removed."""
+    state.images = materialize.fold(state.staged.images, criu=state.client.criu)
+    return layout.size_bytes(state.staged.images)
 
 
-def is_plain(work: Dump) -> bool:
-    return not work.compress
+def take_fingerprints(state: DumpState) -> None:
+    images, criu = state.staged.images, state.client.criu
+    remapped = {remap.file_id for remap in summary.remaps(images, criu)}
+    saved = {name for file in state.saved_files for name in file.every_name}
+    read = fingerprints.wanted(files.regular_files(state.images, criu), remapped, saved)
+    state.fingerprints = fingerprints.record(read | set(state.model_files), state.files_root)
 
 
-def compress_pages(work: Dump) -> int:
-    """All memory is put into frames, and what is left of the images compressed."""
-    from cria.checkpoint import layout
-    from cria.criu.images import memory
-    from cria.events import progress
-    from cria.memory import compressed
-
-    assert work.staged is not None
-    images, criu = work.staged / IMAGES, work.client.criu
-    before = layout.size_bytes(images)
-    known = [memory.read(images, pid, criu) for pid in memory.pids(images)]
-    told = progress(work.listener, "compress-pages", before)
-    aside = work.staged / MEMORY
-    aside.mkdir(mode=layout.PRIVATE)
-    for each in known:
-        compressed.take_aside(images, aside, each, told, criu)
-    compressed.compress_rest(images, told)
-    return before
+def compresses(state: DumpState) -> bool:
+    return state.request.compress
 
 
-def drop_zero_pages(work: Dump) -> int:
-    """Zero pages are left out where that pays."""
-    from cria.checkpoint import layout
-    from cria.criu.images import memory
-    from cria.memory import zero_pages
-
-    assert work.staged is not None
-    images, criu = work.staged / IMAGES, work.client.criu
-    before = layout.size_bytes(images)
-    for each in [memory.read(images, pid, criu) for pid in memory.pids(images)]:
-        zero_pages.make_lean(images, each, criu)
-    return before
+def is_plain(state: DumpState) -> bool:
+    return not state.request.compress
 
 
-def digest_every_part(work: Dump) -> int:
-    """Also through to the disk: a digest that is known while the part can still be lost is worth little.
+def compress_pages(state: DumpState) -> int:
+    images, criu = state.staged.images, state.client.criu
+    size = layout.size_bytes(images)
+    moved = progress(state.request.listener, "compress-pages", size)
+    extracted = state.staged.path / MEMORY
+    extracted.mkdir(mode=layout.PRIVATE)
+    for process in [memory.read(images, pid, criu) for pid in memory.pids(images)]:
+        compressed.take_aside(images, extracted, process, moved, criu)
+    compressed.compress_rest(images, moved)
+    return size
 
-    An engine that ends stands still meanwhile, for it may only end when its checkpoint is whole and
-    has its name. One that lives on was let go before.
+
+def drop_zero_pages(state: DumpState) -> int:
+    images, criu = state.staged.images, state.client.criu
+    size = layout.size_bytes(images)
+    for process in [memory.read(images, pid, criu) for pid in memory.pids(images)]:
+        zero_pages.make_lean(images, process, criu)
+    return size
+
+
+def digest_parts(state: DumpState) -> int:
+    """Take the digest of each part and write it to the disk: no digest of what may still be lost.
+
+    An engine that ends stays frozen meanwhile, for it must not end before its checkpoint is whole on
+    the disk. An engine that runs on has been resumed before.
     """
-    from cria.checkpoint import layout
-    from cria.events import progress
-    from cria.system import digests
-
-    assert work.staged is not None
-    names = layout.parts(work.staged)
-    total = sum((work.staged / name).stat().st_size for name in names)
-    told = progress(work.listener, "digest-parts", total)
-    work.parts = digests.parts(work.staged, names, told)
-    return total
+    directory = state.staged.path
+    names = layout.parts(directory)
+    size = sum((directory / name).stat().st_size for name in names)
+    moved = progress(state.request.listener, "digest-parts", size)
+    state.parts = digests.parts(directory, names, moved)
+    return size
 
 
-def describe_it(work: Dump) -> None:
-    from cria.model.manifest import Manifest, now, write
-    from cria.system.host import this_host
-
-    assert work.staged is not None
-    work.manifest = Manifest(
+def write_manifest(state: DumpState) -> None:
+    state.manifest = Manifest(
         cria_version=VERSION,
         created=now(),
         host=this_host(),
-        criu_version=work.criu_version,
-        options=work.options,
-        inventory=work.inventory,
-        published=tuple(s.local for s in work.inventory.published()),
-        carried=work.carried,
-        parts=work.parts,
-        recorded=work.recorded,
-        timings=work.stopwatch.read(),
-        canary=work.canary,
-        no_canary=work.no_canary,
-        quiesced=work.still.quiesced if work.still else None,
-        no_quiesce=work.still.why_not if work.still else None,
-        gpu_state=work.gpu_state,
+        criu_version=state.criu_version,
+        options=state.options,
+        inventory=state.inventory,
+        published=tuple(socket.local for socket in state.inventory.published()),
+        carried=state.saved_files,
+        parts=state.parts,
+        recorded=state.fingerprints,
+        timings=state.stopwatch.read(),
+        canary=state.canary,
+        no_canary=state.no_canary,
+        quiesced=state.quiesce.quiesced,
+        no_quiesce=state.quiesce.why_not,
+        gpu_state=state.gpu_state,
     )
-    write(work.manifest, work.staged / MANIFEST)
+    write(state.manifest, state.staged.path / MANIFEST)
 
 
-def publish_it(work: Dump) -> None:
-    from cria.checkpoint import layout
-
-    assert work.staged is not None
-    try:
-        layout.publish(work.staged, work.output)
-    finally:  # it may have got its name before what went wrong
-        work.published = not work.staged.exists()
+def publish_checkpoint(state: DumpState) -> None:
+    state.staged.publish()
 
 
-def take_it_back(work: Dump) -> None:
-    """Not once the engine has ended, or lost its GPUs: then the checkpoint is all there is of it."""
-    from cria.system import processes
-
-    ended_by_us = not work.leave_running and processes.wait_for_exit([work.inventory.root])
-    gone = ended_by_us or work.lost is not None
-    if work.published and work.staged is not None and not gone:
-        work.output.rename(work.staged)
+def withdraw_checkpoint(state: DumpState) -> None:
+    """Undo the publication, unless the checkpoint is all that is left of the engine."""
+    ended = not state.request.leave_running and processes.wait_for_exit([state.inventory.root])
+    if not ended and state.lost is None:
+        state.staged.withdraw()

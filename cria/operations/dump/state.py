@@ -1,100 +1,77 @@
-"""What the steps of one dump know and hand on."""
+"""What the steps of one dump hand on to each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from cria.operation import Stopwatch
+from cria.checkpoint.layout import StagedCheckpoint
+from cria.criu.client import Client, Conversation
+from cria.criu.images.framing import Image
+from cria.criu.link_remap_lock import LinkRemapLock
+from cria.engine.control.quiesce import QuiesceSession
+from cria.errors import GpuLost
+from cria.events import Warned, nobody
+from cria.gpu.memory import GpuMemory
+from cria.model.inventory import Inventory
+from cria.model.manifest import (
+    Canary,
+    CarriedFile,
+    DumpOptions,
+    GpuState,
+    Manifest,
+    Part,
+    RecordedFile,
+)
+from cria.operation import StepState, Stopwatch
+from cria.operations.hooks import Hooks
+from cria.requests import DumpRequest
 
-if TYPE_CHECKING:
-    from cria.criu.link_remap_lock import LinkRemapLock
-    from cria.engine.control.quiesce import QuiesceSession
-    from cria.errors import GpuLost
-    from cria.events import Listener
-    from cria.gpu.memory import GpuMemory
-    from cria.model.inventory import Inventory
-    from cria.model.manifest import (
-        CarriedFile,
-        DumpOptions,
-        GpuState,
-        Inflight,
-        Manifest,
-        Part,
-        RecordedFile,
-        Weights,
-    )
-    from cria.operations.hooks import Hooks
-    from cria.requests import DumpRequest, Hook
 
+@dataclass(eq=False, repr=False)
+class DumpState(StepState):
+    """The request, and what the steps have made of it so far. A field without a default is set by a step."""
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Dump:
-    """What the steps of one dump know and hand on."""
-
-    target: int | None
-    port: int | None
-    output: Path
-    leave_running: bool = False
-    any_process: bool = False
-    skip_in_flight: bool = False
-    compress: bool = False
-    direct_io: bool = False
-    wants_canary: bool = True
-    inflight: Inflight | None = "keep"
-    quiesce_seconds: float = 60.0
-    weights: Weights = "keep"
-    gpu_seconds: float = 300.0
-    wants_hooks: tuple[Hook, ...] = ()
-    hook_seconds: float = 30.0
-    listener: Listener | None = None
+    request: DumpRequest
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    @classmethod
-    def of(cls, request: DumpRequest) -> Dump:
-        return cls(
-            target=request.target,
-            port=request.port,
-            output=Path(request.output).absolute(),
-            leave_running=request.leave_running,
-            any_process=request.any_process,
-            skip_in_flight=request.skip_in_flight,
-            compress=request.compress,
-            direct_io=request.direct_io,
-            wants_canary=request.canary,
-            inflight=request.requests_in_flight,
-            quiesce_seconds=request.quiesce_seconds,
-            weights=request.weights,
-            gpu_seconds=request.gpu_seconds,
-            wants_hooks=tuple(request.hooks),
-            hook_seconds=request.hook_seconds,
-            listener=request.listener,
-        )
+    staged: StagedCheckpoint = field(init=False)
+    hooks: Hooks = field(init=False)
 
-    root: int = 0
-    lock: int | None = None
+    # The engine. `root` is the PID of its root process; `files_root` is where its mount namespace's root
+    # is seen from here.
+    root: int = field(init=False)
+    lock: int = field(init=False)
     inventory: Inventory = field(init=False)
-    client: Any = None
-    criu_version: str = ""
-    canary: Any = None
+    quiesce: QuiesceSession = field(init=False)
+    canary: Canary | None = None
     no_canary: str | None = None
-    still: QuiesceSession | None = None
-    gpu: GpuMemory | None = None
+    files_root: Path = Path("/")
+    stores: tuple[str, ...] = ()
+    temporary_files: tuple[str, ...] = ()
+    model_files: tuple[str, ...] = ()
+
+    # CRIU.
+    client: Client = field(init=False)
+    criu_version: str = field(init=False)
+    options: DumpOptions = field(init=False)
+    link_remap_lock: LinkRemapLock | None = None
+    conversation: Conversation = field(init=False)
+    images: Image = field(init=False)
+
+    # GPUs. `lost` is set where their memory could not be given back to an engine that runs on.
+    gpu_memory: GpuMemory = field(init=False)
     gpu_state: GpuState | None = None
     lost: GpuLost | None = None
-    options: DumpOptions = field(init=False)
-    staged: Path | None = None
-    link_remap_lock: LinkRemapLock | None = None
-    conversation: Any = None
-    hooks: Hooks | None = None
-    its_root: Path = Path("/")
-    its_stores: tuple[str, ...] = ()
-    its_temporary_files: tuple[str, ...] = ()
-    its_model_files: tuple[str, ...] = ()
-    published: bool = False
-    files: Any = None
-    carried: tuple[CarriedFile, ...] = ()
-    recorded: tuple[RecordedFile, ...] = ()
+
+    # The checkpoint.
+    saved_files: tuple[CarriedFile, ...] = ()
+    fingerprints: tuple[RecordedFile, ...] = ()
     parts: tuple[Part, ...] = ()
     manifest: Manifest = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.staged = StagedCheckpoint(Path(self.request.output).absolute())
+
+    def warn(self, message: str) -> None:
+        (self.request.listener or nobody)(Warned(message=message))
