@@ -19,7 +19,7 @@ RESUME_SECONDS = 10.0
 LEASE_MARGIN_SECONDS = 30.0
 LONGEST_LEASE_SECONDS = 600.0  # cria's agent grants no more
 _END_REMEDY = (
-    "one of its processes has ended: end the rest with cria stop PID, and start the engine again"
+    "a process of the engine has ended: end the rest with cria stop PID, and start it again"
 )
 
 
