@@ -10,7 +10,7 @@ from benchmarks import subject
 from cria.checkpoint import layout, saved_files
 from cria.criu import log
 from cria.criu.client import CriuRefused
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.errors import CriaError, DumpFailed, RestoreFailed
 from cria.model.manifest import CarriedFile
 from cria.system import processes
@@ -37,7 +37,7 @@ class RawImages:
         """Run `criu dump`; returns seconds. Raises DumpFailed."""
         self.place.mkdir(mode=layout.PRIVATE)
         words = ["dump", "--tree", str(root)] + (["--leave-running"] if leave_running else [])
-        inventory = take(root, any_process=True)
+        inventory = collect_inventory(root, any_process=True)
         seconds = self._run(words, "dump.log", DumpFailed)
         if not leave_running:
             # Not part of what is measured: CRIU uses these files up, so that one dump is one restore.

@@ -15,7 +15,7 @@ from benchmarks.document import Engine
 from cria.demo import make_model, serve_command
 from cria.engine import files, handle
 from cria.engine.canary import Generation, generate
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.errors import CriaError, EngineFailed
 from cria.system import processes
 
@@ -55,7 +55,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
     from cria.engine.launch import automatic_ports
     from cria.engine.launch.launcher import launch, wait_until_serving
 
-    with automatic_ports.ports(command) as words:
+    with automatic_ports.assign_ports(command) as words:
         begin = time.monotonic()
         launched = launch(words, log, environment={**environment, **os.environ})
         try:
@@ -89,7 +89,7 @@ def compare(url: str, before: Generation) -> None:
 def end(root: int) -> None:
     """Kill an engine and remove what it leaves; what is not there any more does no harm."""
     try:
-        inventory = take(root, any_process=True)
+        inventory = collect_inventory(root, any_process=True)
     except CriaError:
         reap()
         return

@@ -11,7 +11,7 @@ import sys
 import time
 
 from cria.engine.inventory import discovery
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 
 SIZES = (10, 100, 1000)
 ROUNDS = 7
@@ -39,7 +39,7 @@ def main() -> None:
             process.stdout.readline()
             report("a program", process.pid)
             process.stdin.close()
-    for root in discovery.engines():
+    for root in discovery.find_engines():
         report(f"engine {root}", root)
 
 
@@ -47,7 +47,7 @@ def report(what: str, pid: int) -> None:
     seconds = []
     for _ in range(ROUNDS):
         begin = time.perf_counter()
-        found = take(pid, any_process=True)
+        found = collect_inventory(pid, any_process=True)
         seconds.append(time.perf_counter() - begin)
     count = len(found.sockets) + len(found.unix_sockets)
     median, least = statistics.median(seconds) * 1000, min(seconds) * 1000

@@ -20,7 +20,7 @@ KEPT = {"socket", "pipe", "eventfd", "eventpoll"}
 
 def main() -> None:
     processes = tree(discovery.find_root(int(sys.argv[1])))
-    snapshot = collect.read(processes, is_engine=True)
+    snapshot = collect.read_snapshot(processes, is_engine=True)
     kept = tuple(each for each in snapshot.descriptors if each.kind in KEPT)
     plain = msgspec.structs.replace(snapshot, descriptors=kept)
     text = msgspec.json.encode(msgspec.to_builtins(plain)).decode()

@@ -91,7 +91,7 @@ def _inventory(
 ) -> tuple[Inventory, Checkpoint | None]:
     """Return a living engine's inventory, or that of a checkpoint and the checkpoint."""
     from cria.engine.inventory import discovery
-    from cria.engine.inventory.collect import take
+    from cria.engine.inventory.collect import collect_inventory
 
     if target is not None and not target.isdecimal():
         from cria.checkpoint.handle import Checkpoint
@@ -100,8 +100,8 @@ def _inventory(
         return checkpoint.manifest.inventory, checkpoint
     pid = None if target is None else int(target)
     if any_process and pid is not None:
-        return take(pid, any_process=True), None
-    return take(discovery.find(pid, port)), None
+        return collect_inventory(pid, any_process=True), None
+    return collect_inventory(discovery.find_engine(pid, port)), None
 
 
 def _with_zeros(inventory: Inventory) -> Inventory:

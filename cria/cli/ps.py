@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     from cria.cli.documents import Listing, plain
     from cria.engine.inventory import discovery
 
-    found = tuple(listed(root) for root in discovery.engines())
+    found = tuple(listed(root) for root in discovery.find_engines())
     if as_json:
         output.document(plain(Listing(engines=found)))
         return
@@ -42,12 +42,12 @@ def listed(root: int) -> Listed:
     """Return what `cria ps` tells of one engine; little where its owner is somebody else."""
     from cria.cli.documents import Listed
     from cria.engine.inventory import topology
-    from cria.engine.inventory.collect import take
+    from cria.engine.inventory.collect import collect_inventory
     from cria.errors import PrivilegeMissing
     from cria.system.procfs import tree
 
     try:
-        inventory = take(root)
+        inventory = collect_inventory(root)
     except PrivilegeMissing as error:
         first, *others = tree(root)
         return Listed(
@@ -83,7 +83,7 @@ def _known(inventory: Inventory) -> Listed:
         age_seconds=max(0.0, inventory.taken - inventory.root.started),
         processes=len(inventory.processes),
         memory_bytes=sum(p.memory.resident for p in inventory.processes),
-        started_by_cria=discovery.is_marked(inventory.root.pid),
+        started_by_cria=discovery.started_by_cria(inventory.root.pid),
         ready=not rows,
         blockers=tuple(f"{row.subject}: {row.value}" for row in rows),
     )

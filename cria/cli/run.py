@@ -43,7 +43,7 @@ def command(
     """
     from cria.engine.launch import automatic_ports
 
-    with automatic_ports.ports(words) as command_words:
+    with automatic_ports.assign_ports(words) as command_words:
         _run(command_words, log, detach=detach, seconds=seconds, quiet=quiet, as_json=as_json)
 
 

@@ -18,9 +18,9 @@ def command(target: str | None, seconds: float, as_json: bool) -> None:
     from cria.engine.inventory import discovery
 
     if target is None or target.isdigit():
-        root = discovery.find(int(target) if target else None)
+        root = discovery.find_engine(int(target) if target else None)
     else:
-        root = discovery.find(None, port=_port(target))
+        root = discovery.find_engine(None, port=_port(target))
     handle.stop(root, seconds=seconds)
     output.document(Stopped(stopped=root)) if as_json else click.echo(root)
 

@@ -34,7 +34,7 @@ def before_dump(inventory: Inventory, *, wanted: bool) -> tuple[Canary | None, s
     try:
         canary = record(health.url(published[0].local), seconds=SECONDS)
     except EngineFailed as error:
-        error.details = "\n".join([error.details or "", *health.states(inventory)])
+        error.details = "\n".join([error.details or "", *health.process_states(inventory)])
         raise
     return canary, None if canary else "the engine does not generate text"
 
@@ -46,7 +46,7 @@ def record(url: str, *, seconds: float) -> Canary | None:
     """
     try:
         generation = _generate(url, seconds)
-    except NotOffered:
+    except RouteMissing:
         return None
     except Unhealthy as error:
         raise EngineFailed(
@@ -115,7 +115,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[float, ...] = ()
 
 
-class NotOffered(Unhealthy):
+class RouteMissing(Unhealthy):
     """The engine has no such route: one that embeds or ranks does not generate."""
 
 
@@ -182,7 +182,7 @@ def _call(url: str, path: str, body: dict[str, Any] | None, timeout: float) -> A
     finally:
         connection.close()
     if answer.status != http.client.OK:
-        kind = NotOffered if answer.status == http.client.NOT_FOUND else Unhealthy
+        kind = RouteMissing if answer.status == http.client.NOT_FOUND else Unhealthy
         said = text.decode(errors="replace")[:400]
         raise kind(f"{url}{path} answered {answer.status}", details=said)
     try:

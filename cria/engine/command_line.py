@@ -6,8 +6,10 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-MARK = "CRIA_ENGINE"  # in the environment of every engine that cria started: how cria ps knows it
-TITLE = "VLLM::"
+ENGINE_MARK = (
+    "CRIA_ENGINE"  # in the environment of every engine that cria started: how cria ps knows it
+)
+TITLE_PREFIX = "VLLM::"
 _SERVING_MODULES = ("vllm.entrypoints.", "vllm.snapshot.")
 _CLI_MODULES = ("vllm", "vllm.entrypoints.cli.main")
 # nixpkgs wraps programs and calls the real one .NAME-wrapped.
@@ -15,14 +17,14 @@ _PROGRAMS = ("vllm", ".vllm-wrapped")
 _OPTIONS_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 
 
-def serves(argv: tuple[str, ...]) -> bool:
+def starts_engine(argv: tuple[str, ...]) -> bool:
     """Say whether these arguments start a vLLM engine: `python -m vllm...` or `vllm serve ...`."""
     program = PurePosixPath(argv[0]).name if argv else ""
     if program in _PROGRAMS:
         return argv[1:2] == ("serve",)
     if not program.startswith("python"):
         return False
-    start, module = script_of(argv)
+    start, module = locate_script(argv)
     if module in _CLI_MODULES:
         return argv[start : start + 1] == ("serve",)
     if module is not None:
@@ -31,7 +33,7 @@ def serves(argv: tuple[str, ...]) -> bool:
     return script in _PROGRAMS and argv[start + 1 : start + 2] == ("serve",)
 
 
-def script_of(argv: tuple[str, ...]) -> tuple[int, str | None]:
+def locate_script(argv: tuple[str, ...]) -> tuple[int, str | None]:
     """Return where a Python program's own arguments (or its script) begin, and the -m module."""
     place = 1
     while place < len(argv) and argv[place].startswith("-"):
@@ -44,7 +46,7 @@ def script_of(argv: tuple[str, ...]) -> tuple[int, str | None]:
     return place, None
 
 
-def option(command: tuple[str, ...], name: str) -> str | None:
+def option_value(command: tuple[str, ...], name: str) -> str | None:
     """Return the value of an option, given as `--name value` or `--name=value`; the last one wins."""
     value = None
     for place, word in enumerate(command):

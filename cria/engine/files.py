@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cria.engine.command_line import option
+from cria.engine.command_line import option_value
 from cria.model.inventory import Descriptor, Inventory, Process
 from cria.system.descriptors import descriptors
 from cria.system.memory import heap
@@ -36,10 +36,10 @@ def file_stores(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
         return ()
     cores = [p for p in inventory.processes if p.role.name.startswith("EngineCore")]
     found = {path for core in cores or [inventory.root] for path in _stores_in(core, proc)}
-    return those_there(inventory, found, proc)
+    return existing(inventory, found, proc)
 
 
-def those_there(inventory: Inventory, paths: Iterable[str], proc: Path = PROC) -> tuple[str, ...]:
+def existing(inventory: Inventory, paths: Iterable[str], proc: Path = PROC) -> tuple[str, ...]:
     """Those of the engine's paths at which there is a file."""
     root = proc / str(inventory.root.pid) / "root"
     return tuple(sorted(path for path in paths if (root / path.lstrip("/")).is_file()))
@@ -122,9 +122,9 @@ def _named(root: Process) -> Iterator[str]:
     command = root.command
     if "serve" in command:
         yield from [w for w in command[command.index("serve") + 1 :][:1] if not w.startswith("-")]
-    yield from (value for name in _MODEL_OPTIONS if (value := option(command, name)))
+    yield from (value for name in _MODEL_OPTIONS if (value := option_value(command, name)))
     try:
-        drafter = json.loads(option(command, "--speculative-config") or "{}").get("model")
+        drafter = json.loads(option_value(command, "--speculative-config") or "{}").get("model")
     except (ValueError, AttributeError):
         drafter = None
     yield from [drafter] if isinstance(drafter, str) else []
@@ -141,7 +141,7 @@ def _hub(root: Process, name: str, inside: Path, proc: Path) -> str | None:
     home = known.get("HF_HOME") or f"{known.get('HOME', '/root')}/.cache/huggingface"
     cache = known.get("HF_HUB_CACHE") or f"{home}/hub"
     model = f"{cache}/models--{name.replace('/', '--')}"
-    revision = option(root.command, "--revision") or "main"
+    revision = option_value(root.command, "--revision") or "main"
     try:
         commit = (inside / f"{model}/refs/{revision}".lstrip("/")).read_text().strip()
     except OSError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from cria.engine import files
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.events import Timings
 from cria.memory.shared.directory import SharedMemory
 from cria.model.inventory import Inventory
@@ -48,7 +48,7 @@ def stop(root: int, *, seconds: float = 20.0) -> None:
 
     Shared memory, socket paths and stores that no process unlinked are removed.
     """
-    inventory = take(root, any_process=True)
+    inventory = collect_inventory(root, any_process=True)
     stores = files.file_stores(inventory)
     os.kill(root, signal.SIGTERM)
     if not processes.wait_for_exit(inventory.processes, seconds):

@@ -55,7 +55,7 @@ def wait_until_healthy(base_url: str, pid: int, *, seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def states(inventory: Inventory) -> Iterator[str]:
+def process_states(inventory: Inventory) -> Iterator[str]:
     """What each process does now: where an engine hangs, one that is stopped or gone is the reason."""
     for process in inventory.processes:
         now = stat(process.pid)

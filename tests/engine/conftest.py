@@ -91,7 +91,7 @@ def ended_at_last(facts: dict[str, Any], place: Path, ranks: int) -> Iterator[Ru
         yield running
     finally:
         with contextlib.suppress(Exception):
-            if discovery.is_engine(running.pid):
+            if discovery.is_engine_root(running.pid):
                 stop(running.pid, seconds=5)
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ import pytest
 import cria
 from cria.engine.canary import generate
 from cria.engine.control.lookup import find_client, named_groups
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
 
 from .conftest import LONG, RunningEngine, answer, command, serving
@@ -60,7 +60,7 @@ def name_the_distribution(path: Path) -> None:
 
 
 def roles(engine: RunningEngine) -> list[str]:
-    return [process.role.name for process in take(engine.pid).processes]
+    return [process.role.name for process in collect_inventory(engine.pid).processes]
 
 
 def metrics(url: str) -> float:
@@ -84,7 +84,7 @@ def made(url: str) -> float:
 def test_both_cores_and_both_api_servers_are_known_and_can_be_controlled(
     engine: RunningEngine,
 ) -> None:
-    inventory = take(engine.pid)
+    inventory = collect_inventory(engine.pid)
 
     assert {"API server 0", "API server 1", "EngineCore_DP0", "EngineCore_DP1"} < set(roles(engine))
     assert len([s for s in inventory.unix_sockets if s.role.name == "cria control"]) == 2
@@ -115,7 +115,7 @@ def test_under_load_both_cores_stand_still_and_every_request_completes(
 def test_a_worker_of_the_second_core_that_hangs_is_named_and_both_go_on(
     engine: RunningEngine,
 ) -> None:
-    processes = take(engine.pid).processes
+    processes = collect_inventory(engine.pid).processes
     core = next(p for p in processes if p.role.name == "EngineCore_DP1")
     worker = next(p for p in processes if p.parent == core.pid)
     os.kill(worker.pid, signal.SIGSTOP)

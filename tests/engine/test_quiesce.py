@@ -24,7 +24,7 @@ import cria
 from cria.engine.canary import generate
 from cria.engine.control.lookup import find_client
 from cria.engine.control.quiesce import QuiesceSession
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.errors import CanaryMismatch, QuiesceFailed, Unhealthy
 from cria.model.manifest import MANIFEST, read, write
 
@@ -165,7 +165,9 @@ def test_aborted_requests_are_told_so(engine: RunningEngine) -> None:
 def test_a_worker_that_hangs_is_named_and_the_engine_goes_on(
     engine: RunningEngine, canary: tuple[int, ...]
 ) -> None:
-    workers = [p for p in take(engine.pid).processes if p.role.name.startswith("Worker")]
+    workers = [
+        p for p in collect_inventory(engine.pid).processes if p.role.name.startswith("Worker")
+    ]
     os.kill(workers[-1].pid, signal.SIGSTOP)
     try:
         words = ["--no-canary", "--quiesce-seconds", "1"]
@@ -183,7 +185,7 @@ def test_a_worker_that_hangs_on_the_way_is_waited_for_by_name_and_nothing_breaks
     engine: RunningEngine, canary: tuple[int, ...]
 ) -> None:
     """It stops between the pause and the meeting of all ranks, and comes back when the others gave up."""
-    inventory = take(engine.pid)
+    inventory = collect_inventory(engine.pid)
     control = find_client(inventory)
     assert control is not None
     workers = [p for p in inventory.processes if p.role.name.startswith("Worker")]
@@ -208,7 +210,7 @@ def test_a_worker_that_hangs_on_the_way_is_waited_for_by_name_and_nothing_breaks
 
 
 def test_nobody_else_can_control_it(engine: RunningEngine) -> None:
-    control = find_client(take(engine.pid))
+    control = find_client(collect_inventory(engine.pid))
     assert control is not None
 
     os.seteuid(65534)
@@ -298,7 +300,9 @@ def test_one_that_dies_while_it_is_drained_is_not_waited_for(engine: RunningEngi
     for client in clients:
         client.start()
         assert client.begun.wait(60)
-    worker = next(p for p in take(engine.pid).processes if p.role.name.startswith("Worker"))
+    worker = next(
+        p for p in collect_inventory(engine.pid).processes if p.role.name.startswith("Worker")
+    )
     words = ["dump", engine.pid, "-o", engine.place / "dead", "--inflight", "drain", "--no-canary"]
 
     with subprocess.Popen(

@@ -12,7 +12,7 @@ import pytest
 
 import cria
 from cria.engine.canary import generate
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.errors import Unhealthy
 from cria.network.reservation import reserve_any
 
@@ -40,25 +40,27 @@ def listening(port: int) -> bool:
 
 
 def ports_of(pid: int) -> set[int]:
-    return {socket.local.port for socket in take(pid).listeners()}
+    return {socket.local.port for socket in collect_inventory(pid).listeners()}
 
 
 def pss_bytes(root: int) -> int:
     """What an engine takes, shared pages counted by share (proc(5), smaps_rollup)."""
-    rollups = (Path(f"/proc/{p.pid}/smaps_rollup").read_text() for p in take(root).processes)
+    rollups = (
+        Path(f"/proc/{p.pid}/smaps_rollup").read_text() for p in collect_inventory(root).processes
+    )
     lines = (line for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
     return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
 def resident_bytes(root: int) -> int:
     """The anonymous memory of an engine's processes (proc(5), RssAnon)."""
-    status = (Path(f"/proc/{p.pid}/status").read_text() for p in take(root).processes)
+    status = (Path(f"/proc/{p.pid}/status").read_text() for p in collect_inventory(root).processes)
     lines = (line for text in status for line in text.splitlines() if line.startswith("RssAnon:"))
     return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
 def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
-    inventory = take(engine.pid)
+    inventory = collect_inventory(engine.pid)
 
     roles = [process.role.name for process in inventory.processes]
     assert "API server" in roles
@@ -68,7 +70,7 @@ def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
 
 def test_every_listener_is_accounted_for_and_none_is_invented(engine: RunningEngine) -> None:
     """psutil reads /proc/net/tcp, cria asks sock_diag: two ways to the same sockets."""
-    inventory = take(engine.pid)
+    inventory = collect_inventory(engine.pid)
     theirs = {
         (c.laddr.port, process.pid, c.fd)
         for process in inventory.processes
@@ -119,7 +121,7 @@ def test_a_dry_run_touches_nothing(engine: RunningEngine) -> None:
 
 def test_leave_running_keeps_it_serving(engine: RunningEngine) -> None:
     """Any PID of the engine names it: here its last worker's."""
-    some_pid = take(engine.pid).processes[-1].pid
+    some_pid = collect_inventory(engine.pid).processes[-1].pid
 
     done = command("dump", some_pid, "-o", engine.place / "running", "--leave-running")
 

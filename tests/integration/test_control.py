@@ -18,7 +18,7 @@ import cria
 from cria.engine.control import quiesce
 from cria.engine.control.client import ControlClient, ControlFailed
 from cria.engine.control.lookup import find_client
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy, NoSpace, QuiesceFailed
 from cria.hooks import HookCall
@@ -73,7 +73,7 @@ def test_it_is_found_in_the_inventory_and_answers(
 ) -> None:
     launched, control = controlled
 
-    client = find_client(take(launched.pid, any_process=True))
+    client = find_client(collect_inventory(launched.pid, any_process=True))
 
     assert client is not None
     assert (client.pid, client.path) == (control.pid, control.path)
@@ -110,7 +110,7 @@ def test_another_user_who_can_open_the_path_is_refused_all_the_same(
 def test_it_listens_on_no_network(controlled: tuple[Launched, ControlClient]) -> None:
     launched, _ = controlled
 
-    assert take(launched.pid, any_process=True).listeners() == ()
+    assert collect_inventory(launched.pid, any_process=True).listeners() == ()
 
 
 def test_what_a_command_says_against_it_is_passed_on(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import cria
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.engine.launch.launcher import Launched
 from cria.errors import CriaError, EngineBlocked
 from cria.operations.checks import preflight
@@ -41,7 +41,7 @@ NAMESPACES = {
 
 
 def rows(pid: int) -> list[Row]:
-    inventory = take(pid, any_process=True)
+    inventory = collect_inventory(pid, any_process=True)
     return [row for check in (*ENGINE_CHECKS, *ENGINE_ADVICE) for row in check(inventory)]
 
 

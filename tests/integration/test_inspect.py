@@ -11,7 +11,7 @@ import pytest
 
 import cria
 from cria.cli import main
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.engine.launch.launcher import Launched
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("shm_is_left_clean")]
@@ -50,7 +50,7 @@ def test_a_checkpoint_shows_what_the_living_tree_showed(
 def test_a_tree_in_other_namespaces_is_seen_from_here(start: Start, tmp_path: Path) -> None:
     """Network and mounts of its own, as in a container: its port 4242 is not this host's."""
     launched = start("listener_in_namespaces.py", 4242)
-    found = take(launched.pid, any_process=True)
+    found = collect_inventory(launched.pid, any_process=True)
 
     (listener,) = found.listeners()
     assert (listener.local.port, listener.backlog) == (4242, 11)

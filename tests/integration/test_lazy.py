@@ -302,9 +302,9 @@ def test_clones_in_namespaces_of_their_own_are_lazy_too(stored: tuple[Path, int]
 
 
 def listeners(pid: int) -> list[int]:
-    from cria.engine.inventory.collect import take
+    from cria.engine.inventory.collect import collect_inventory
 
-    return [found.local.port for found in take(pid, any_process=True).listeners()]
+    return [found.local.port for found in collect_inventory(pid, any_process=True).listeners()]
 
 
 def test_a_failed_restore_leaves_no_page_server(

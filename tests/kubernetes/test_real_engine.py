@@ -16,7 +16,7 @@ import pytest
 
 from cria.demo import ENVIRONMENT, make_model, serve_command
 from cria.engine.canary import Generation, generate
-from cria.engine.launch.launcher import settings
+from cria.engine.launch.launcher import engine_settings
 from cria.errors import Unhealthy
 from cria.kubernetes.archive.remap import remap
 from cria.kubernetes.kubelet.quiesce import Wish
@@ -47,7 +47,7 @@ def container_of(model: Path, port: int, shm: str) -> dict[str, Any]:
     """A container as `cria run` would start it, of an image that has vLLM."""
     command = serve_command(model, port)
     environment = ENVIRONMENT | {"HOME": "/root", "USER": "root"}
-    environment |= {each.name: each.value for each in settings(command, environment)}
+    environment |= {each.name: each.value for each in engine_settings(command, environment)}
     return {
         "command": command,
         "envs": [{"key": name, "value": text.encode()} for name, text in environment.items()],

@@ -140,7 +140,7 @@ class QuiesceSession:
             yield
         except ControlFailed as failed:
             remedy = _END_REMEDY if health.has_ended(self._inventory, within=0.3) else None
-            lines = [failed.details, *health.states(self._inventory)]
+            lines = [failed.details, *health.process_states(self._inventory)]
             details = "\n".join(line for line in lines if line)
             raise QuiesceFailed(failed.message, details=details, remedy=remedy) from failed
 

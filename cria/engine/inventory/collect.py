@@ -9,11 +9,11 @@ import msgspec
 
 from cria.engine.inventory import discovery
 from cria.engine.inventory.groups import find_groups
-from cria.engine.inventory.process_facts import Facts, facts_of, libraries
+from cria.engine.inventory.process_facts import ProcessFacts, gather_facts, libraries
 from cria.engine.inventory.queues import find_queues
 from cria.engine.inventory.roles import (
     HTTP_API,
-    Seen,
+    Context,
     inet_roles,
     process_roles,
     shared_roles,
@@ -46,21 +46,21 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     libraries: dict[int, frozenset[str]]
 
 
-def take(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inventory:
+def collect_inventory(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inventory:
     """Return the inventory of the engine whose root is `root_pid`.
 
     With `any_process` any tree will do. Raises NoSuchProcess, NotAnEngine, and PrivilegeMissing when
     the processes belong to somebody else.
     """
     processes = tree(root_pid, proc)
-    engine = discovery.is_engine(root_pid, proc)
+    engine = discovery.is_engine_root(root_pid, proc)
     if not engine and not any_process:
         raise NotAnEngine(
             f"process {root_pid} is not the root of a vLLM engine",
             details=discovery.describe(root_pid, proc),
         )
     try:
-        return interpret(read(processes, is_engine=engine, proc=proc))
+        return classify(read_snapshot(processes, is_engine=engine, proc=proc))
     except PermissionError as error:
         raise PrivilegeMissing(
             f"process {root_pid} cannot be looked into",
@@ -68,7 +68,9 @@ def take(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inve
         ) from error
 
 
-def read(processes: tuple[Process, ...], *, is_engine: bool, proc: Path = PROC) -> Snapshot:
+def read_snapshot(
+    processes: tuple[Process, ...], *, is_engine: bool, proc: Path = PROC
+) -> Snapshot:
     """Read everything about `processes` once."""
     taken = time.time()
     held = tuple(each for process in processes for each in descriptors(process.pid, proc))
@@ -88,14 +90,14 @@ def read(processes: tuple[Process, ...], *, is_engine: bool, proc: Path = PROC) 
     )
 
 
-def interpret(seen: Snapshot) -> Inventory:
+def classify(seen: Snapshot) -> Inventory:
     """Say what each process, socket and shared file of a snapshot is for. Reads nothing."""
     roles = process_roles(seen.processes)
     processes = tuple(
         msgspec.structs.replace(each, role=roles[each.pid]) for each in seen.processes
     )
     facts = _facts(processes, seen)
-    known = Seen(facts=facts, queues=find_queues(seen.sockets, seen.unix_sockets, facts))
+    known = Context(facts=facts, queues=find_queues(seen.sockets, seen.unix_sockets, facts))
     inet = inet_roles(seen.sockets, known)
     return Inventory(
         taken=seen.taken,
@@ -112,12 +114,12 @@ def interpret(seen: Snapshot) -> Inventory:
     )
 
 
-def _facts(processes: tuple[Process, ...], seen: Snapshot) -> dict[int, Facts]:
+def _facts(processes: tuple[Process, ...], seen: Snapshot) -> dict[int, ProcessFacts]:
     held: dict[int, list[Descriptor]] = {process.pid: [] for process in processes}
     for each in seen.descriptors:
         held[each.pid].append(each)
     return {
-        each.pid: facts_of(
+        each.pid: gather_facts(
             each,
             held[each.pid],
             seen.threads.get(each.pid, ()),

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from cria.engine.command_line import MARK, TITLE, script_of, serves
+from cria.engine.command_line import ENGINE_MARK, TITLE_PREFIX, locate_script, starts_engine
 from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
 from cria.system import sock_diag
 from cria.system.descriptors import descriptors
@@ -16,7 +16,7 @@ from cria.system.procfs import PROC, Stat, command, environment, pids, stat, tre
 from cria.system.sockets import LISTEN, sockets
 
 
-def is_engine(pid: int, proc: Path = PROC) -> bool:
+def is_engine_root(pid: int, proc: Path = PROC) -> bool:
     """Say whether `pid` is the root of an engine."""
     try:
         return find_root(pid, proc) == pid
@@ -32,19 +32,19 @@ def find_root(pid: int, proc: Path = PROC) -> int:
     return _Host(proc).root_of(pid)
 
 
-def engines(proc: Path = PROC) -> tuple[int, ...]:
+def find_engines(proc: Path = PROC) -> tuple[int, ...]:
     """Return the root of every engine on this host, ascending."""
     return _Host(proc).roots()
 
 
-def find(target: int | None = None, port: int | None = None, proc: Path = PROC) -> int:
+def find_engine(target: int | None = None, port: int | None = None, proc: Path = PROC) -> int:
     """Return the root of the engine that is meant by a PID, by a port, or by naming nothing.
 
     Raises NoSuchProcess, NotAnEngine or AmbiguousTarget, each with what was found instead.
     """
     if target is not None:
         return find_root(target, proc)
-    roots = engines(proc)
+    roots = find_engines(proc)
     if port is not None:
         return _by_port(port, roots, proc)
     if len(roots) == 1:
@@ -88,7 +88,9 @@ class _Host:
         self.proc = proc
         known = (stat(pid, proc) for pid in pids(proc))
         self.stats: dict[int, Stat] = {each.pid: each for each in known if each is not None}
-        self.titled = {pid for pid, each in self.stats.items() if each.name.startswith(TITLE)}
+        self.titled = {
+            pid for pid, each in self.stats.items() if each.name.startswith(TITLE_PREFIX)
+        }
         self.parents_of_titled = {
             self.stats[pid].parent for pid in self.titled if self._same_program(pid)
         } - self.titled
@@ -113,7 +115,7 @@ class _Host:
     def _is_root(self, pid: int) -> bool:
         if pid in self.titled or self.stats[pid].state == "Z":
             return False
-        return pid in self.parents_of_titled or serves(command(pid, self.proc))
+        return pid in self.parents_of_titled or starts_engine(command(pid, self.proc))
 
     def _ancestors(self, pid: int) -> list[int]:
         line = [pid]
@@ -127,9 +129,9 @@ class _Host:
         return program is not None and program == _program(self.stats[pid].parent, self.proc)
 
 
-def is_marked(root: int, proc: Path = PROC) -> bool:
+def started_by_cria(root: int, proc: Path = PROC) -> bool:
     """Say whether `cria run` started this engine."""
-    return environment(root, proc).get(MARK) == "1"
+    return environment(root, proc).get(ENGINE_MARK) == "1"
 
 
 def _by_port(port: int, roots: tuple[int, ...], proc: Path) -> int:
@@ -190,7 +192,7 @@ def _owner(pid: int, proc: Path) -> str:
 
 
 def _told(name: str, argv: tuple[str, ...]) -> str:
-    start, module = script_of(argv)
+    start, module = locate_script(argv)
     if module is not None:
         return f"{name} -m {module}"
     if PurePosixPath(argv[0] if argv else name).name.startswith("python") and start < len(argv):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cria.engine.inventory.process_facts import Facts
+from cria.engine.inventory.process_facts import ProcessFacts
 from cria.model.inventory import Holder, Member, ProcessGroup, Socket
 
 Loop = tuple[int, int]  # PID and the descriptor of the epoll
 
 
-def find_groups(sockets: Iterable[Socket], facts: Mapping[int, Facts]) -> tuple[ProcessGroup, ...]:
+def find_groups(
+    sockets: Iterable[Socket], facts: Mapping[int, ProcessFacts]
+) -> tuple[ProcessGroup, ...]:
     """Return the Gloo groups of an engine, in the order in which the first rank made them."""
     listeners: dict[Loop, Member] = {}
     joined: dict[Loop, set[Loop]] = {}
@@ -35,7 +37,7 @@ def find_groups(sockets: Iterable[Socket], facts: Mapping[int, Facts]) -> tuple[
     )
 
 
-def _loop(holders: Iterable[Holder], facts: Mapping[int, Facts]) -> Loop | None:
+def _loop(holders: Iterable[Holder], facts: Mapping[int, ProcessFacts]) -> Loop | None:
     for holder in holders:
         known = facts.get(holder.pid)
         epoll = known.watching(holder.fd, "Gloo") if known else None

@@ -32,7 +32,7 @@ class Epoll(msgspec.Struct, frozen=True, kw_only=True):
     watches: tuple[int, ...]
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One process as the rules in `cria.engine.inventory.roles` see it; `watchers` are its epolls by watched fd."""
 
     process: Process
@@ -52,20 +52,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return any(name.startswith(prefixes) for name in self.threads)
 
 
-def facts_of(
+def gather_facts(
     process: Process,
     descriptors: Iterable[Descriptor],
     threads: Iterable[str],
     mapped: frozenset[str],
-) -> Facts:
+) -> ProcessFacts:
     """Gather the facts of one process; `mapped` are the LIBRARIES it has mapped."""
     names = Counter(threads)
-    return Facts(
+    return ProcessFacts(
         process=process,
         role=process.role,
         threads=dict(names),
         libraries=mapped,
-        watchers=watchers(epolls(tuple(descriptors), frozenset(names))),
+        watchers=epolls_by_fd(find_epolls(tuple(descriptors), frozenset(names))),
     )
 
 
@@ -75,7 +75,7 @@ def libraries(paths: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name, part in LIBRARIES.items() if any(part in path for path in seen))
 
 
-def epolls(descriptors: tuple[Descriptor, ...], threads: frozenset[str]) -> tuple[Epoll, ...]:
+def find_epolls(descriptors: tuple[Descriptor, ...], threads: frozenset[str]) -> tuple[Epoll, ...]:
     """Return the epolls among the descriptors of one process."""
     kinds = {each.fd: each.kind for each in descriptors}
     return tuple(
@@ -89,7 +89,7 @@ def epolls(descriptors: tuple[Descriptor, ...], threads: frozenset[str]) -> tupl
     )
 
 
-def watchers(found: Iterable[Epoll]) -> dict[int, tuple[Epoll, ...]]:
+def epolls_by_fd(found: Iterable[Epoll]) -> dict[int, tuple[Epoll, ...]]:
     """Map each watched descriptor to the epolls that watch it."""
     by_fd: dict[int, tuple[Epoll, ...]] = {}
     for epoll in found:

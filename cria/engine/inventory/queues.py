@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from cria.engine.inventory.process_facts import Facts
+from cria.engine.inventory.process_facts import ProcessFacts
 from cria.model.inventory import Holder, Role, Socket, UnixSocket
 
 # (who listens, who connects) -> the sockets in the order in which vLLM binds them (0.32:
@@ -23,7 +23,7 @@ QUEUES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
+class SocketEnd(msgspec.Struct, frozen=True, kw_only=True):
     """One socket, whatever its family: `address` is where it is bound, None for a dialled one."""
 
     inode: int
@@ -33,11 +33,11 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     peer_holders: tuple[Holder, ...]
 
 
-class Wire(msgspec.Struct, frozen=True, kw_only=True):
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """One ZMQ listener, the connections made to it, and the kinds of process at both sides."""
 
-    listener: End
-    connections: tuple[End, ...]
+    listener: SocketEnd
+    connections: tuple[SocketEnd, ...]
     server: str
     client: str
 
@@ -52,11 +52,11 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_queues(
-    inet: Iterable[Socket], unix: Iterable[UnixSocket], facts: Mapping[int, Facts]
+    inet: Iterable[Socket], unix: Iterable[UnixSocket], facts: Mapping[int, ProcessFacts]
 ) -> Queues:
     """Tell the queues apart among the sockets of one engine."""
     ends = [*map(_inet_end, inet), *map(_unix_end, unix)]
-    groups: dict[tuple[int, str], list[Wire]] = {}
+    groups: dict[tuple[int, str], list[Channel]] = {}
     for wire in _wires(ends, facts):
         groups.setdefault((wire.listener.holders[-1].pid, wire.client), []).append(wire)
     roles: dict[int, Role] = {}
@@ -67,16 +67,16 @@ def find_queues(
     return Queues(roles=roles)
 
 
-def kind(role: Role) -> str:
+def role_kind(role: Role) -> str:
     """Return what a role is called without its rank: EngineCore_DP0 is an EngineCore."""
     if role.name.startswith(("API server", "unknown")):
         return "API server"  # a program that uses vLLM as a library stands where a server would
     return role.name.partition("_")[0]
 
 
-def _wires(ends: Sequence[End], facts: Mapping[int, Facts]) -> list[Wire]:
+def _wires(ends: Sequence[SocketEnd], facts: Mapping[int, ProcessFacts]) -> list[Channel]:
     by_holder = {holder: end for end in ends for holder in end.holders}
-    accepted: dict[str, list[End]] = {}
+    accepted: dict[str, list[SocketEnd]] = {}
     for end in ends:
         if not end.listens and end.address is not None:
             accepted.setdefault(end.address, []).append(end)
@@ -87,7 +87,7 @@ def _wires(ends: Sequence[End], facts: Mapping[int, Facts]) -> list[Wire]:
         here = accepted.get(end.address, [])
         there = [by_holder[each.peer_holders[0]] for each in here if each.peer_holders]
         found.append(
-            Wire(
+            Channel(
                 listener=end,
                 connections=(*here, *there),
                 server=_kind_of([end], facts),
@@ -97,16 +97,16 @@ def _wires(ends: Sequence[End], facts: Mapping[int, Facts]) -> list[Wire]:
     return sorted(found, key=lambda wire: wire.listener.inode)
 
 
-def _is_zmq(end: End, facts: Mapping[int, Facts]) -> bool:
+def _is_zmq(end: SocketEnd, facts: Mapping[int, ProcessFacts]) -> bool:
     return any(h.pid in facts and facts[h.pid].watching(h.fd, "ZMQ") for h in end.holders)
 
 
-def _kind_of(ends: Iterable[End], facts: Mapping[int, Facts]) -> str:
+def _kind_of(ends: Iterable[SocketEnd], facts: Mapping[int, ProcessFacts]) -> str:
     pids = [h.pid for end in ends for h in end.holders if h.pid in facts]
-    return kind(facts[pids[-1]].role) if pids else ""
+    return role_kind(facts[pids[-1]].role) if pids else ""
 
 
-def _role(wire: Wire, place: int, count: int) -> Role:
+def _role(wire: Channel, place: int, count: int) -> Role:
     evidence = [f"libzmq's epoll watches it; {wire.server or 'nobody known'} listens"]
     evidence.append(f"{wire.client} has dialled in" if wire.client else "nobody has dialled in")
     names = QUEUES.get((wire.server, wire.client), ())
@@ -119,8 +119,8 @@ def _role(wire: Wire, place: int, count: int) -> Role:
     return Role(name=names[place % len(names)], confidence="likely", evidence=tuple(evidence))
 
 
-def _inet_end(socket: Socket) -> End:
-    return End(
+def _inet_end(socket: Socket) -> SocketEnd:
+    return SocketEnd(
         inode=socket.inode,
         listens=socket.state == "LISTEN",
         address=f"{socket.netns} {socket.local}",
@@ -129,8 +129,8 @@ def _inet_end(socket: Socket) -> End:
     )
 
 
-def _unix_end(socket: UnixSocket) -> End:
-    return End(
+def _unix_end(socket: UnixSocket) -> SocketEnd:
+    return SocketEnd(
         inode=socket.inode,
         listens=socket.state == "LISTEN",
         address=socket.path,

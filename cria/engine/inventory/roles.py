@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from cria.engine.command_line import TITLE, option, serves
-from cria.engine.inventory.process_facts import GLOO_THREAD, STORE_THREADS, Facts
-from cria.engine.inventory.queues import Queues, kind
+from cria.engine.command_line import TITLE_PREFIX, option_value, starts_engine
+from cria.engine.inventory.process_facts import GLOO_THREAD, STORE_THREADS, ProcessFacts
+from cria.engine.inventory.queues import Queues, role_kind
 from cria.model.inventory import UNKNOWN, Endpoint, Process, Role, SharedFile, Socket, UnixSocket
 from cria.system.sockets import plain
 
@@ -38,15 +38,15 @@ _SHARED = {
 }
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True):
     """All that a rule may look at besides the socket itself."""
 
-    facts: dict[int, Facts]
+    facts: dict[int, ProcessFacts]
     queues: Queues
     listeners: dict[tuple[int, int], list[Socket]] = {}  # by network namespace and port
 
 
-Rule = Callable[[Socket, Seen], Role | None]
+Rule = Callable[[Socket, Context], Role | None]
 
 
 # Processes ------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def _below(role: Role, parent: Role | None) -> Role:
 
 
 def root_role(root: Process, *, served_below: bool) -> Role:
-    if not serves(root.command):
+    if not starts_engine(root.command):
         return process_role(root)
     if served_below:
         return _certain("launcher", "serves by its command, and has API servers below it")
@@ -80,8 +80,8 @@ def root_role(root: Process, *, served_below: bool) -> Role:
 def process_role(process: Process) -> Role:
     """Read the role from the title that vLLM gives its processes, or from the command."""
     title = process.command[0] if process.command else process.name
-    if title.startswith(TITLE):
-        name = title.removeprefix(TITLE).strip()
+    if title.startswith(TITLE_PREFIX):
+        name = title.removeprefix(TITLE_PREFIX).strip()
         server = name.removeprefix("APIServer_")
         return _certain(f"API server {server}" if server != name else name, f"title {title}")
     words = " ".join(process.command)
@@ -96,7 +96,7 @@ def process_role(process: Process) -> Role:
 # TCP and UDP ----------------------------------------------------------------------------------
 
 
-def inet_roles(sockets: Iterable[Socket], seen: Seen) -> tuple[Socket, ...]:
+def inet_roles(sockets: Iterable[Socket], seen: Context) -> tuple[Socket, ...]:
     """Return the sockets with their roles: listeners first, since connections are named after them."""
     named = [s if s.peer else _named(s, LISTENER_RULES, seen) for s in sockets]
     listeners: dict[tuple[int, int], list[Socket]] = {}
@@ -107,7 +107,7 @@ def inet_roles(sockets: Iterable[Socket], seen: Seen) -> tuple[Socket, ...]:
     return tuple(_named(s, CONNECTION_RULES, known) if s.peer else s for s in named)
 
 
-def http_api(socket: Socket, seen: Seen) -> Role | None:
+def http_api(socket: Socket, seen: Context) -> Role | None:
     """The listener of an API server, on the port its command names or with uvicorn's backlog."""
     owners = [f for f in _owners(socket, seen) if _is_server(f)]
     if socket.protocol != "tcp" or not owners:
@@ -128,7 +128,7 @@ def http_api(socket: Socket, seen: Seen) -> Role | None:
     return _likely(HTTP_API, *evidence) if by_backlog or by_loop else None
 
 
-def gloo_listener(socket: Socket, seen: Seen) -> Role | None:
+def gloo_listener(socket: Socket, seen: Context) -> Role | None:
     """Each Gloo process group has a listener, a pipe and an epoll of both, made in one go."""
     if socket.local.address in WILDCARDS:
         return None
@@ -150,7 +150,7 @@ def gloo_listener(socket: Socket, seen: Seen) -> Role | None:
     return None
 
 
-def tcp_store(socket: Socket, seen: Seen) -> Role | None:
+def tcp_store(socket: Socket, seen: Context) -> Role | None:
     """The store's thread has a name of its own, and its loop is libuv's (or a plain poll)."""
     for facts, fd in _holders(socket, seen):
         threads = [name for name in facts.threads if name.startswith(STORE_THREADS)]
@@ -163,11 +163,11 @@ def tcp_store(socket: Socket, seen: Seen) -> Role | None:
     return None
 
 
-def zmq_queue(socket: Socket, seen: Seen) -> Role | None:
+def zmq_queue(socket: Socket, seen: Context) -> Role | None:
     return seen.queues.role(socket.inode)
 
 
-def nccl_listener(socket: Socket, seen: Seen) -> Role | None:
+def nccl_listener(socket: Socket, seen: Context) -> Role | None:
     for facts, fd in _holders(socket, seen):
         talks = "libnccl" in facts.libraries and facts.has_thread("pt_nccl")
         if talks and not facts.watched(fd):
@@ -175,14 +175,14 @@ def nccl_listener(socket: Socket, seen: Seen) -> Role | None:
     return None
 
 
-def ray(socket: Socket, seen: Seen) -> Role | None:
+def ray(socket: Socket, seen: Context) -> Role | None:
     for facts in _owners(socket, seen):
         if facts.role.name == "Ray":
             return _certain("Ray", f"held by {facts.process.name} {facts.process.pid}")
     return None
 
 
-def of_its_listener(socket: Socket, seen: Seen) -> Role | None:
+def of_its_listener(socket: Socket, seen: Context) -> Role | None:
     """A connection is named after the listener of the engine at either of its ends."""
     # The far end counts only where the engine holds it: another host may have the same port.
     for end in (socket.local, socket.peer if socket.peer_holders else None):
@@ -198,7 +198,7 @@ def of_its_listener(socket: Socket, seen: Seen) -> Role | None:
     return None
 
 
-def gloo_pair(socket: Socket, seen: Seen) -> Role | None:
+def gloo_pair(socket: Socket, seen: Context) -> Role | None:
     for facts, fd in _holders(socket, seen):
         epoll = facts.watching(fd, "Gloo")
         if epoll:
@@ -220,7 +220,7 @@ CONNECTION_RULES: tuple[Rule, ...] = (ray, zmq_queue, of_its_listener, gloo_pair
 # Unix sockets and shared memory ---------------------------------------------------------------
 
 
-def unix_role(socket: UnixSocket, seen: Seen) -> Role:
+def unix_role(socket: UnixSocket, seen: Context) -> Role:
     """Return what a unix socket is for."""
     path = socket.path or ""
     if CONTROL_PATH.fullmatch(path):
@@ -237,7 +237,7 @@ def unix_role(socket: UnixSocket, seen: Seen) -> Role:
     return _signal_pair(socket, seen) or UNKNOWN
 
 
-def _signal_pair(socket: UnixSocket, seen: Seen) -> Role | None:
+def _signal_pair(socket: UnixSocket, seen: Context) -> Role | None:
     """Python's wake-up pair: both ends unnamed in one process, one of them in its event loop."""
     own = {holder.pid for holder in socket.holders}
     if socket.path or not own or own != {holder.pid for holder in socket.peer_holders}:
@@ -249,7 +249,9 @@ def _signal_pair(socket: UnixSocket, seen: Seen) -> Role | None:
     return None
 
 
-def shared_roles(files: Iterable[SharedFile], facts: Mapping[int, Facts]) -> tuple[SharedFile, ...]:
+def shared_roles(
+    files: Iterable[SharedFile], facts: Mapping[int, ProcessFacts]
+) -> tuple[SharedFile, ...]:
     """Return the files of /dev/shm with their roles."""
     found = tuple(files)
     rings = Counter(file.pids for file in found if _base(file).startswith("psm_"))
@@ -259,7 +261,7 @@ def shared_roles(files: Iterable[SharedFile], facts: Mapping[int, Facts]) -> tup
     )
 
 
-def shared_role(file: SharedFile, facts: Mapping[int, Facts], rings: int) -> Role:
+def shared_role(file: SharedFile, facts: Mapping[int, ProcessFacts], rings: int) -> Role:
     """Name a file by how its maker calls such files; `rings` of them are mapped by its processes."""
     name = _base(file)
     if "cpushm" in name:
@@ -274,8 +276,8 @@ def shared_role(file: SharedFile, facts: Mapping[int, Facts], rings: int) -> Rol
     return UNKNOWN
 
 
-def _ring(file: SharedFile, facts: Mapping[int, Facts]) -> str:
-    workers = [pid for pid in file.pids if pid in facts and kind(facts[pid].role) == "Worker"]
+def _ring(file: SharedFile, facts: Mapping[int, ProcessFacts]) -> str:
+    workers = [pid for pid in file.pids if pid in facts and role_kind(facts[pid].role) == "Worker"]
     if len(workers) == len(file.pids):
         return "group broadcast"
     return "worker response" if len(workers) == 1 else "worker broadcast"
@@ -288,7 +290,7 @@ def _base(file: SharedFile) -> str:
 # What the rules share -------------------------------------------------------------------------
 
 
-def commanded_port(seen: Seen) -> int | None:
+def commanded_port(seen: Context) -> int | None:
     """Return the port in the root's command; vLLM's own 8000 where it names none."""
     text = _option(seen, "--port")
     if text is None:
@@ -296,19 +298,19 @@ def commanded_port(seen: Seen) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _option(seen: Seen, name: str) -> str | None:
-    found = (option(f.process.command, name) for f in seen.facts.values())
+def _option(seen: Context, name: str) -> str | None:
+    found = (option_value(f.process.command, name) for f in seen.facts.values())
     return next((value for value in found if value is not None), None)
 
 
-def _named(socket: Socket, rules: Iterable[Rule], seen: Seen) -> Socket:
+def _named(socket: Socket, rules: Iterable[Rule], seen: Context) -> Socket:
     """Give the socket its role: the first that is certain, else the first that is likely."""
     found = [role for rule in rules if (role := rule(socket, seen)) is not None]
     found.sort(key=lambda role: role.confidence != "certain")
     return msgspec.structs.replace(socket, role=found[0] if found else UNKNOWN)
 
 
-def _listener_at(end: Endpoint | None, netns: int, seen: Seen) -> Socket | None:
+def _listener_at(end: Endpoint | None, netns: int, seen: Context) -> Socket | None:
     if end is None:
         return None
     for each in seen.listeners.get((netns, end.port), ()):
@@ -317,15 +319,15 @@ def _listener_at(end: Endpoint | None, netns: int, seen: Seen) -> Socket | None:
     return None
 
 
-def _owners(socket: Socket, seen: Seen) -> list[Facts]:
+def _owners(socket: Socket, seen: Context) -> list[ProcessFacts]:
     return [facts for facts, _ in _holders(socket, seen)]
 
 
-def _holders(socket: Socket | UnixSocket, seen: Seen) -> list[tuple[Facts, int]]:
+def _holders(socket: Socket | UnixSocket, seen: Context) -> list[tuple[ProcessFacts, int]]:
     return [(seen.facts[h.pid], h.fd) for h in socket.holders if h.pid in seen.facts]
 
 
-def _is_server(facts: Facts) -> bool:
+def _is_server(facts: ProcessFacts) -> bool:
     return facts.role.name.startswith(("API server", "launcher"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from cria.engine.command_line import option
+from cria.engine.command_line import option_value
 from cria.model.inventory import Endpoint, Process, Socket, Topology
 
 _RANK = re.compile(r"(?:^|_)(DP|PP|TP)(\d+)")
@@ -33,7 +33,7 @@ def topology(processes: Iterable[Process], published: Iterable[Socket]) -> Topol
 
 def model(command: tuple[str, ...]) -> str | None:
     """Return the name under which the engine serves its model."""
-    named = option(command, "--served-model-name") or option(command, "--model")
+    named = option_value(command, "--served-model-name") or option_value(command, "--model")
     if named or "serve" not in command:
         return named
     after = command[command.index("serve") + 1 :]

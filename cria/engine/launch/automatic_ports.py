@@ -9,7 +9,7 @@ AUTO = "auto"
 
 
 @contextmanager
-def ports(command: Sequence[str]) -> Iterator[list[str]]:
+def assign_ports(command: Sequence[str]) -> Iterator[list[str]]:
     """The command with a free port for each option `--port auto`, `--master-port=auto`, ...
 
     The ports are held while the context lasts, so that engines that start at the same moment get

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cria.engine.command_line import Setting
 
-CONTROL = Path("/dev/nvidiactl")
+CONTROL_DEVICE = Path("/dev/nvidiactl")
 _SIZES = {
     "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp",
     "--data-parallel-size-local", "-dpl",
@@ -31,22 +31,22 @@ _VARIABLES = {
 }
 
 
-def wanted(command: Sequence[str]) -> Iterator[Setting]:
+def gpu_settings(command: Sequence[str]) -> Iterator[Setting]:
     """What a command that starts vLLM on GPUs needs; `kept` options are there already."""
     if not starts_vllm(command):
         return
     yield _option(
         command, _SLEEP, "lets vLLM free its KV cache before a dump: it is not stored then"
     )
-    if ranks(command) > 1:
+    if rank_count(command) > 1:
         for name, (value, why) in _VARIABLES.items():
             yield Setting(name=name, value=value, why=why)
         yield _option(command, _NO_CUSTOM_ALL_REDUCE, f"{_SHARED} (CUDA IPC)")
 
 
-def shared_memory(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+def missing_settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
     """What an engine with these words and variables lacks, of what ranks need that share no GPU memory."""
-    if ranks(command) < 2:
+    if rank_count(command) < 2:
         return ()
     lacks = [f"{n}={v}" for n, (v, _) in _VARIABLES.items() if environment.get(n) != v]
     if _NO_CUSTOM_ALL_REDUCE not in _names(command):
@@ -54,7 +54,7 @@ def shared_memory(command: Sequence[str], environment: Mapping[str, str]) -> tup
     return tuple(lacks)
 
 
-def ranks(command: Sequence[str]) -> int:
+def rank_count(command: Sequence[str]) -> int:
     """How many processes compute together, as far as the command says: tensor x pipeline x data parallel."""
     count, sizes = 1, {name.lstrip("-"): 1 for name in _SIZES}
     for word, after in zip(command, [*command[1:], ""], strict=True):
@@ -75,7 +75,7 @@ def starts_vllm(command: Sequence[str]) -> bool:
     )
 
 
-def visible(environment: Mapping[str, str], control: Path = CONTROL) -> bool:
+def has_gpus(environment: Mapping[str, str], control: Path = CONTROL_DEVICE) -> bool:
     """Whether an engine that is started here and so would find GPUs."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     hidden = named is not None and not re.match(r"\d|GPU-|MIG-", named.strip())

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import msgspec
 
-from cria.engine.command_line import MARK, Setting
+from cria.engine.command_line import ENGINE_MARK, Setting
 from cria.engine.launch import gpus, seccomp
 from cria.errors import EngineFailed, NotWritable, UsageError
 
 # What the engine loads of cria: a directory of its own, so that none of cria's libraries comes with it.
-INSIDE = Path(__file__).parents[2] / "agent" / "on-path"
+AGENT_PATH = Path(__file__).parents[2] / "agent" / "on-path"
 
 # Options with which vLLM spreads over several nodes: then loopback would cut it in two.
 _MANY_NODES = ("--nnodes", "--master-addr", "--data-parallel-address", "--headless")
 
 
-def settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Setting, ...]:
+def engine_settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Setting, ...]:
     """What to set for this command, given the environment the user has."""
-    on_gpus = gpus.wanted(command) if gpus.visible(environment) else ()
+    on_gpus = gpus.gpu_settings(command) if gpus.has_gpus(environment) else ()
     chosen = tuple(
         msgspec.structs.replace(wanted, value=environment[wanted.name], kept=True)
         if wanted.name in environment
@@ -34,7 +34,7 @@ def settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Se
 
 
 def _wanted(command: Sequence[str]) -> Iterator[Setting]:
-    yield Setting(name=MARK, value="1", why="marks the engine's processes for cria ps")
+    yield Setting(name=ENGINE_MARK, value="1", why="marks the engine's processes for cria ps")
     if on_one_node(command):
         why = "one node: connections inside the engine stay on loopback, which every host has"
         yield Setting(name="GLOO_SOCKET_IFNAME", value="lo", why=why)
@@ -51,7 +51,7 @@ def _way_in(environment: Mapping[str, str]) -> Iterator[Setting]:
     """What lets the engine find and load the part of cria that quiesces it; added to what the user set."""
     path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     why = "lets cria pause the engine for a dump, over a unix socket of its own user"
-    yield Setting(name="PYTHONPATH", value=os.pathsep.join([*path, str(INSIDE)]), why=why)
+    yield Setting(name="PYTHONPATH", value=os.pathsep.join([*path, str(AGENT_PATH)]), why=why)
     if "VLLM_PLUGINS" in environment:
         # Unset means all; the part of cria then names itself and all others that vLLM would load.
         named = [each for each in environment["VLLM_PLUGINS"].split(",") if each != "cria"]
@@ -85,7 +85,7 @@ def launch(
     Raises NotWritable for the log, UsageError when the command cannot be started.
     """
     base = dict(os.environ if environment is None else environment)
-    chosen = settings(command, base)
+    chosen = engine_settings(command, base)
     path = Path(log).absolute()
     try:
         # O_APPEND matters: CRIU checks the recorded size of any other open file at a restore.
@@ -123,7 +123,7 @@ def wait_until_serving(launched: Launched, *, seconds: float) -> str:
     Raises EngineFailed when it ends first or takes longer than `seconds`.
     """
     from cria.engine import health
-    from cria.engine.inventory.collect import take
+    from cria.engine.inventory.collect import collect_inventory
 
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -135,7 +135,7 @@ def wait_until_serving(launched: Launched, *, seconds: float) -> str:
                 remedy="read its log; start it without cria to see whether it runs at all",
                 log=str(launched.log),
             )
-        for socket in take(launched.pid, any_process=True).published():
+        for socket in collect_inventory(launched.pid, any_process=True).published():
             url = health.url(socket.local)
             if health.is_healthy(url):
                 return url

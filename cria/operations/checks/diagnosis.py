@@ -91,11 +91,11 @@ def engine(
     Raises NoSuchProcess, NotAnEngine, AmbiguousTarget or PrivilegeMissing.
     """
     from cria.engine.inventory import discovery
-    from cria.engine.inventory.collect import take
+    from cria.engine.inventory.collect import collect_inventory
 
     where = Path(place).absolute()
-    root = target if any_process and target is not None else discovery.find(target, port)
-    inventory = take(root, any_process=any_process)
+    root = target if any_process and target is not None else discovery.find_engine(target, port)
+    inventory = collect_inventory(root, any_process=any_process)
     found = [
         *_group("Engine", engine_checks.ENGINE_CHECKS, inventory),
         *_group("Engine", engine_checks.ENGINE_ADVICE, inventory),

@@ -107,7 +107,7 @@ def sharing(inventory: Inventory) -> Iterator[Row]:
     if not devices.uses_gpus(inventory):
         return
     root = inventory.root
-    lacks = gpus.shared_memory(root.command, environment(root.pid))
+    lacks = gpus.missing_settings(root.command, environment(root.pid))
     if lacks:
         yield warn(
             "ranks may share GPU memory, which the driver cannot checkpoint",

@@ -13,7 +13,7 @@ from cria.engine.control.lookup import find_client
 from cria.engine.control.quiesce import QuiesceSession
 from cria.engine.handle import clean_up as clean_up_after
 from cria.engine.inventory import discovery
-from cria.engine.inventory.collect import take
+from cria.engine.inventory.collect import collect_inventory
 from cria.memory.lazy import client as page_server
 from cria.operations.checks import preflight
 from cria.operations.dump.state import DumpState
@@ -27,7 +27,7 @@ def find_engine(state: DumpState) -> None:
     if request.any_process and request.target is not None:
         state.root = tree(request.target)[0].pid
     else:
-        state.root = discovery.find(request.target, port=request.port)
+        state.root = discovery.find_engine(request.target, port=request.port)
 
 
 def lock_engine(state: DumpState) -> None:
@@ -59,7 +59,7 @@ def find_criu(state: DumpState) -> None:
 
 
 def take_inventory(state: DumpState) -> None:
-    state.inventory = take(state.root, any_process=state.request.any_process)
+    state.inventory = collect_inventory(state.root, any_process=state.request.any_process)
     state.quiesce = QuiesceSession(
         state.inventory,
         state.request.requests_in_flight,
@@ -100,7 +100,7 @@ def resume_engine(state: DumpState) -> None:
 def drop_caches(state: DumpState) -> int | None:
     dropped = state.quiesce.drop_caches()
     if state.quiesce.stores is not None:
-        state.stores = files.those_there(state.inventory, state.quiesce.stores)
+        state.stores = files.existing(state.inventory, state.quiesce.stores)
     elif state.quiesce.quiesced is not None:  # an older agent does not name them
         state.stores = files.file_stores(state.inventory)
     return dropped

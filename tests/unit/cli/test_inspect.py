@@ -21,7 +21,7 @@ from cria.cli.documents import (
     schema_text,
 )
 from cria.cli.output import age, layout, middle
-from cria.engine.inventory.collect import Snapshot, interpret, take
+from cria.engine.inventory.collect import Snapshot, classify, collect_inventory
 from cria.model.inventory import Inventory, Topology
 from cria.model.manifest import Gpu, GpuState, Quiesced
 from cria.redaction import HIDDEN, hide_in_words
@@ -50,7 +50,7 @@ STORED = Stored(
 
 
 def inventory(path: Path) -> Inventory:
-    return interpret(msgspec.json.decode(path.read_bytes(), type=Snapshot))
+    return classify(msgspec.json.decode(path.read_bytes(), type=Snapshot))
 
 
 def run(*words: str) -> int:
@@ -196,11 +196,11 @@ def test_inspect_of_no_checkpoint_says_so(
 def test_ps_lists_an_engine_and_what_stands_in_the_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = take(os.getpid(), any_process=True)
+    found = collect_inventory(os.getpid(), any_process=True)
     ring = msgspec.structs.replace(found.descriptors[0], kind="io_uring", fd=99)
     blocked = msgspec.structs.replace(found, descriptors=(*found.descriptors, ring))
-    monkeypatch.setattr("cria.engine.inventory.discovery.engines", lambda: (found.root.pid,))
-    monkeypatch.setattr("cria.engine.inventory.collect.take", lambda _pid: blocked)
+    monkeypatch.setattr("cria.engine.inventory.discovery.find_engines", lambda: (found.root.pid,))
+    monkeypatch.setattr("cria.engine.inventory.collect.collect_inventory", lambda _pid: blocked)
     assert run("ps") == 0
     out = capsys.readouterr().out
     head, row, *blockers = out.splitlines()
@@ -217,7 +217,7 @@ def test_ps_lists_an_engine_and_what_stands_in_the_way(
 def test_ps_without_an_engine_prints_nothing_on_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cria.engine.inventory.discovery.engines", lambda: ())
+    monkeypatch.setattr("cria.engine.inventory.discovery.find_engines", lambda: ())
     assert run("ps") == 0
     assert capsys.readouterr().out == ""
     assert run("ps", "--json") == 0

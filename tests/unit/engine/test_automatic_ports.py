@@ -5,13 +5,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from cria.engine.launch.automatic_ports import ports
+from cria.engine.launch.automatic_ports import assign_ports
 
 
 def test_every_automatic_port_of_a_command_gets_a_number_of_its_own() -> None:
     command = ["vllm", "serve", "auto", "--port", "auto", "--master_port=auto", "--dtype", "auto"]
 
-    with ports(command) as words:
+    with assign_ports(command) as words:
         assert words[:4] == ["vllm", "serve", "auto", "--port"]
         first, second = int(words[4]), int(words[5].removeprefix("--master_port="))
         assert first != second
@@ -19,19 +19,19 @@ def test_every_automatic_port_of_a_command_gets_a_number_of_its_own() -> None:
 
 
 def test_a_command_that_names_its_ports_is_left_alone() -> None:
-    with ports(["vllm", "serve", "m", "--port", "8000"]) as words:
+    with assign_ports(["vllm", "serve", "m", "--port", "8000"]) as words:
         assert words == ["vllm", "serve", "m", "--port", "8000"]
 
 
 def test_engines_that_start_at_the_same_moment_get_different_ports() -> None:
     with ExitStack() as stack:
-        chosen = [stack.enter_context(ports(["e", "--port", "auto"]))[2] for _ in range(64)]
+        chosen = [stack.enter_context(assign_ports(["e", "--port", "auto"]))[2] for _ in range(64)]
 
     assert len(set(chosen)) == 64
 
 
 def test_nobody_gets_a_held_port_by_asking_for_any_and_the_engine_binds_it() -> None:
-    with ports(["e", "--port", "auto"]) as words:
+    with assign_ports(["e", "--port", "auto"]) as words:
         port = int(words[2])
         with ExitStack() as stack:
             for _ in range(200):

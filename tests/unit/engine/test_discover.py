@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cria.engine.command_line import starts_engine
 from cria.engine.inventory.discovery import (
     describe,
-    engines,
-    find,
+    find_engine,
+    find_engines,
     find_root,
-    is_engine,
-    is_marked,
-    serves,
+    is_engine_root,
+    started_by_cria,
 )
 from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
 
@@ -34,7 +34,7 @@ SERVER = (PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", "m")
     ],
 )
 def test_a_command_that_serves_is_known(line: str) -> None:
-    assert serves(tuple(line.split()))
+    assert starts_engine(tuple(line.split()))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_command_that_serves_is_known(line: str) -> None:
     ],
 )
 def test_any_other_command_is_not(line: str) -> None:
-    assert not serves(tuple(line.split()))
+    assert not starts_engine(tuple(line.split()))
 
 
 class Host:
@@ -96,13 +96,13 @@ def host(tmp_path: Path) -> Host:
 def test_the_root_is_found_from_every_process_of_the_engine(host: Host, pid: int) -> None:
     host.engine(100)
     assert find_root(pid, host.proc) == 100
-    assert is_engine(pid, host.proc) == (pid == 100)
+    assert is_engine_root(pid, host.proc) == (pid == 100)
 
 
 def test_what_started_an_engine_is_no_part_of_it(host: Host) -> None:
     host.add(90, 1, "cria", "run", "--", *SERVER)
     host.engine(100, parent=90)
-    assert engines(host.proc) == (100,)
+    assert find_engines(host.proc) == (100,)
     with pytest.raises(NotAnEngine):
         find_root(90, host.proc)
 
@@ -110,46 +110,46 @@ def test_what_started_an_engine_is_no_part_of_it(host: Host) -> None:
 def test_a_program_that_uses_vllm_as_a_library_is_an_engine(host: Host) -> None:
     host.add(100, 1, PYTHON, "offline.py")
     host.add(101, 100, "VLLM::EngineCore")
-    assert engines(host.proc) == (100,)
+    assert find_engines(host.proc) == (100,)
 
 
 def test_an_engine_whose_root_has_ended_is_still_one_and_init_is_not(host: Host) -> None:
     host.add(101, 1, "VLLM::EngineCore")
     host.add(102, 101, "VLLM::Worker_TP0")
-    assert engines(host.proc) == (101,)
+    assert find_engines(host.proc) == (101,)
     assert find_root(102, host.proc) == 101
 
 
 def test_several_engines_are_listed_and_none_is_picked(host: Host) -> None:
     host.engine(100)
     host.engine(200)
-    assert engines(host.proc) == (100, 200)
+    assert find_engines(host.proc) == (100, 200)
     with pytest.raises(AmbiguousTarget) as raised:
-        find(None, None, host.proc)
+        find_engine(None, None, host.proc)
     assert "100 is python3.11 -m vllm.entrypoints.openai.api_server" in str(raised.value.details)
     assert "200 is" in str(raised.value.details)
 
 
 def test_the_only_engine_needs_no_name(host: Host) -> None:
     host.engine(100)
-    assert find(None, None, host.proc) == 100
+    assert find_engine(None, None, host.proc) == 100
 
 
 def test_without_an_engine_the_remedy_is_to_start_one(host: Host) -> None:
     with pytest.raises(AmbiguousTarget) as raised:
-        find(None, None, host.proc)
+        find_engine(None, None, host.proc)
     assert str(raised.value.remedy).startswith("cria run")
 
 
 def test_another_program_is_named_with_its_owner(host: Host) -> None:
     with pytest.raises(NotAnEngine, match="process 20 does not belong") as raised:
-        find(20, None, host.proc)
+        find_engine(20, None, host.proc)
     assert str(raised.value.details).startswith("20 is nginx, owned by ")
 
 
 def test_a_pid_that_is_not_there_is_said(host: Host) -> None:
     with pytest.raises(NoSuchProcess):
-        find(4711, None, host.proc)
+        find_engine(4711, None, host.proc)
 
 
 def test_a_description_keeps_secrets(host: Host) -> None:
@@ -159,7 +159,7 @@ def test_a_description_keeps_secrets(host: Host) -> None:
 
 def test_a_port_that_belongs_to_another_program_is_said_with_the_program() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(NotAnEngine) as raised:
-        find(None, listener.getsockname()[1])
+        find_engine(None, listener.getsockname()[1])
     assert str(raised.value.details).startswith(f"{os.getpid()} is ")
 
 
@@ -167,11 +167,11 @@ def test_a_port_where_nobody_listens_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(AmbiguousTarget, match=f"no engine listens on port {port}"):
-        find(None, port)
+        find_engine(None, port)
 
 
 def test_an_engine_that_cria_started_bears_its_mark(host: Host) -> None:
     host.engine(100)
     host.engine(200)
     (host.proc / "200" / "environ").write_bytes(b"A=1\0CRIA_ENGINE=1\0")
-    assert [is_marked(root, host.proc) for root in engines(host.proc)] == [False, True]
+    assert [started_by_cria(root, host.proc) for root in find_engines(host.proc)] == [False, True]

@@ -12,7 +12,7 @@ SERVE = ["vllm", "serve", "m"]
 
 
 def added(command: list[str]) -> set[str]:
-    return {str(each) for each in gpus.wanted(command) if not each.kept}
+    return {str(each) for each in gpus.gpu_settings(command) if not each.kept}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def added(command: list[str]) -> set[str]:
     ],
 )
 def test_ranks_are_counted_as_vllm_reads_them(words: list[str], ranks: int) -> None:
-    assert gpus.ranks([*SERVE, *words]) == ranks
+    assert gpus.rank_count([*SERVE, *words]) == ranks
 
 
 def test_one_rank_needs_no_more_than_sleep() -> None:
@@ -39,10 +39,10 @@ def test_several_ranks_share_no_gpu_memory() -> None:
     assert added([*SERVE, "-tp", "2"]) >= {
         "NCCL_P2P_DISABLE=1", "NCCL_NVLS_ENABLE=0", "--disable-custom-all-reduce"
     }  # fmt: skip
-    assert gpus.shared_memory([*SERVE, "-tp", "2"], {}) != ()
-    variables = {s.name: s.value for s in gpus.wanted([*SERVE, "-tp", "2"]) if not s.option}
+    assert gpus.missing_settings([*SERVE, "-tp", "2"], {}) != ()
+    variables = {s.name: s.value for s in gpus.gpu_settings([*SERVE, "-tp", "2"]) if not s.option}
     said = [*SERVE, "-tp", "2", "--disable-custom-all-reduce"]
-    assert gpus.shared_memory(said, variables) == ()
+    assert gpus.missing_settings(said, variables) == ()
 
 
 @pytest.mark.parametrize("said", ["--enable-sleep-mode", "--no-enable-sleep-mode"])
@@ -64,10 +64,10 @@ def test_what_is_no_vllm_gets_no_words_added(command: list[str]) -> None:
 )  # fmt: skip
 def test_gpus_may_be_hidden(environment: dict[str, str], there: bool, tmp_path: Path) -> None:
     control = tmp_path / "nvidiactl"
-    assert not gpus.visible(environment, control)
+    assert not gpus.has_gpus(environment, control)
     control.touch()
 
-    assert gpus.visible(environment, control) is there
+    assert gpus.has_gpus(environment, control) is there
 
 
 def test_added_words_reach_the_command_and_variables_its_environment(
@@ -75,7 +75,7 @@ def test_added_words_reach_the_command_and_variables_its_environment(
 ) -> None:
     import sys
 
-    monkeypatch.setattr(gpus, "visible", lambda _environment: True)
+    monkeypatch.setattr(gpus, "has_gpus", lambda _environment: True)
     log = tmp_path / "log"
     program = "import os, sys; print(sys.argv[4:], os.environ.get('NCCL_P2P_DISABLE'))"
 

@@ -3,7 +3,7 @@
 import sys
 from types import FrameType
 
-from cria.engine.inventory.collect import Snapshot, interpret
+from cria.engine.inventory.collect import Snapshot, classify
 from cria.model.inventory import Descriptor, Endpoint, Holder, Process, Socket
 
 
@@ -44,7 +44,7 @@ def calls(snapshot: Snapshot) -> int:
 
     sys.setprofile(note)
     try:
-        found = interpret(snapshot)
+        found = classify(snapshot)
     finally:
         sys.setprofile(None)
     assert {s.role.name for s in found.sockets} == {"Gloo listener"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cria.engine.launch import launcher as launching
-from cria.engine.launch.launcher import launch, on_one_node, settings
+from cria.engine.launch.launcher import engine_settings, launch, on_one_node
 from cria.errors import NotWritable, UsageError
 
 CRIA_RUN = [sys.executable, "-m", "cria", "run", "--log"]
@@ -51,7 +51,9 @@ def test_output_is_appended(tmp_path: Path) -> None:
 
 
 def test_what_the_user_set_wins() -> None:
-    chosen = {s.name: s for s in settings(["vllm", "serve", "m"], {"GLOO_SOCKET_IFNAME": "eth0"})}
+    chosen = {
+        s.name: s for s in engine_settings(["vllm", "serve", "m"], {"GLOO_SOCKET_IFNAME": "eth0"})
+    }
 
     assert chosen["GLOO_SOCKET_IFNAME"].value == "eth0"
     assert chosen["GLOO_SOCKET_IFNAME"].kept
@@ -70,7 +72,7 @@ def test_what_the_user_set_wins() -> None:
     ],
 )
 def test_an_engine_on_several_nodes_is_left_off_loopback(words: list[str], one: bool) -> None:
-    names = {setting.name for setting in settings(words, {})}
+    names = {setting.name for setting in engine_settings(words, {})}
 
     assert on_one_node(words) is one
     assert ("GLOO_SOCKET_IFNAME" in names) is one

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from cria.engine.inventory.collect import Snapshot, interpret
+from cria.engine.inventory.collect import Snapshot, classify
 from cria.engine.inventory.topology import model
 from cria.model.inventory import Topology
 
@@ -20,14 +20,14 @@ Recorded = Callable[[str], Snapshot]
 def test_groups_have_as_many_ranks_as_their_pairs_join(
     snapshot: Recorded, name: str, sizes: dict[int, int]
 ) -> None:
-    groups = interpret(snapshot(name)).groups
+    groups = classify(snapshot(name)).groups
     assert Counter(len(group.members) for group in groups) == sizes
 
 
 def test_every_gloo_listener_belongs_to_one_group_and_a_group_has_no_rank_twice(
     snapshot: Recorded,
 ) -> None:
-    found = interpret(snapshot("tp2"))
+    found = classify(snapshot("tp2"))
     members = [member for group in found.groups for member in group.members]
     gloo = [s.local for s in found.listeners() if s.role.name == "Gloo listener"]
     assert sorted(member.listener for member in members) == sorted(gloo)
@@ -38,7 +38,7 @@ def test_every_gloo_listener_belongs_to_one_group_and_a_group_has_no_rank_twice(
 def test_without_pairs_every_listener_is_a_group_of_its_own(snapshot: Recorded) -> None:
     seen = snapshot("tp2")
     listeners = tuple(s for s in seen.sockets if s.peer is None)
-    found = interpret(msgspec.structs.replace(seen, sockets=listeners))
+    found = classify(msgspec.structs.replace(seen, sockets=listeners))
     assert Counter(len(group.members) for group in found.groups) == {1: 26}
 
 
@@ -52,7 +52,7 @@ def test_without_pairs_every_listener_is_a_group_of_its_own(snapshot: Recorded) 
     ],
 )
 def test_the_layout_is_read_from_titles(snapshot: Recorded, name: str, layout: Topology) -> None:
-    found = interpret(snapshot(name)).topology
+    found = classify(snapshot(name)).topology
     assert msgspec.structs.replace(found, model=None, url=None) == layout
     assert found.model == "/models/tiny"
     assert found.url is not None and found.url.startswith("http://127.0.0.1:8")

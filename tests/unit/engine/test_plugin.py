@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 from cria_agent import plugin
 
-from cria.engine.launch.launcher import INSIDE, settings
+from cria.engine.launch.launcher import AGENT_PATH, engine_settings
 
 
 def plugins(*each: tuple[str, str]) -> EntryPoints:
@@ -36,7 +36,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def chosen(environment: dict[str, str]) -> dict[str, str]:
-    return {each.name: each.value for each in settings(["vllm", "serve", "m"], environment)}
+    return {each.name: each.value for each in engine_settings(["vllm", "serve", "m"], environment)}
 
 
 def test_what_vllm_loaded_before_it_still_loads(installed: list[tuple[str, str]]) -> None:
@@ -73,8 +73,8 @@ def test_a_list_that_the_user_made_is_only_added_to() -> None:
 
 
 def test_the_users_path_comes_first() -> None:
-    assert chosen({"PYTHONPATH": "/a:/b"})["PYTHONPATH"] == f"/a:/b:{INSIDE}"
-    assert chosen({})["PYTHONPATH"] == str(INSIDE)
+    assert chosen({"PYTHONPATH": "/a:/b"})["PYTHONPATH"] == f"/a:/b:{AGENT_PATH}"
+    assert chosen({})["PYTHONPATH"] == str(AGENT_PATH)
 
 
 def test_on_that_path_the_plugins_are_found_and_nothing_else_of_cria() -> None:
@@ -87,11 +87,11 @@ print(importlib.util.find_spec("cria_agent.worker") is not None)
 print(__import__("os").listdir(__import__("sys").argv[1]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, INSIDE],
+        [sys.executable, "-c", program, AGENT_PATH],
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(INSIDE)},
+        env={"PYTHONPATH": str(AGENT_PATH)},
     )
 
     *lines, listed = done.stdout.splitlines()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from cria.engine.command_line import option
-from cria.engine.inventory.collect import Snapshot, interpret
+from cria.engine.command_line import option_value
+from cria.engine.inventory.collect import Snapshot, classify
 from cria.model.inventory import Descriptor, Endpoint, Holder, Inventory, Socket
 
 Recorded = Callable[[str], Snapshot]
@@ -23,7 +23,7 @@ def queues(inventory: Inventory) -> Counter[str]:
 
 
 def changed(snapshot: Snapshot, **fields: object) -> Inventory:
-    return interpret(msgspec.structs.replace(snapshot, **fields))
+    return classify(msgspec.structs.replace(snapshot, **fields))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def changed(snapshot: Snapshot, **fields: object) -> Inventory:
 def test_every_inet_socket_of_a_real_engine_has_its_role(
     snapshot: Recorded, name: str, roles: dict[str, int]
 ) -> None:
-    found = interpret(snapshot(name))
+    found = classify(snapshot(name))
     assert names(found) == roles
     assert {s.role.confidence for s in found.sockets} == {"certain"}
     assert all(s.role.evidence for s in found.sockets)
@@ -46,12 +46,12 @@ def test_every_inet_socket_of_a_real_engine_has_its_role(
 
 @pytest.mark.parametrize("name", ["tp1", "tp2", "dp2", "api2"])
 def test_no_unix_socket_of_a_real_engine_is_left_unknown(snapshot: Recorded, name: str) -> None:
-    found = interpret(snapshot(name))
+    found = classify(snapshot(name))
     assert not [u for u in found.unix_sockets if u.role.name in ("unknown", "ZMQ")]
 
 
 def test_each_queue_has_one_listener_for_each_that_binds_it(snapshot: Recorded) -> None:
-    assert queues(interpret(snapshot("dp2"))) == {
+    assert queues(classify(snapshot("dp2"))) == {
         "ZMQ engine input": 2,
         "ZMQ engine output": 2,
         "ZMQ coordinator stats": 1,
@@ -62,11 +62,11 @@ def test_each_queue_has_one_listener_for_each_that_binds_it(snapshot: Recorded) 
         "ZMQ worker response, data": 2,
         "ZMQ worker response, notify": 2,
     }
-    assert queues(interpret(snapshot("tp2")))["ZMQ group broadcast, data"] == 1
+    assert queues(classify(snapshot("tp2")))["ZMQ group broadcast, data"] == 1
 
 
 def test_both_ends_of_a_queue_have_the_same_role(snapshot: Recorded) -> None:
-    found = interpret(snapshot("tp2"))
+    found = classify(snapshot("tp2"))
     by_inode = {each.inode: each for each in found.unix_sockets}
     for each in found.unix_sockets:
         if each.peer_inode in by_inode:
@@ -97,11 +97,11 @@ def test_both_ends_of_a_queue_have_the_same_role(snapshot: Recorded) -> None:
 def test_processes_are_known_by_title_or_command(
     snapshot: Recorded, name: str, roles: list[str]
 ) -> None:
-    assert [process.role.name for process in interpret(snapshot(name)).processes] == roles
+    assert [process.role.name for process in classify(snapshot(name)).processes] == roles
 
 
 def test_a_worker_without_a_rank_in_its_title_says_whose_it_is(snapshot: Recorded) -> None:
-    workers = [p for p in interpret(snapshot("dp2")).processes if p.role.name == "Worker"]
+    workers = [p for p in classify(snapshot("dp2")).processes if p.role.name == "Worker"]
     assert {p.role.evidence[1] for p in workers} == {"below EngineCore_DP0", "below EngineCore_DP1"}
 
 
@@ -238,7 +238,7 @@ def test_during_the_start_a_queue_that_does_not_fit_is_called_zmq_only(snapshot:
 
 
 def test_shared_memory_is_named_by_maker_and_readers(snapshot: Recorded) -> None:
-    found = Counter(file.role.name for file in interpret(snapshot("tp2")).shared_files)
+    found = Counter(file.role.name for file in classify(snapshot("tp2")).shared_files)
     assert found == {
         "MessageQueue ring, worker broadcast": 1,
         "MessageQueue ring, worker response": 2,
@@ -249,7 +249,7 @@ def test_shared_memory_is_named_by_maker_and_readers(snapshot: Recorded) -> None
 
 
 def test_rings_with_the_same_readers_are_not_told_apart(snapshot: Recorded) -> None:
-    rings = [f for f in interpret(snapshot("tp1")).shared_files if "psm_" in f.name]
+    rings = [f for f in classify(snapshot("tp1")).shared_files if "psm_" in f.name]
     assert [file.role.name for file in rings] == ["MessageQueue ring"] * 2
 
 
@@ -264,4 +264,4 @@ def test_rings_with_the_same_readers_are_not_told_apart(snapshot: Recorded) -> N
     ],
 )
 def test_an_option_is_read_in_both_its_forms(line: str, value: str | None) -> None:
-    assert option(tuple(line.split()), "--port") == value
+    assert option_value(tuple(line.split()), "--port") == value
