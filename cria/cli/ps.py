@@ -53,7 +53,7 @@ def listed(root: int) -> Listed:
         return Listed(
             pid=root,
             uid=first.uid,
-            model=topology.model(first.command),
+            model=topology.served_model(first.command),
             topology=None,
             url=None,
             started=first.started,
