@@ -26,7 +26,7 @@ from cria.operations.checks import host as host_checks
 from cria.operations.checks import restore
 from cria.operations.checks.processes import size_and_time
 from cria.operations.checks.rows import Level, Row, rows_of
-from cria.redaction import hide_in_text
+from cria.redaction import redact
 from cria.system.memory import with_zeros
 
 Checks = Iterable[Callable[..., Iterable[Row]]]
@@ -141,8 +141,8 @@ def _group(name: str, checks: Checks, *facts: Any) -> Iterator[Row]:
             yield msgspec.structs.replace(
                 row,
                 group=name,
-                subject=hide_in_text(row.subject),
-                value=hide_in_text(row.value).strip(),
+                subject=redact(row.subject),
+                value=redact(row.value).strip(),
             )
 
 

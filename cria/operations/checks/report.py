@@ -15,7 +15,7 @@ from cria.model.inventory import Inventory
 from cria.model.version import VERSION
 from cria.operations.checks.diagnosis import Diagnosis
 from cria.operations.checks.rows import Level, Row
-from cria.redaction import hide_in_text, hide_in_words
+from cria.redaction import redact, redact_command
 from cria.system.procfs import environment
 
 # What decides how an engine behaves; of every other variable not even the name is told.
@@ -113,7 +113,7 @@ def bug_report(diagnosis: Diagnosis) -> str:
     if diagnosis.inventory is not None:
         lines += ["", *_engine(diagnosis.inventory, live=diagnosis.about == "engine")]
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises where there is none
-    text = hide_in_text("\n".join(lines))
+    text = redact("\n".join(lines))
     return text.replace(f"{home}/", "~/") if home != "/" else text
 
 
@@ -144,13 +144,13 @@ def _engine(inventory: Inventory, *, live: bool) -> Iterator[str]:
     top = inventory.topology
     yield f"- layout: TP={top.tensor} PP={top.pipeline} DP={top.data}, {top.api_servers} API servers"
     for process in inventory.processes:
-        command = " ".join(hide_in_words(process.command)).strip()
+        command = " ".join(redact_command(process.command)).strip()
         memory = f"{process.memory.resident >> 20} MiB"
         yield f"- {process.role.name}, {process.threads} threads, {memory}: `{command}`"
     if live:
         for name, value in sorted(environment(inventory.root.pid).items()):
             if name.startswith(_TELLING):
-                yield f"- {hide_in_text(f'{name}={value}')}"
+                yield f"- {redact(f'{name}={value}')}"
 
 
 def _finding(row: Row) -> Finding:

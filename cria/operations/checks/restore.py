@@ -114,7 +114,7 @@ def wait_for_zombies(needed: set[int], seconds: float = ZOMBIE_SECONDS) -> set[i
 
 def describe(pid: int) -> str:
     """Who holds a PID, in words; values that look like secrets are left out."""
-    from cria.redaction import hide_in_words
+    from cria.redaction import redact_command
 
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -123,7 +123,7 @@ def describe(pid: int) -> str:
         return "its process has just ended"
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     words = raw.rstrip(b"\0 ").decode(errors="replace").split("\0")
-    name = " ".join(hide_in_words(words)).strip() or facts.get("Name", "?")
+    name = " ".join(redact_command(words)).strip() or facts.get("Name", "?")
     if _state(pid) in "ZX":
         return f"a zombie ({name}) that its parent {facts.get('PPid')} has not reaped"
     if facts.get("Tgid") != str(pid):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cria.redaction import HIDDEN, hide_in_text, hide_in_words
+from cria.redaction import REDACTED, redact, redact_command
 
 SECRET = st.text(string.ascii_letters + string.digits + "+/", min_size=12, max_size=40)
 OPTIONS = st.sampled_from(
@@ -20,21 +20,21 @@ VARIABLES = st.sampled_from(
 @given(option=OPTIONS, secrets=st.lists(SECRET, min_size=1, max_size=3))
 def test_values_of_secret_options_are_hidden(option: str, secrets: list[str]) -> None:
     words = ["vllm", "serve", "model", option, *secrets, "--port", "8000"]
-    for shown in (" ".join(hide_in_words(words)), hide_in_text(" ".join(words))):
+    for shown in (" ".join(redact_command(words)), redact(" ".join(words))):
         assert not any(secret in shown for secret in secrets)
         assert option in shown and "--port 8000" in shown
 
 
 @given(option=OPTIONS, secret=SECRET)
 def test_values_after_an_equals_sign_are_hidden(option: str, secret: str) -> None:
-    shown = hide_in_words(["vllm", f"{option}={secret}", "--port=8000"])
-    assert shown == ("vllm", f"{option}={HIDDEN}", "--port=8000")
+    shown = redact_command(["vllm", f"{option}={secret}", "--port=8000"])
+    assert shown == ("vllm", f"{option}={REDACTED}", "--port=8000")
 
 
 @given(variable=VARIABLES, secret=SECRET)
 def test_values_of_secret_variables_are_hidden(variable: str, secret: str) -> None:
     for text in (f"{variable}={secret}", f'{{"{variable}": "{secret}"}}', f"{variable}: {secret}"):
-        assert secret not in hide_in_text(f"before {text} after")
+        assert secret not in redact(f"before {text} after")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_values_of_secret_variables_are_hidden(variable: str, secret: str) -> No
     ],
 )
 def test_secrets_known_by_their_form_are_hidden(text: str) -> None:
-    assert "abcdef0123456789" not in hide_in_text(text)
+    assert "abcdef0123456789" not in redact(text)
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_secrets_known_by_their_form_are_hidden(text: str) -> None:
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
-    assert hide_in_text(text) == text
-    assert " ".join(hide_in_words(text.split())) == text
+    assert redact(text) == text
+    assert " ".join(redact_command(text.split())) == text
