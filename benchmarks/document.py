@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
@@ -20,13 +20,20 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
     @classmethod
+    def over(cls, values: Collection[float]) -> Spread:
+        """Return the spread of one or more values."""
+        return cls(
+            median=statistics.median(values),
+            least=min(values),
+            most=max(values),
+            count=len(values),
+        )
+
+    @classmethod
     def of(cls, values: Iterable[float]) -> Spread | None:
-        """None where nothing was measured."""
-        known = list(values)
-        if not known:
-            return None
-        middle = statistics.median(known)
-        return cls(median=middle, least=min(known), most=max(known), count=len(known))
+        """Return the spread of the values, or None where nothing was measured."""
+        measured = list(values)
+        return cls.over(measured) if measured else None
 
 
 class StepShare(msgspec.Struct, frozen=True, kw_only=True):

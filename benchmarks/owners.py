@@ -4,61 +4,90 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from benchmarks.document import Owner, Spread, StepShare
 from cria.events import Timings
 
-_OWNERS: dict[str, Owner] = {
-    "freeze and write memory": "criu",
-    "restore the processes": "criu",
-    "let it run": "criu",
-    "record the canary": "engine",
-    "pause the engine": "engine",
-    "drop what can be made again": "engine",
-    "let its requests go on": "engine",
-    "wait until healthy": "engine",
-    "compare the canary": "engine",
-    "digest every part": "disk",
-    "compress the memory": "disk",
-    "end it, unless it lives on": "criu",
-    "clear what it left": "criu",  # CRIU has said that it ends them; it waits until the kernel has done so
-}
-FIRST, LAST = "pause the engine", "resume it, if it lives on"
+
+class Ownership(msgspec.Struct, frozen=True, kw_only=True):
+    """Who spends the time of an operation's steps, by their ids. A step that is not listed is cria's own.
+
+    `pause` holds the steps during which a dumped engine serves nobody.
+    """
+
+    owners: dict[str, Owner]
+    pause: frozenset[str] = frozenset()
+
+    def owner(self, step: str) -> Owner:
+        return self.owners.get(step, "own")
 
 
-def owner(step: str) -> Owner:
-    """Who spends the time of a step. What nobody is known to spend is cria's own."""
-    return _OWNERS.get(step, "own")
+DUMP = Ownership(
+    owners={
+        "record-canary": "engine",
+        "quiesce-engine": "engine",
+        "drop-caches": "engine",
+        "write-images": "criu",
+        "compress-pages": "disk",
+        "digest-parts": "disk",
+        "end-engine": "criu",
+        "clean-up": "criu",  # it waits until the kernel has ended the processes that CRIU killed
+    },
+    pause=frozenset(
+        {
+            "quiesce-engine",
+            "hooks-at-still-point",
+            "drop-caches",
+            "sleep-engine",
+            "save-gpu-memory",
+            "write-images",
+            "save-files",
+            "check-images",
+            "resume-engine",
+        }
+    ),
+)
+RESTORE = Ownership(
+    owners={
+        "restore-processes": "criu",
+        "start-processes": "criu",
+        "resume-engine": "engine",
+        "wait-healthy": "engine",
+        "verify-canary": "engine",
+    }
+)
 
 
-def own_seconds(timings: Timings) -> float:
-    """The time of an operation that neither CRIU nor the engine nor the disk spent."""
-    own = sum(step.seconds for step in timings.steps if owner(step.name) == "own")
+def own_seconds(timings: Timings, ownership: Ownership) -> float:
+    """Return the time that neither CRIU nor the engine nor the disk spent."""
+    own = sum(step.seconds for step in timings.steps if ownership.owner(step.id) == "own")
     return own + timings.unaccounted_seconds
 
 
-def own_seconds_in_pause(timings: Timings) -> float:
-    """The same, only of the steps during which a dumped engine serves nobody."""
-    still = _in_pause([step.name for step in timings.steps])
-    return sum(s.seconds for s in timings.steps if s.name in still and owner(s.name) == "own")
+def own_seconds_in_pause(timings: Timings, ownership: Ownership) -> float:
+    """Return cria's own time in the steps during which the engine serves nobody."""
+    return sum(
+        step.seconds
+        for step in timings.steps
+        if step.id in ownership.pause and ownership.owner(step.id) == "own"
+    )
 
 
-def shares(runs: Iterable[Timings]) -> tuple[StepShare, ...]:
-    """Each step with what it took in all runs, in their order."""
+def shares(runs: Iterable[Timings], ownership: Ownership) -> tuple[StepShare, ...]:
+    """Return each step with what it took in all runs, in the order of the steps."""
+    names: dict[str, str] = {}
     seconds: dict[str, list[float]] = {}
     for timings in runs:
         for step in timings.steps:
-            seconds.setdefault(step.name, []).append(step.seconds)
-    still, found = _in_pause(list(seconds)), []
-    for name, values in seconds.items():
-        spread = Spread.of(values)
-        assert spread is not None
-        found.append(
-            StepShare(name=name, owner=owner(name), in_pause=name in still, seconds=spread)
+            names[step.id] = step.name
+            seconds.setdefault(step.id, []).append(step.seconds)
+    return tuple(
+        StepShare(
+            name=names[step],
+            owner=ownership.owner(step),
+            in_pause=step in ownership.pause,
+            seconds=Spread.over(values),
         )
-    return tuple(found)
-
-
-def _in_pause(names: list[str]) -> set[str]:
-    if FIRST not in names or LAST not in names:
-        return set()
-    return set(names[names.index(FIRST) : names.index(LAST) + 1])
+        for step, values in seconds.items()
+    )

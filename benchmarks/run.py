@@ -15,7 +15,7 @@ import msgspec
 from benchmarks.document import Bench, Clones, Engine, Machine, Measured, Spread, Way
 from benchmarks.floors import floors
 from benchmarks.modes import Mode, fleets, offered
-from benchmarks.owners import own_seconds, own_seconds_in_pause, shares
+from benchmarks.owners import DUMP, RESTORE, own_seconds, own_seconds_in_pause, shares
 from benchmarks.rounds import RAW, Log, Round, Say
 from cria.errors import CriaError
 
@@ -131,11 +131,11 @@ def _way(name: str, log: Log) -> Way:
     dumps, restores = log.dumps[name], log.restores[name]
     return Way(
         name=name,
-        own_dump=Spread.of(map(own_seconds, dumps)),
-        own_pause=Spread.of(map(own_seconds_in_pause, dumps)),
-        own_restore=Spread.of(map(own_seconds, restores)),
-        dump_steps=shares(dumps),
-        restore_steps=shares(restores),
+        own_dump=Spread.of(own_seconds(timings, DUMP) for timings in dumps),
+        own_pause=Spread.of(own_seconds_in_pause(timings, DUMP) for timings in dumps),
+        own_restore=Spread.of(own_seconds(timings, RESTORE) for timings in restores),
+        dump_steps=shares(dumps, DUMP),
+        restore_steps=shares(restores, RESTORE),
         **figures,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
@@ -12,12 +13,22 @@ from jsonschema import validate
 
 from benchmarks.document import Bench, Clones, Engine, Floor, Machine, Measured, Spread, Way
 from benchmarks.floors import floors
-from benchmarks.owners import own_seconds, own_seconds_in_pause, shares
+from benchmarks.owners import (
+    DUMP,
+    RESTORE,
+    Ownership,
+    own_seconds,
+    own_seconds_in_pause,
+    shares,
+)
 from benchmarks.picture import draw
 from benchmarks.table import read, table
-from cria.cli.documents import schema_text
+from cria.cli.schemas import schema_text
 from cria.errors import UsageError
 from cria.events import StepTiming, Timings
+from cria.operation import Step
+from cria.operations.dump.steps import DUMP_STEPS
+from cria.operations.restore.steps import RESTORE_STEPS
 
 
 def spread(*values: float) -> Spread:
@@ -28,7 +39,8 @@ def spread(*values: float) -> Spread:
 
 def timings(unaccounted: float = 0.0, **seconds: float) -> Timings:
     steps = tuple(
-        StepTiming(name=name.replace("_", " "), seconds=each) for name, each in seconds.items()
+        StepTiming(id=name.replace("_", "-"), name=name.replace("_", " "), seconds=value)
+        for name, value in seconds.items()
     )
     wall = unaccounted + sum(step.seconds for step in steps)
     return Timings(wall_seconds=wall, unaccounted_seconds=unaccounted, steps=steps)
@@ -44,7 +56,7 @@ def way(name: str, seconds: float, size: float) -> Way:
         first_token=spread(seconds + 0.1),
         own_restore=spread(0.05),
         own_pause=spread(0.2),
-        dump_steps=shares([timings(find_CRIU=0.01, freeze_and_write_memory=seconds)]),
+        dump_steps=shares([timings(find_criu=0.01, write_images=seconds)], DUMP),
     )
 
 
@@ -92,17 +104,44 @@ def test_one_slow_round_does_not_move_the_median() -> None:
 
 def test_own_time_is_what_criu_engine_and_disk_leave() -> None:
     run = timings(
-        find_CRIU=0.01,
-        pause_the_engine=0.2,
-        freeze_and_write_memory=1.0,
-        carry_its_files=0.03,
-        **{"resume it, if it lives on": 0.004},
-        digest_every_part=2.0,
+        find_criu=0.01,
+        quiesce_engine=0.2,
+        write_images=1.0,
+        save_files=0.03,
+        resume_engine=0.004,
+        digest_parts=2.0,
         unaccounted=0.001,
     )
 
-    assert own_seconds(run) == pytest.approx(0.01 + 0.03 + 0.004 + 0.001)
-    assert own_seconds_in_pause(run) == pytest.approx(0.03 + 0.004)
+    assert own_seconds(run, DUMP) == pytest.approx(0.01 + 0.03 + 0.004 + 0.001)
+    assert own_seconds_in_pause(run, DUMP) == pytest.approx(0.03 + 0.004)
+
+
+def test_compression_is_not_counted_as_own_time() -> None:
+    run = timings(save_files=0.03, compress_pages=3.0)
+
+    assert own_seconds(run, DUMP) == pytest.approx(0.03)
+
+
+def test_the_pause_of_a_dump_that_ends_the_engine_is_measured_too() -> None:
+    """Such a dump has no step "resume-engine"."""
+    run = timings(quiesce_engine=0.2, save_files=0.03, check_images=0.01, end_engine=0.5)
+
+    assert own_seconds_in_pause(run, DUMP) == pytest.approx(0.03 + 0.01)
+    (quiesce, *_, end) = shares([run], DUMP)
+    assert (quiesce.in_pause, end.in_pause) == (True, False)
+
+
+def test_a_resume_is_cria_s_in_a_dump_and_the_engine_s_in_a_restore() -> None:
+    assert (DUMP.owner("resume-engine"), RESTORE.owner("resume-engine")) == ("own", "engine")
+
+
+@pytest.mark.parametrize(("ownership", "steps"), [(DUMP, DUMP_STEPS), (RESTORE, RESTORE_STEPS)])
+def test_every_step_that_has_an_owner_exists(
+    ownership: Ownership, steps: tuple[Step[Any], ...]
+) -> None:
+    """An id that no step has would silently count that step's time as cria's own."""
+    assert set(ownership.owners) | ownership.pause <= {step.id for step in steps}
 
 
 def test_a_floor_is_met_or_missed_by_the_medians_of_the_same_run(bench: Bench) -> None:
