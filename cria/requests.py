@@ -55,7 +55,7 @@ class DumpRequest(_DumpTarget, frozen=True, kw_only=True):
         bool, _help("Record a short generation, which each restore compares with its own.")
     ] = True
     quiesce: Annotated[
-        bool, _help("Quiesce the engine before the dump, and drop its KV cache.")
+        bool, _help("Quiesce the engine before the dump, which drops its KV cache.")
     ] = True
     inflight: Annotated[
         Inflight | None,
@@ -102,16 +102,17 @@ class RestoreRequest(_RestoreSource, frozen=True, kw_only=True):
     isolate: Annotated[
         Isolate,
         _help(
-            "Give the engine pid, mount and ipc namespaces of its own: when a PID or path that it "
-            "needs is taken, always, or never; net: a network namespace too."
+            "Give the engine its own pid, mount and ipc namespaces: auto, if a PID or path that it "
+            "needs is taken; net, with a network namespace too."
         ),
     ] = "auto"
     outside: Annotated[
         Policy,
-        _help("What becomes of connections that lead out of the checkpoint."),
+        _help("Refuse to restore, close or keep connections whose other end is outside."),
     ] = "refuse"
     clients: Annotated[
-        Policy, _help("What becomes of connections from clients of the HTTP API.")
+        Policy,
+        _help("Refuse to restore, close or keep connections from clients of the HTTP API."),
     ] = "close"
     canary: Annotated[
         bool, _help("Compare what the engine generates with what it generated before its dump.")

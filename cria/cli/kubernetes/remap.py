@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from cria.cli import output
-from cria.cli.restore import POLICIES
+from cria.model.socket import Policy
 
 if TYPE_CHECKING:
     from cria.kubernetes.archive.contents import NeededFile
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--outside",
-    type=click.Choice(POLICIES),
+    type=click.Choice(get_args(Policy)),
     default="refuse",
     help="Connections with one end outside: refuse to remap, close them, keep them.",
 )
 @click.option(
     "--clients",
-    type=click.Choice(POLICIES),
+    type=click.Choice(get_args(Policy)),
     default="close",
     help="The same for clients of its listeners.",
 )
@@ -72,7 +72,7 @@ def command(
     Beside the original, on a node whose network its pod shares, the copy then collides with nothing.
     ARCHIVE is what the kubelet's checkpoint API, containerd, CRI-O or podman wrote. It is not changed.
     """
-    from cria.cli.archive_tables import RemapDone
+    from cria.cli.archive_documents import RemapDone
     from cria.kubernetes.archive.remap import REMAP_STEPS, plan_remap, remap
     from cria.network.requests import Wishes
 
@@ -101,7 +101,7 @@ def command(
 
 def _show_plan(plan: ArchivePlan, *, as_json: bool) -> None:
     if as_json:
-        from cria.cli.archive_tables import RemapPlanned
+        from cria.cli.archive_documents import RemapPlanned
 
         output.document(RemapPlanned.of(plan))
         return
@@ -121,7 +121,9 @@ def _tell(plan: ArchivePlan, *, shown: bool = False) -> None:
 
 
 def _tell_needs(needs: tuple[NeededFile, ...]) -> None:
-    from cria.cli.archive_tables import needs as table
+    from cria.cli.archive_tables import needed_files
 
     if needs:
-        click.echo(f"note: it does not hold all that a restore needs\n{table(needs)}", err=True)
+        click.echo(
+            f"note: it does not hold all that a restore needs\n{needed_files(needs)}", err=True
+        )
