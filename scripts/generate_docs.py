@@ -14,10 +14,9 @@ import msgspec
 
 from benchmarks import picture, table
 from benchmarks.document import Bench
-from cria.cli import cli, documents, schemas
+from cria.cli import cli
+from cria.cli.schemas import DOCUMENTS, schema_text
 from cria.errors import CriaError, all_kinds
-from cria.model.hooks import HookCall
-from cria.operations.checks import report
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 SPEED = REFERENCE.parent / "explanation"
@@ -29,14 +28,10 @@ def main() -> None:
     pages = {
         REFERENCE / "errors.md": errors_page(),
         REFERENCE / "commands.md": commands_page(),
-        REFERENCE / "schema" / "inspect.json": documents.schema_text(documents.Inspected),
-        REFERENCE / "schema" / "ps.json": documents.schema_text(documents.Listing),
-        REFERENCE / "schema" / "doctor.json": documents.schema_text(report.Document),
     }
-    pages[REFERENCE / "schema" / "hook.json"] = documents.schema_text(HookCall)
-    kinds: dict[str, type[msgspec.Struct]] = {**schemas.SCHEMAS, "bench": Bench}
-    for name, kind in kinds.items():
-        pages[REFERENCE / "schema" / f"{name}.json"] = documents.schema_text(kind)
+    documents: dict[str, type[msgspec.Struct]] = {**DOCUMENTS, "bench": Bench}
+    for name, document in documents.items():
+        pages[REFERENCE / "schema" / f"{name}.json"] = schema_text(document)
     pages |= speed_pages()
     if "--check" in sys.argv[1:]:
         different = [path for path, text in pages.items() if differs(path, text)]

@@ -1,4 +1,4 @@
-"""cria inspect: the inventory of an engine or of a checkpoint."""
+"""cria inspect: show the inventory of an engine or a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @click.command
 @click.argument("target", required=False, metavar="[PID|CHECKPOINT|ARCHIVE]")
-@click.option("--port", type=int, help="Name the engine by its HTTP port instead of a PID.")
-@click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
-@click.option("--sockets", is_flag=True, help="Every TCP, UDP and unix socket, and process groups.")
-@click.option("--evidence", is_flag=True, help="With the sockets: what each role was read from.")
-@click.option("--files", is_flag=True, help="Shared memory, deleted files, locks, devices.")
-@click.option("--memory", is_flag=True, help="Memory by kind; looks for pages full of zeros.")
-@click.option("--timings", is_flag=True, help="How long the dump's steps took (checkpoint).")
-@click.option("--tree", is_flag=True, help="The processes, each under its parent.")
+@click.option("--port", type=int, help="Find the engine by the port of its HTTP API.")
+@click.option("--any-process", is_flag=True, help="Accept a process tree that is no vLLM engine.")
+@click.option("--sockets", is_flag=True, help="Show all sockets, and the process groups.")
+@click.option("--evidence", is_flag=True, help="Show all sockets and what each role was read from.")
+@click.option("--files", is_flag=True, help="Show shared memory, deleted files, locks and devices.")
+@click.option("--memory", is_flag=True, help="Show memory by kind, and estimate its zero pages.")
+@click.option("--timings", is_flag=True, help="Show how long each step of the dump took.")
+@click.option("--tree", is_flag=True, help="Show the processes, each below its parent.")
 @output.json_option
 def command(
     target: str | None,
@@ -39,57 +39,66 @@ def command(
     tree: bool,
     as_json: bool,
 ) -> None:
-    """Show what an engine holds now, or what a checkpoint holds, in the same way.
+    """Show what an engine or a checkpoint holds.
 
-    ARCHIVE is a container's checkpoint as the kubelet or a container runtime writes it.
+    By default a summary, the processes and the TCP sockets with their roles; a "?" marks a role that is
+    likely, not certain. Without a target the engine is found by --port, or is the only one on this host.
 
-    Without options: what it is, its processes and its TCP sockets with the role of each; "?" marks a
-    role that is likely, not certain. Without a target the engine is found by --port, or is the only
-    one on this host.
+    ARCHIVE is a container's checkpoint, as the kubelet or a container runtime writes it.
     """
-    from cria.cli import inventory_tables as tables
-    from cria.cli.documents import Stored, inspected, plain
+    from cria.cli import inventory_tables
+    from cria.cli.inventory_documents import Inspected, Stored, flatten_roles
 
     if target is not None and Path(target).is_file():
-        _archive(Path(target), sockets=sockets, as_json=as_json)
+        _show_archive(Path(target), with_unix_sockets=sockets, as_json=as_json)
         return
-    inventory, checkpoint = _inventory(target, port, any_process)
-    if memory and checkpoint is None:
-        inventory = _with_zeros(inventory)
-    if checkpoint is None and (as_json or sockets or evidence):
-        inventory = _with_names(inventory)
-    name = target if checkpoint is not None and target else str(inventory.root.pid)
-    stored = Stored.of(checkpoint) if checkpoint is not None else None
-    taken = checkpoint.manifest.timings if checkpoint is not None else None
+    inventory, checkpoint = _open(target, port, any_process)
+    dump_timings, stored, name = None, None, str(inventory.root.pid)
+    if checkpoint is not None:
+        dump_timings, stored = checkpoint.manifest.timings, Stored.of(checkpoint)
+        name = target or name
+    else:
+        if memory:
+            inventory = _with_zero_pages(inventory)
+        if as_json or sockets or evidence:
+            inventory = _with_named_groups(inventory)
     if as_json:
-        output.document(plain(inspected(inventory, target=name, stored=stored, timings=taken)))
+        inspected = Inspected.of(inventory, target=name, stored=stored, timings=dump_timings)
+        output.document(flatten_roles(inspected))
         return
-    evidence_too = {"evidence": evidence}
-    parts = [tables.processes(inventory, as_tree=True)] if tree else []
+    parts = [inventory_tables.processes(inventory)] if tree else []
     if sockets or evidence:
-        parts += [tables.sockets(inventory, **evidence_too)]
-        parts += [tables.unix_sockets(inventory, **evidence_too), tables.groups(inventory)]
-        parts += [tables.named_groups(inventory)] if inventory.named_groups else []
-    parts += [tables.files(inventory)] if files else []
-    parts += [tables.memory(inventory)] if memory else []
-    parts += [_timings(taken)] if timings else []
+        parts += inventory_tables.all_sockets(inventory, evidence=evidence)
+    if files:
+        parts.append(inventory_tables.files(inventory))
+    if memory:
+        parts.append(inventory_tables.memory(inventory))
+    if timings:
+        parts.append(_timings(dump_timings))
     if not parts:
-        parts = [tables.summary(inventory, name, stored), tables.processes(inventory, as_tree=True)]
-        parts += [tables.sockets(inventory)]
+        parts = [
+            inventory_tables.summary(inventory, name, stored),
+            inventory_tables.processes(inventory),
+            inventory_tables.sockets(inventory),
+        ]
     click.echo("\n\n".join(parts))
 
 
-def _archive(path: Path, *, sockets: bool, as_json: bool) -> None:
+def _show_archive(path: Path, *, with_unix_sockets: bool, as_json: bool) -> None:
     from cria.cli import archive_tables
+    from cria.cli.archive_documents import InspectedArchive
 
-    found = archive_tables.inspected(path)
-    output.document(found) if as_json else click.echo(archive_tables.tables(found, unix=sockets))
+    archive = InspectedArchive.of(path)
+    if as_json:
+        output.document(archive)
+    else:
+        click.echo(archive_tables.archive(archive, with_unix_sockets=with_unix_sockets))
 
 
-def _inventory(
+def _open(
     target: str | None, port: int | None, any_process: bool
 ) -> tuple[Inventory, Checkpoint | None]:
-    """Return a living engine's inventory, or that of a checkpoint and the checkpoint."""
+    """Return the inventory of a checkpoint and the checkpoint, or the inventory of a running engine."""
     from cria.engine.inventory import discovery
     from cria.engine.inventory.collect import collect_inventory
 
@@ -104,27 +113,27 @@ def _inventory(
     return collect_inventory(discovery.find_engine(pid, port)), None
 
 
-def _with_zeros(inventory: Inventory) -> Inventory:
+def _with_zero_pages(inventory: Inventory) -> Inventory:
     from cria.system.memory import with_zeros
 
-    looked = tuple(with_zeros(process) for process in inventory.processes)
-    return msgspec.structs.replace(inventory, processes=looked)
+    processes = tuple(with_zeros(process) for process in inventory.processes)
+    return msgspec.structs.replace(inventory, processes=processes)
 
 
-def _with_names(inventory: Inventory) -> Inventory:
-    """Ask the engine for torch's names of its groups; one that is busy is left in peace."""
+def _with_named_groups(inventory: Inventory) -> Inventory:
+    """Ask the engine for torch's names of its process groups; a busy engine is not waited for."""
     from cria.engine.control import lookup
     from cria.errors import QuiesceFailed
 
     try:
-        named = lookup.named_groups(inventory)
+        named_groups = lookup.named_groups(inventory)
     except QuiesceFailed as error:
-        click.echo(f"torch's names of the groups: {error.details}", err=True)
+        click.echo(f"torch's names of the process groups: {error.details}", err=True)
         return inventory
-    return msgspec.structs.replace(inventory, named_groups=named)
+    return msgspec.structs.replace(inventory, named_groups=named_groups)
 
 
-def _timings(stored: Timings | None) -> str:
-    if stored is None:
+def _timings(timings: Timings | None) -> str:
+    if timings is None:
         return "timings: only a checkpoint has them"
-    return output.timings_table(stored)
+    return output.timings_table(timings)

@@ -1,104 +1,98 @@
-"""cria ps: the engines on this host, and whether each could be dumped now."""
+"""cria ps: list the engines of this host, and whether each can be dumped now."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import click
 
 from cria.cli import output
-from cria.cli.output import age, layout, middle
+from cria.cli.inventory_documents import Listed, Listing, flatten_roles
+from cria.cli.inventory_tables import layout
+from cria.engine.inventory import collect, discovery, topology
+from cria.errors import PrivilegeMissing
+from cria.model.inventory import Inventory
+from cria.system.procfs import tree
 
-if TYPE_CHECKING:
-    from cria.cli.documents import Listed
-    from cria.model.inventory import Inventory
+_HEAD = ("pid", "model", "layout", "url", "age", "memory", "ready")
 
 
 @click.command
 @output.json_option
 def command(as_json: bool) -> None:
-    """List the engines on this host with model, layout, url, age and memory.
+    """List the engines of this host with model, layout, url, age and memory.
 
-    READY says whether an engine could be dumped now; what stands in the way is listed below.
+    READY says whether an engine can be dumped now; below the table stands what prevents it.
     """
-    from cria.cli.documents import Listing, plain
-    from cria.engine.inventory import discovery
-
-    found = tuple(listed(root) for root in discovery.find_engines())
+    engines = tuple(list_engine(root) for root in discovery.find_engines())
     if as_json:
-        output.document(plain(Listing(engines=found)))
+        output.document(flatten_roles(Listing(engines=engines)))
         return
-    if not found:
+    if not engines:
         click.echo("no engine runs on this host", err=True)
         return
-    click.echo(output.table(_HEAD, [_row(each) for each in found]))
-    for each in found:
-        for blocker in each.blockers:
-            click.echo(f"{each.pid}: {blocker}")
+    click.echo(output.table(_HEAD, [_row(engine) for engine in engines]))
+    for engine in engines:
+        for blocker in engine.blockers:
+            click.echo(f"{engine.pid}: {blocker}")
 
 
-def listed(root: int) -> Listed:
-    """Return what `cria ps` tells of one engine; little where its owner is somebody else."""
-    from cria.cli.documents import Listed
-    from cria.engine.inventory import topology
-    from cria.engine.inventory.collect import collect_inventory
-    from cria.errors import PrivilegeMissing
-    from cria.system.procfs import tree
-
+def list_engine(root: int) -> Listed:
+    """Return what `cria ps` shows of one engine: little where it belongs to another user."""
     try:
-        inventory = collect_inventory(root)
+        inventory = collect.collect_inventory(root)
     except PrivilegeMissing as error:
-        first, *others = tree(root)
-        return Listed(
-            pid=root,
-            uid=first.uid,
-            model=topology.served_model(first.command),
-            topology=None,
-            url=None,
-            started=first.started,
-            age_seconds=time.time() - first.started,
-            processes=1 + len(others),
-            memory_bytes=sum(p.memory.resident for p in (first, *others)),
-            started_by_cria=False,
-            ready=False,
-            blockers=(f"{error.message}: {error.details}",),
-        )
-    return _known(inventory)
+        return _without_privilege(root, error)
+    return _with_checks(inventory)
 
 
-def _known(inventory: Inventory) -> Listed:
-    from cria.cli.documents import Listed
-    from cria.engine.inventory import discovery
-    from cria.operations.checks.engine import ENGINE_CHECKS
-
-    rows = [row for check in ENGINE_CHECKS for row in check(inventory) if row.level == "fail"]
+def _without_privilege(root: int, error: PrivilegeMissing) -> Listed:
+    processes = tree(root)
+    first = processes[0]
     return Listed(
-        pid=inventory.root.pid,
-        uid=inventory.root.uid,
-        model=inventory.topology.model,
-        topology=inventory.topology,
-        url=inventory.topology.url,
-        started=inventory.root.started,
-        age_seconds=max(0.0, inventory.taken - inventory.root.started),
-        processes=len(inventory.processes),
-        memory_bytes=sum(p.memory.resident for p in inventory.processes),
-        started_by_cria=discovery.started_by_cria(inventory.root.pid),
-        ready=not rows,
-        blockers=tuple(f"{row.subject}: {row.value}" for row in rows),
+        pid=root,
+        uid=first.uid,
+        model=topology.model(first.command),
+        topology=None,
+        url=None,
+        started=first.started,
+        age_seconds=time.time() - first.started,
+        processes=len(processes),
+        memory_bytes=sum(process.memory.resident for process in processes),
+        started_by_cria=False,
+        ready=False,
+        blockers=(f"{error.message}: {error.details}",),
     )
 
 
-_HEAD = ("pid", "model", "layout", "url", "age", "memory", "ready")
+def _with_checks(inventory: Inventory) -> Listed:
+    from cria.operations.checks.engine import ENGINE_CHECKS
+
+    failed = [row for check in ENGINE_CHECKS for row in check(inventory) if row.level == "fail"]
+    root = inventory.root
+    return Listed(
+        pid=root.pid,
+        uid=root.uid,
+        model=inventory.topology.model,
+        topology=inventory.topology,
+        url=inventory.topology.url,
+        started=root.started,
+        age_seconds=max(0.0, inventory.taken - root.started),
+        processes=len(inventory.processes),
+        memory_bytes=sum(process.memory.resident for process in inventory.processes),
+        started_by_cria=discovery.started_by_cria(root.pid),
+        ready=not failed,
+        blockers=tuple(f"{row.subject}: {row.value}" for row in failed),
+    )
 
 
-def _row(each: Listed) -> tuple[str, ...]:
+def _row(engine: Listed) -> tuple[str, ...]:
     return (
-        str(each.pid),
-        middle(each.model or "?", 28),
-        layout(each.topology) if each.topology else "?",
-        each.url or "?",
-        age(each.age_seconds),
-        output.size(each.memory_bytes),
-        "yes" if each.ready else "no",
+        str(engine.pid),
+        output.middle(engine.model or "?", 28),
+        layout(engine.topology) if engine.topology else "?",
+        engine.url or "?",
+        output.age(engine.age_seconds),
+        output.size(engine.memory_bytes),
+        "yes" if engine.ready else "no",
     )

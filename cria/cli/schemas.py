@@ -1,54 +1,73 @@
-"""Every JSON document that a verb ends with, by the name of its schema under docs/reference/schema.
+"""The JSON Schemas of every document that cria prints, by their names under docs/reference/schema.
 
-`cria inspect`, `ps` and `doctor` have theirs beside what they show. No verb imports this: it loads all that is
-in any document.
+No verb imports this module: it loads every part of cria that has a document.
 """
 
 from __future__ import annotations
 
+from inspect import cleandoc
+from typing import Any
+
 import msgspec
 
-from cria.cli import archive_tables
-from cria.cli.results import (
-    Dumped,
-    Failed,
-    NodeChanged,
-    Packed,
-    Planned,
-    Restored,
-    Started,
-    Stopped,
-    Unpacked,
-    Unshared,
-    Verified,
-    WouldDump,
-)
+from cria.cli import archive_documents, inventory_documents, results
 from cria.demo import DemoFacts
 from cria.kubernetes.kubelet.batch import Report
 from cria.kubernetes.kubelet.prune import Pruned
 from cria.kubernetes.node.install import Installed
 from cria.memory.shared.directory import SharedMemory
+from cria.model.hooks import HookCall
+from cria.operations.checks import report
 
-SCHEMAS: dict[str, type[msgspec.Struct]] = {
-    "run": Started,
-    "dump": Dumped,
-    "dump-dry-run": WouldDump,
-    "restore": Restored,
-    "restore-dry-run": Planned,
+DOCUMENTS: dict[str, type[msgspec.Struct]] = {
+    "run": results.Started,
+    "ps": inventory_documents.Listing,
+    "inspect": inventory_documents.Inspected,
+    "inspect-archive": archive_documents.InspectedArchive,
+    "doctor": report.Document,
+    "dump": results.Dumped,
+    "dump-dry-run": results.WouldDump,
+    "restore": results.Restored,
+    "restore-dry-run": results.Planned,
     "share": SharedMemory,
-    "share-remove": Unshared,
-    "stop": Stopped,
-    "verify": Verified,
-    "pack": Packed,
-    "unpack": Unpacked,
+    "share-remove": results.Unshared,
+    "stop": results.Stopped,
+    "verify": results.Verified,
+    "pack": results.Packed,
+    "unpack": results.Unpacked,
+    "demo": DemoFacts,
+    "hook": HookCall,
     "kubernetes-checkpoint": Report,
     "kubernetes-prune": Pruned,
-    "demo": DemoFacts,
     "kubernetes-node": Installed,
-    "kubernetes-node-install": NodeChanged,
-    "kubernetes-node-remove": NodeChanged,
-    "kubernetes-remap": archive_tables.RemapDone,
-    "kubernetes-remap-dry-run": archive_tables.RemapPlanned,
-    "inspect-archive": archive_tables.InspectedArchive,
-    "error": Failed,
+    "kubernetes-node-install": results.NodeChanged,
+    "kubernetes-node-remove": results.NodeChanged,
+    "kubernetes-remap": archive_documents.RemapDone,
+    "kubernetes-remap-dry-run": archive_documents.RemapPlanned,
+    "error": results.Failed,
 }
+
+
+def schema(document: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON Schema of a document as it is printed: every field is present, every role is flat."""
+    generated = msgspec.json.schema(document)
+    definitions = generated["$defs"]
+    for definition in definitions.values():
+        definition["description"] = cleandoc(definition.get("description", ""))
+        fields = definition.get("properties", {})
+        if "role" in fields and "Role" in definitions:
+            # inventory_documents.flatten_roles does the same to the documents.
+            role = definitions["Role"]["properties"]
+            fields["role"] = {"type": "string"}
+            fields["confidence"] = role["confidence"]
+            fields["evidence"] = role["evidence"]
+        for field in fields.values():
+            field.pop("default", None)
+        definition["required"] = list(fields)
+    definitions.pop("Role", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **generated}
+
+
+def schema_text(document: type[msgspec.Struct]) -> str:
+    """Return the schema as docs/reference/schema holds it."""
+    return msgspec.json.format(msgspec.json.encode(schema(document)), indent=2).decode() + "\n"

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import validate
 
 from benchmarks.document import Bench
-from cria.cli.documents import schema_text
+from cria.cli.schemas import schema_text
 
 pytestmark = pytest.mark.root
 

@@ -19,7 +19,7 @@ from cria.engine.inventory.roles import (
     shared_roles,
     unix_role,
 )
-from cria.engine.inventory.topology import read_topology
+from cria.engine.inventory.topology import topology
 from cria.errors import NotAnEngine, PrivilegeMissing
 from cria.model.inventory import Descriptor, Inventory, Process, SharedFile, Socket, UnixSocket
 from cria.system.descriptors import descriptors, with_protocols
@@ -109,7 +109,7 @@ def classify(seen: Snapshot) -> Inventory:
         ),
         shared_files=shared_roles(seen.shared_files, facts),
         descriptors=seen.descriptors,
-        topology=read_topology(processes, (s for s in inet if s.role.name == HTTP_API)),
+        topology=topology(processes, (s for s in inet if s.role.name == HTTP_API)),
         groups=find_groups(inet, facts),
     )
 

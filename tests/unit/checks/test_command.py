@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cria.cli import main
-from cria.cli.documents import schema_text
+from cria.cli.schemas import schema_text
 from cria.errors import CheckpointMismatch, CriuMissing
 from cria.operations.checks.diagnosis import Diagnosis
 from cria.operations.checks.report import Document, bug_report, document, verdict
