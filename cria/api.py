@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import signature
+from pathlib import Path
 from typing import IO, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from cria.checkpoint import handle
 from cria.engine.handle import Engine
 from cria.events import Listener
+from cria.memory.shared.directory import SharedMemory
 from cria.model.socket import Policy
+from cria.network.plan import PortPlan
 from cria.operations import pack as packing
 from cria.operations import replicas as cloning
+from cria.operations import share as sharing
 from cria.operations.dump import steps as dumping
 from cria.operations.restore import steps as restoring
+from cria.operations.restore.prepare import plan_for
 from cria.requests import (
     DumpRequest,
     Hook,
@@ -71,6 +76,15 @@ class RestoreOptions(TypedDict, total=False):
 class Checkpoint(handle.Checkpoint):
     """A published checkpoint, and what can be done with it."""
 
+    def plan_ports(
+        self, ports: Ports = None, *, outside: Policy = "refuse", clients: Policy = "close"
+    ) -> PortPlan:
+        """Plan where every endpoint goes on this host now; nothing is changed.
+
+        The arguments are those of cria.restore. Raises PortPlanRefused, PortUnknown or PortTaken.
+        """
+        return plan_for(self, RestoreRequest(self, ports=ports, outside=outside, clients=clients))
+
     @overload
     def restore(
         self, ports: Ports = None, *, replicas: None = None, **options: Unpack[RestoreOptions]
@@ -103,6 +117,19 @@ class Checkpoint(handle.Checkpoint):
         return restore_replicas(
             self, ports=ports, replicas=replicas, all_or_none=all_or_none, **options
         )
+
+    def share_memory(
+        self, place: StrPath | None = None, *, listener: Listener | None = None
+    ) -> SharedMemory:
+        """Make ready what clones share, so that the first of them need not wait for it.
+
+        It lies in `place`, or beside the checkpoint. Raises CannotShare, NoSpace or NotWritable.
+        """
+        return sharing.share_memory(self, Path(place) if place else None, listener=listener)
+
+    def unshare_memory(self, place: StrPath | None = None) -> int:
+        """Remove what share_memory made and return the bytes freed. Raises PathTaken if it is in use."""
+        return sharing.unshare_memory(self, Path(place) if place else None)
 
     def pack(self, archive: StrPath | IO[bytes], *, listener: Listener | None = None) -> None:
         """Write the whole checkpoint into one compressed archive. See cria.pack."""

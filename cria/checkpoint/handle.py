@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from cria.errors import CheckpointDamaged
 from cria.model.manifest import IMAGES, MANIFEST, MEMORY
 
 if TYPE_CHECKING:
     from cria.events import Listener, Timings
-    from cria.memory.shared.directory import SharedMemory
     from cria.model.manifest import Manifest, Part
-    from cria.network.plan import PortPlan
 
 
 class Checkpoint:
@@ -50,49 +48,6 @@ class Checkpoint:
         from cria.checkpoint import layout
 
         return layout.size_bytes(self.path)
-
-    def plan_ports(self, ports: Any = None, **policies: Any) -> PortPlan:
-        """Plan where every endpoint goes here and now; nothing is touched.
-
-        `ports` are Wishes or what Wishes.parse reads; `outside` and `clients` are the policies of
-        cria.network.planner. Raises PortPlanRefused, PortUnknown or PortTaken.
-        """
-        from cria.criu import program
-        from cria.network.images import sockets_of
-        from cria.network.occupancy import occupants
-        from cria.network.planner import plan
-        from cria.network.requests import Wishes
-
-        asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
-        sockets = sockets_of(self.images, program.find(), inventory=self.manifest.inventory)
-        # Where every port is to stay, nobody else can be in the way.
-        near = None if ports else {socket.local.port for socket in sockets}
-        return plan(sockets, occupants(near=near), asked, **policies)
-
-    def share_memory(
-        self, place: str | os.PathLike[str] | None = None, *, listener: Listener | None = None
-    ) -> SharedMemory:
-        """Make ready what clones of it can share, so that the first that does need not wait for that.
-
-        It lies in `place`, or beside the checkpoint. Raises CannotShare, NoSpace or NotWritable.
-        """
-        from cria.criu import program
-        from cria.events import progress
-        from cria.memory.shared.backing_store import Backing
-
-        backing = Backing(
-            self.path,
-            self.manifest.gpu_state,
-            Path(place) if place is not None else None,
-            program.find(),
-        )
-        return backing.make_sure_of(progress(listener, "build-backing-store", self.memory_bytes()))
-
-    def unshare_memory(self, place: str | os.PathLike[str] | None = None) -> int:
-        """Remove what was made ready, and return the bytes freed. Raises PathTaken where it is in use."""
-        from cria.memory.shared import directory as places
-
-        return places.remove(Path(place) if place is not None else places.beside(self.path))
 
     def verify(self, listener: Listener | None = None) -> int:
         """Read every part and compare it with its digest. Returns the bytes that were compared.

@@ -58,10 +58,11 @@ def command(
     A restore does not change the checkpoint, which can be restored any number of times.
     """
     from cria.operations.replicas import restore_replicas
-    from cria.operations.restore.steps import RESTORE_STEPS, restore
+    from cria.operations.restore.steps import restore, restore_steps
 
     if explain:
-        click.echo("\n".join(step.title for step in RESTORE_STEPS))
+        every = RestoreRequest("", lazy=True, share_memory=True, hooks=("",))
+        click.echo("\n".join(step.title for step in restore_steps(every)))
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")
@@ -87,15 +88,9 @@ def command(
 
 
 def _plan(checkpoint: Checkpoint, request: RestoreRequest, replicas: int, *, as_json: bool) -> None:
-    from cria.operations.replicas import plan_fleet
+    from cria.operations.replicas import plans_for
 
-    plans = plan_fleet(
-        checkpoint,
-        replicas,
-        request.ports,
-        outside=request.outside,
-        clients=request.clients,
-    )
+    plans = plans_for(checkpoint, request, replicas)
     if as_json:
         output.document(Planned.of(plans))
     else:

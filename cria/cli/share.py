@@ -30,12 +30,13 @@ def command(
     the checkpoint.
     """
     from cria.checkpoint.handle import Checkpoint
+    from cria.operations.share import share_memory, unshare_memory
 
     opened = Checkpoint.open(checkpoint)
     if remove:
-        _removed(opened.path, opened.unshare_memory(place), as_json=as_json)
+        _removed(opened.path, unshare_memory(opened, place), as_json=as_json)
         return
-    shared = opened.share_memory(place, listener=output.listener(progress))
+    shared = share_memory(opened, place, listener=output.listener(progress))
     if as_json:
         output.document(shared)
         return

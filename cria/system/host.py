@@ -35,6 +35,12 @@ def this_host(proc: Path = PROC) -> Host:
     )
 
 
+def available_memory(proc: Path = PROC) -> int:
+    """Return the bytes that can be taken without swapping (proc(5), MemAvailable)."""
+    lines = Path(f"{proc}/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
 # Source: include/uapi/linux/capability.h.
 CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_NET_ADMIN": 12}
 CAP_SYS_RESOURCE = {"CAP_SYS_RESOURCE": 24}

@@ -197,7 +197,7 @@ def test_too_little_memory_is_said_before_the_first_clone(
 ) -> None:
     _, port, checkpoint = original
     monkeypatch.setattr(
-        "cria.operations.replicas.available_bytes", lambda: 2 * checkpoint.memory_bytes()
+        "cria.operations.replicas.available_memory", lambda: 2 * checkpoint.memory_bytes()
     )
 
     with pytest.raises(NoSpace, match="3 clones"):

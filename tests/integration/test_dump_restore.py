@@ -27,6 +27,7 @@ from cria.errors import (
     PortTaken,
     PortUnknown,
 )
+from cria.operations.restore import processes
 
 from .conftest import ask, wait_for
 
@@ -181,14 +182,10 @@ def test_a_failed_restore_leaves_nothing(
     checkpoint = dumped(little, tmp_path / "checkpoint")
     views = set(Path("/tmp").glob("cria-restore-*"))
 
-    def unhealthy(_work: object) -> None:
+    def unhealthy(_state: object) -> None:
         raise cria.CriaError("not today")
 
-    from cria.operation import Step
-    from cria.operations.restore import steps
-
-    broken = (*steps.RESTORE_STEPS[:-1], Step("wait-healthy", "wait until healthy", unhealthy))
-    monkeypatch.setattr(steps, "RESTORE_STEPS", broken)
+    monkeypatch.setattr(processes, "wait_until_healthy", unhealthy)
     with pytest.raises(cria.CriaError, match="not today"):
         checkpoint.restore()
     monkeypatch.undo()

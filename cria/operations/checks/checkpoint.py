@@ -25,6 +25,7 @@ from cria.errors import (
 from cria.model.manifest import CARRIED
 from cria.operations.checks.descriptors import may_grow
 from cria.operations.checks.rows import Row, fail, of_error, ok, skip, warn
+from cria.system.host import available_memory
 
 _FLAGS = os.O_ACCMODE | os.O_APPEND
 _NOT_FILES = ("/proc/", "/dev/shm/", "/dev/pts/")  # made with the processes, or carried
@@ -248,12 +249,6 @@ def room(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
             NoSpace,
             recorded=f"{shared >> 20} MiB",
         )
-
-
-def available_memory() -> int:
-    """Bytes that processes can still take, swapping nothing out."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(x.split()[1]) << 10 for x in lines if x.startswith("MemAvailable"))
 
 
 def _carried_to_shm(checkpoint: Checkpoint) -> int:

@@ -11,8 +11,8 @@ from cria.errors import CriaError, CudaUnsuitable, EngineBlocked, NoSpace
 from cria.gpu import devices, driver, memory
 from cria.gpu.driver import Device, Driver
 from cria.model.inventory import Inventory
-from cria.operations.checks.checkpoint import available_memory
 from cria.operations.checks.rows import Row, fail, of_error, ok, skip, warn
+from cria.system.host import available_memory
 from cria.system.procfs import environment
 
 _FABRIC = "/dev/nvidia-caps-imex-channels/"

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cria.errors import CriuUnsuitable, NoSpace, PrivilegeMissing
-from cria.operations.checks.checkpoint import available_memory
 from cria.operations.checks.rows import Row, fail, ok, skip, warn
-from cria.system.host import CAP_SYS_RESOURCE, missing_capabilities
+from cria.system.host import CAP_SYS_RESOURCE, available_memory, missing_capabilities
 from cria.system.procfs import PROC
 
 # CRIU chooses PIDs with clone3(2) and set_tid, which came with Linux 5.5.

@@ -1,31 +1,31 @@
-"""The GPUs of a restored engine: chosen before anything is started, given before its requests go on."""
+"""The steps of a restore that deal with GPUs: chosen before anything starts, restored before requests resume.
+
+What they import is imported in the functions: 9 ms of a restore, which an engine without GPUs saves.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cria.operations.restore.state import Restore, Source
+from cria.operations.restore.state import OpenedState, RestoreState
 
 
-def had_gpus(work: Source) -> bool:
-    return work.checkpoint.manifest.gpu_state is not None
+def had_gpus(state: OpenedState) -> bool:
+    return state.checkpoint.manifest.gpu_state is not None
 
 
-def choose_its_gpus(work: Source) -> None:
-    """Which GPU here takes the place of which, while nothing has been started."""
+def choose(state: OpenedState) -> None:
+    """Choose which GPU of this host replaces which of the checkpoint, before anything is started."""
     from cria.gpu import memory
 
-    state = work.checkpoint.manifest.gpu_state
-    if state is not None:
-        work.gpu_map = memory.choose(state, work.wants_gpus)
+    gpu_state = state.checkpoint.manifest.gpu_state
+    if gpu_state is not None:
+        state.gpu_map = memory.choose(gpu_state, state.request.gpus or {})
 
 
-def give_it_its_gpus(work: Restore) -> None:
+def restore_memory(state: RestoreState) -> None:
     from cria.gpu import memory
     from cria.gpu.ranks import Limits
 
-    state = work.checkpoint.manifest.gpu_state
-    assert state is not None
-    limits = Limits(copy=work.gpu_seconds)
-    memory.give(state, work.root, gpu_map=work.gpu_map, limits=limits)
+    gpu_state = state.checkpoint.manifest.gpu_state
+    if gpu_state is not None:
+        limits = Limits(copy=state.request.gpu_seconds)
+        memory.give(gpu_state, state.root, gpu_map=state.gpu_map, limits=limits)

@@ -1,52 +1,42 @@
-"""What a restore tells the user's hooks, and when; before anything is started they may refuse it."""
+"""The steps of a restore that run the user's hooks. Before anything is started a hook may refuse it."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from cria.model.hooks import HookCall, Stage
-    from cria.operations.restore.state import Restore
-
-
-def has_hooks(work: Restore) -> bool:
-    return bool(work.wants_hooks)
+from cria.engine import health
+from cria.model.hooks import HookCall, Stage
+from cria.operations.hooks import Hooks, why
+from cria.operations.restore.state import RestoreState
 
 
-def before_restore(work: Restore) -> None:
-    from cria.operations.hooks import Hooks
-
-    work.hooks = Hooks(work.wants_hooks, seconds=work.hook_seconds, listener=work.listener)
-    work.hooks.begin(_call(work, "before-restore"))
-
-
-def after_restore(work: Restore) -> None:
-    assert work.hooks is not None
-    work.hooks.tell(_call(work, "after-restore"))
+def before_restore(state: RestoreState) -> None:
+    request = state.request
+    state.hooks = Hooks(request.hooks, seconds=request.hook_seconds, listener=request.listener)
+    state.hooks.begin(_call(state, "before-restore"))
 
 
-def restore_failed(work: Restore) -> None:
-    """Nothing of it runs by now; the exception that ended the restore is on its way to the caller."""
-    if work.hooks is not None:
-        work.hooks.tell(_call(work, "restore-failed"))
+def after_restore(state: RestoreState) -> None:
+    state.hooks.tell(_call(state, "after-restore"))
 
 
-def _call(work: Restore, stage: Stage) -> HookCall:
-    """The url is known before the engine is: its port is planned and held."""
-    from cria.engine import health
-    from cria.model.hooks import HookCall
-    from cria.operations.hooks import why
+def restore_failed(state: RestoreState) -> None:
+    """Run the hooks when nothing of the engine runs and the exception is on its way to the caller."""
+    if state.has("hooks"):
+        state.hooks.tell(_call(state, "restore-failed"))
 
-    published = work.checkpoint.manifest.published
+
+def _call(state: RestoreState, stage: Stage) -> HookCall:
+    """Describe the stage. The URL is known before the engine runs: its port is planned and reserved."""
+    published = state.checkpoint.manifest.published
     return HookCall(
         stage=stage,
         operation="restore",
-        checkpoint=str(work.checkpoint.path),
-        images=str(work.checkpoint.images),
-        pid=work.root or None,
-        url=health.url(work.reached_at(published[0])) if published else None,
-        ports={str(old.port): work.reached_at(old).port for old in published},
-        clone=work.clone,
+        checkpoint=str(state.checkpoint.path),
+        images=str(state.checkpoint.images),
+        pid=state.root or None,
+        url=health.url(state.host_endpoint(published[0])) if published else None,
+        ports={str(old.port): state.host_endpoint(old).port for old in published},
+        clone=state.clone,
         error=why(sys.exception()) if stage == "restore-failed" else None,
     )

@@ -1,97 +1,87 @@
-"""Where the engine will live: its namespaces, its view of the images, the files it holds."""
+"""The steps of a restore that choose where the engine lives: namespaces, images with new ports, saved files."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cria.checkpoint import saved_files
+from cria.criu.link_remap_lock import LinkRemapLock
+from cria.errors import PathTaken, PidTaken
+from cria.isolation.namespaces import Host, OwnNamespaces
+from cria.isolation.view import make_sure_of, prepared
+from cria.memory import compressed
 from cria.model.manifest import CARRIED
+from cria.network.images import private_view, rewrite
+from cria.operations.checks import preflight
+from cria.operations.restore.state import RestoreState
 
-if TYPE_CHECKING:
-    from cria.operations.restore.state import Restore
 
-
-def choose_where_it_lives(work: Restore) -> None:
-    """Among the host's processes where its PIDs and paths are free there, else in namespaces of its own."""
-    from cria.errors import PathTaken, PidTaken
-    from cria.events import Warned
-    from cria.isolation.namespaces import Host, OwnNamespaces
-    from cria.isolation.view import make_sure_of, prepared
-    from cria.operations.checks import preflight
-
-    work.place = Host()
-    criu, manifest = work.client.criu, work.checkpoint.manifest
-    images, shares_network = work.checkpoint.images, work.isolate != "net"
-    view = prepared(images, manifest, work.tag(), shares_network=shares_network, criu=criu)
-    if work.isolate in ("auto", "never"):
+def choose_namespaces(state: RestoreState) -> None:
+    """Choose the host's namespaces where the engine's PIDs and paths are free, else make new ones."""
+    isolate = state.request.isolate
+    state.namespaces = Host()
+    view = prepared(
+        state.checkpoint.images,
+        state.checkpoint.manifest,
+        state.tag,
+        shares_network=isolate != "net",
+        criu=state.client.criu,
+    )
+    if isolate in ("auto", "never"):
         try:
-            preflight.restore(work.checkpoint, criu)
+            preflight.restore(state.checkpoint, state.client.criu)
         except (PidTaken, PathTaken) as taken:
-            if work.isolate == "never":
+            if isolate == "never":
                 raise
-            if work.listener is not None:
-                words = f"{taken.message}: the engine gets namespaces of its own"
-                work.listener(Warned(message=words))
+            state.warn(f"{taken.message}: the engine gets namespaces of its own")
         else:
             return
     make_sure_of(own for own, _ in view.binds)
-    work.unix_names = view.abstract
-    work.place = OwnNamespaces(
-        copy_on_write=view.copy_on_write, binds=view.binds, network=work.isolate == "net"
+    state.unix_names = view.abstract
+    state.namespaces = OwnNamespaces(
+        copy_on_write=view.copy_on_write, binds=view.binds, network=isolate == "net"
     )
 
 
-def leave_the_place(work: Restore) -> None:
-    if work.place is not None:
-        work.place.leave()
+def leave_namespaces(state: RestoreState) -> None:
+    if state.has("namespaces"):
+        state.namespaces.leave()
 
 
-def make_a_private_view(work: Restore) -> None:
-    """A directory of links to the images, with a files.img of its own for the new ports."""
-    import tempfile
-
-    from cria.memory import compressed
-    from cria.network.images import private_view, rewrite
-
-    work.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
-    images, criu = work.checkpoint.images, work.client.criu
-    private_view(images, work.view)
-    compressed.unpack_rest(images, work.view)
-    rewrite(images, work.plan, work.view, unix=work.unix_names, criu_binary=criu)
-    if work.backing is not None:
-        work.backing.put_into(work.view)
+def prepare_images(state: RestoreState) -> None:
+    """Make a directory of links to the images, with its own files.img for the new ports."""
+    state.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
+    images = state.checkpoint.images
+    private_view(images, state.view)
+    compressed.unpack_rest(images, state.view)
+    rewrite(images, state.plan, state.view, unix=state.unix_names, criu_binary=state.client.criu)
+    if state.backing_store is not None:
+        state.backing_store.put_into(state.view)
 
 
-def remove_the_view(work: Restore) -> None:
-    import shutil
-
-    if work.view is not None:
-        shutil.rmtree(work.view, ignore_errors=True)
-        work.view = None
+def remove_images(state: RestoreState) -> None:
+    if state.has("view"):
+        shutil.rmtree(state.view, ignore_errors=True)
 
 
-def put_its_files_back(work: Restore) -> int:
-    """On the host a temporary file may be in its place still; the check before saw that it is the same."""
-    from cria.checkpoint import saved_files
-    from cria.criu.link_remap_lock import LinkRemapLock
-    from cria.isolation.namespaces import Host
-
-    assert work.place is not None
-    carried = work.checkpoint.manifest.carried
-    work.placed = carried
-    if isinstance(work.place, Host):
-        work.placed = saved_files.missing(carried)
-        if saved_files.has_links(work.placed):
-            work.link_remap_lock = LinkRemapLock(work.wait_seconds)
-    return saved_files.put_back(work.placed, work.checkpoint.path / CARRIED, work.place.root)
+def put_back_files(state: RestoreState) -> int:
+    """Put back what the engine finds missing. In namespaces of its own that is everything."""
+    state.placed_files = state.checkpoint.manifest.carried
+    if state.own_namespaces is None:
+        # A temporary file may still be in its place: preflight saw that it is the one of the dump.
+        state.placed_files = saved_files.missing(state.placed_files)
+        if saved_files.has_links(state.placed_files):
+            state.link_remap_lock = LinkRemapLock(state.request.wait_seconds)
+    return saved_files.put_back(
+        state.placed_files, state.checkpoint.path / CARRIED, state.namespaces.root
+    )
 
 
-def take_its_files_away(work: Restore) -> None:
-    from cria.checkpoint import saved_files
-    from cria.isolation.namespaces import Host
-
-    if isinstance(work.place, Host):
-        saved_files.remove(work.placed)
-    if work.link_remap_lock is not None and work.link_remap_lock.held:
-        saved_files.remove_links(work.placed)
-        work.link_remap_lock.release()
+def remove_files(state: RestoreState) -> None:
+    if state.own_namespaces is None:
+        saved_files.remove(state.placed_files)
+    if state.link_remap_lock is not None and state.link_remap_lock.held:
+        saved_files.remove_links(state.placed_files)
+        state.link_remap_lock.release()

@@ -1,34 +1,34 @@
-"""Memory that arrives while the engine runs: its page server is started before it, and outlives the restore."""
+"""The steps of a lazy restore: a page server is started before the engine, and outlives the restore."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from cria.criu.images import memory
+from cria.errors import UsageError
+from cria.memory.lazy.client import PageServer
+from cria.model.manifest import MEMORY
+from cria.operations.checks import preflight
+from cria.operations.restore.state import OpenedState, RestoreState
+from cria.system.procfs import tree
 
-if TYPE_CHECKING:
-    from cria.operations.restore.state import Restore, Source
 
-
-def is_lazy(work: Source) -> bool:
-    return work.wants_lazy
-
-
-def check_it_can_be_lazy(work: Source) -> None:
-    """What gains nothing by being lazy, or was never seen to work, is refused before anything is touched."""
-    from cria.errors import UsageError
-    from cria.operations.checks import preflight
-    from cria.operations.restore.processes import has_memory_aside
-
-    for reason, holds in (
+def check(state: OpenedState) -> None:
+    """Refuse a lazy restore that gains nothing or cannot work, before anything is changed."""
+    checkpoint = state.checkpoint
+    reasons = (
         (
-            "it had GPUs: their memory is copied as a whole before it runs",
-            work.checkpoint.manifest.gpu_state,
+            checkpoint.manifest.gpu_state is not None,
+            "the engine had GPUs: their memory is copied as a whole before the engine runs",
         ),
-        ("its memory is compressed", has_memory_aside(work)),
-        ("its memory is shared with other clones, and is not copied at all", work.share_memory),
-    ):
+        ((checkpoint.path / MEMORY).is_dir(), "the memory of the checkpoint is compressed"),
+        (
+            state.request.shares_memory,
+            "memory that is shared with other clones is not copied at all",
+        ),
+    )
+    for holds, reason in reasons:
         if holds:
             raise UsageError(
-                f"{work.checkpoint.path} cannot be restored with --lazy",
+                f"{checkpoint.path} cannot be restored with --lazy",
                 details=reason,
                 remedy="leave out --lazy",
                 docs="docs/how-to/lazy.md",
@@ -36,43 +36,34 @@ def check_it_can_be_lazy(work: Source) -> None:
     preflight.lazy()
 
 
-def start_its_page_server(work: Restore) -> None:
-    from cria.criu.images import memory
-    from cria.memory.lazy.client import PageServer
-
-    assert work.view is not None
-    work.page_server = PageServer(
-        work.view,
-        work.checkpoint.path,
-        pids=memory.pids(work.view),
-        criu=work.client.criu,
+def start_page_server(state: RestoreState) -> None:
+    state.page_server = PageServer(
+        state.view,
+        state.checkpoint.path,
+        pids=memory.pids(state.view),
+        criu=state.client.criu,
     )
 
 
-def leave_the_page_server(work: Restore) -> None:
-    """What it served has ended by now, so it ends too."""
-    from cria.events import Warned
-
-    if work.page_server is None:
-        return
-    why = work.page_server.failure()
-    if why is not None and work.listener is not None:
-        work.listener(Warned(message=f"{why}; see {work.page_server.log}"))
-    work.page_server.close()
+def close_page_server(state: RestoreState) -> None:
+    """Report why the page server failed, if it did. It ends by itself, as its engine has ended."""
+    if state.has("page_server"):
+        failure = state.page_server.failure()
+        if failure is not None:
+            state.warn(f"{failure}; see {state.page_server.log}")
+        state.page_server.close()
 
 
-def see_that_its_memory_will_arrive(work: Restore) -> int:
-    from cria.system.procfs import tree
-
-    missing: int = work.page_server.rebuilt(process.pid for process in tree(work.root))
-    return missing
+def check_page_server(state: RestoreState) -> int:
+    """Return the bytes that the page server will load. Raises RestoreFailed where it cannot."""
+    return state.page_server.rebuilt(process.pid for process in tree(state.root))
 
 
-def tie_it_to_its_page_server(work: Restore) -> None:
-    """Only now: until here CRIU itself was tracing the processes."""
-    work.page_server.running()
+def attach_page_server(state: RestoreState) -> None:
+    """Let the page server trace the processes: until they ran, CRIU traced them itself."""
+    state.page_server.running()
 
 
-def let_the_rest_arrive(work: Restore) -> None:
-    work.page_server.answered()
-    work.page_server.close()
+def load_remaining_memory(state: RestoreState) -> None:
+    state.page_server.answered()
+    state.page_server.close()

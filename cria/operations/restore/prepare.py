@@ -1,94 +1,125 @@
-"""Before anything is started: which checkpoint, which ports, and are they ours to take."""
+"""The steps of a restore before anything is started: which checkpoint, does it fit, which ports."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cria.checkpoint.handle import Checkpoint
+from cria.criu import program
+from cria.criu.client import Client
+from cria.errors import PortTaken, UsageError
+from cria.isolation.forwarded_ports import forwards
+from cria.network.images import sockets_of
+from cria.network.occupancy import occupants
+from cria.network.plan import PortPlan
+from cria.network.planner import plan
+from cria.network.requests import Wishes
+from cria.network.reservation import reserve
+from cria.operations.checks import preflight
+from cria.operations.restore.state import OpenedState, RestoreState
+from cria.requests import RestoreRequest
 
-if TYPE_CHECKING:
-    from cria.network.plan import PortPlan
-    from cria.operations.restore.state import Restore, Source
+_ATTEMPTS = 3  # to reserve ports: one that was free when it was planned may be taken by now
 
 
-def open_the_checkpoint(work: Source) -> None:
-    source = work.source
-    work.checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+def open_checkpoint(state: OpenedState) -> None:
+    given = state.request.checkpoint
+    state.checkpoint = given if isinstance(given, Checkpoint) else Checkpoint.open(given)
 
 
-def find_criu(work: Source) -> None:
-    from cria.criu import program
-
+def find_criu(state: OpenedState) -> None:
     criu = program.find()
     asked = program.Asked(criu)
-    from cria.criu.client import Client  # protobuf takes as long to load as CRIU to answer
-
     try:
-        work.client = Client(criu)
-    finally:  # a CRIU that is too old is told before what it lacks
+        state.client = Client(criu)
+    finally:  # an old CRIU is named as such, before anything that it lacks
         asked.require()
 
 
-def check_it_fits(work: Source) -> int:
-    """The parts that are small, by their digests, and the files it needs here, by samples.
+def check_checkpoint(state: OpenedState) -> int:
+    """Compare small parts with their digests, and the files that the engine needs here with samples.
 
-    Memory pages are not read for this, only their sizes were compared: a restore reads them once, and
-    shall not read them twice. `cria verify` does.
+    Memory pages are not read here, only their sizes are compared: a restore reads them once. `cria
+    verify` compares them.
     """
-    from cria.operations.checks import preflight
-
-    seen = work.checkpoint.check_small_parts()
-    preflight.fits(work.checkpoint, work.client.criu)
-    return seen
+    compared = state.checkpoint.check_small_parts()
+    preflight.fits(state.checkpoint, state.client.criu)
+    return compared
 
 
-def plan_the_ports(work: Restore) -> None:
-    from cria.network.plan import PortPlan
-
-    if isinstance(work.wish, PortPlan):
-        work.plan = work.wish
-    elif work.isolate == "net":
-        work.plan = plan_for_own_network(work)
+def plan_ports(state: RestoreState) -> None:
+    request = state.request
+    if isinstance(request.ports, PortPlan):
+        state.plan = request.ports
+    elif request.isolate == "net":
+        state.plan = _plan_own_network(state)
     else:
-        work.plan = work.checkpoint.plan_ports(work.wish, **work.policies)
+        state.plan = plan_for(state.checkpoint, request, state.clone)
 
 
-def plan_for_own_network(work: Restore) -> PortPlan:
-    """Nobody else is there: every port stays. Those that are published are listened on here instead."""
-    from cria.isolation.forwarded_ports import forwards
-    from cria.network.images import sockets_of
-    from cria.network.planner import plan
-    from cria.network.requests import Wishes
+def plan_for(checkpoint: Checkpoint, request: RestoreRequest, clone: int = 0) -> PortPlan:
+    """Plan where every endpoint of `checkpoint` goes on this host now; nothing is changed.
 
-    asked = work.wish if isinstance(work.wish, Wishes) else Wishes.parse(work.wish or ())
-    inventory = work.checkpoint.manifest.inventory
+    Raises PortPlanRefused, PortUnknown or PortTaken.
+    """
+    if isinstance(request.ports, PortPlan):
+        return request.ports
+    asked = port_requests(request)
+    sockets = sockets_of(checkpoint.images, program.find(), inventory=checkpoint.manifest.inventory)
+    # Where every port stays, only those who stand on these ports can be in the way.
+    near = None if request.ports else {socket.local.port for socket in sockets}
+    return plan(
+        sockets,
+        occupants(near=near),
+        asked,
+        outside=request.outside,
+        clients=request.clients,
+        clone=clone,
+    )
+
+
+def port_requests(request: RestoreRequest, default: str | None = None) -> Wishes:
+    """Return what `request` asks of the ports, `default` where it asks nothing.
+
+    Raises UsageError for a finished plan: one plan cannot serve several engines.
+    """
+    if isinstance(request.ports, Wishes):
+        return request.ports
+    if isinstance(request.ports, PortPlan):
+        raise UsageError(
+            "a port plan is for one engine",
+            remedy='ask for ports instead, as in "8000=8001..8004"',
+        )
+    return Wishes.parse(request.ports or ((default,) if default else ()))
+
+
+def _plan_own_network(state: RestoreState) -> PortPlan:
+    """Plan for a network namespace of its own: every port stays, and API ports are forwarded from the host."""
+    asked = port_requests(state.request)
+    inventory = state.checkpoint.manifest.inventory
     any_port = asked.mode in ("auto", "fresh")
-    work.forwards = forwards(inventory.published(), asked.for_clone(work.clone), any_port=any_port)
-    sockets = sockets_of(work.checkpoint.images, work.client.criu, inventory=inventory)
-    return plan(sockets, **work.policies)
+    state.forwarded_ports = forwards(
+        inventory.published(), asked.for_clone(state.clone), any_port=any_port
+    )
+    sockets = sockets_of(state.checkpoint.images, state.client.criu, inventory=inventory)
+    return plan(sockets, outside=state.request.outside, clients=state.request.clients)
 
 
-def hold_the_ports(work: Restore) -> None:
-    """A port may be lost between plan and reservation: one that cria chose is then chosen anew."""
-    from cria.errors import PortTaken
-    from cria.network.plan import PortPlan
-    from cria.network.reservation import reserve
-
-    if work.isolate == "net":
+def reserve_ports(state: RestoreState) -> None:
+    """Reserve every port of the plan; where cria chose one that was taken meanwhile, plan again."""
+    if state.request.isolate == "net":
         return
-    for last in (False, False, True):
+    for attempt in range(_ATTEMPTS):
         try:
-            work.reservation = reserve(work.plan)
+            state.reservation = reserve(state.plan)
         except PortTaken:
-            if last or isinstance(work.wish, PortPlan):
+            if attempt == _ATTEMPTS - 1 or isinstance(state.request.ports, PortPlan):
                 raise
-            plan_the_ports(work)  # says so where the port was asked for by number
+            plan_ports(state)  # raises where the port was asked for by number
         else:
             return
 
 
-def let_the_ports_go(work: Restore) -> None:
-    if work.reservation is not None:
-        work.reservation.release()
-    for forward in work.forwards:
-        forward.close()
+def release_ports(state: RestoreState) -> None:
+    if state.reservation is not None:
+        state.reservation.release()
+    for port in state.forwarded_ports:
+        port.close()

@@ -1,137 +1,132 @@
-"""CRIU brings the processes back; they run once their ports are known to be ours."""
+"""The steps of a restore that make the processes, and let them run once their ports are verified."""
 
 from __future__ import annotations
 
 import os
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+from cria.criu import log
+from cria.criu.options import restore_options
 from cria.errors import NoSuchProcess, RestoreFailed
+from cria.isolation import forwarded_ports
+from cria.memory import compressed
 from cria.model.manifest import MEMORY
-from cria.operations.restore.isolation import remove_the_view
+from cria.network import connection_locks
+from cria.network.listeners import check_owned, seal
+from cria.operations.restore.isolation import remove_images
+from cria.operations.restore.state import RestoreState
+from cria.system import processes
+from cria.system.procfs import tree
 
-if TYPE_CHECKING:
-    from cria.operations.restore.state import Restore, Source
+_LOG = "restore.log"
 
 
-def restore_the_processes(work: Restore) -> int:
-    """CRIU rebuilds every process; it waits, none of them running yet, when all is in place."""
-    from cria.criu import log
-    from cria.criu.options import restore_options
-    from cria.isolation.namespaces import OwnNamespaces
-    from cria.network import connection_locks
-
-    assert work.view is not None and work.place is not None
-    message = restore_options(work.client, work.checkpoint.manifest.options)
-    images = os.open(work.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def restore_processes(state: RestoreState) -> None:
+    """Have CRIU make every process; CRIU waits when all of them exist and none runs."""
+    message = restore_options(state.client, state.checkpoint.manifest.options)
+    images = os.open(state.view, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     message.images_dir_fd = images
-    message.log_file = "restore.log"
-    message.lazy_pages = work.wants_lazy
-    connections = connection_locks.needed(work.checkpoint.images, work.plan, work.client.criu)
-    work.locks.enter_context(connection_locks.locked(connections, work.netns()))
-    if work.reservation is not None:
-        work.reservation.open()
+    message.log_file = _LOG
+    message.lazy_pages = state.request.lazy
+    connections = connection_locks.needed(state.checkpoint.images, state.plan, state.client.criu)
+    state.connection_locks.enter_context(
+        connection_locks.locked(connections, state.network_namespace)
+    )
+    if state.reservation is not None:
+        state.reservation.open()
     try:
-        inside = work.place if isinstance(work.place, OwnNamespaces) else None
-        with log.explained(work.view / "restore.log", during=RestoreFailed):
-            plugins = work.checkpoint.manifest.gpu_state is None
-            work.conversation = work.client.restore(message, inside, plugins=plugins)
-            threading.Thread(target=_load_what_is_needed_later).start()
-            work.inner_root = work.conversation.wait_for("post-restore")
-        work.root = work.place.host_pid(work.inner_root)
+        with log.explained(state.view / _LOG, during=RestoreFailed):
+            plugins = state.checkpoint.manifest.gpu_state is None
+            state.conversation = state.client.restore(
+                message, state.own_namespaces, plugins=plugins
+            )
+            # While CRIU works: loading the HTTP client alone takes 20 ms.
+            threading.Thread(target=_load_http_client).start()
+            state.inner_root = state.conversation.wait_for("post-restore")
+        state.root = state.namespaces.host_pid(state.inner_root)
     finally:
         os.close(images)
-    return 0
 
 
-def _load_what_is_needed_later() -> None:
-    """While CRIU is at work: loading the HTTP client alone takes 20 ms."""
+def _load_http_client() -> None:
+    from cria.engine import canary  # noqa: F401
     from cria.engine.control import quiesce  # noqa: F401
-    from cria.network.listeners import check_owned, seal  # noqa: F401
 
 
-def has_memory_aside(work: Source) -> bool:
-
-    return (work.checkpoint.path / MEMORY).is_dir()
-
-
-def put_its_memory_back(work: Restore) -> int:
-    """What the checkpoint holds compressed goes straight into the processes, which CRIU still holds."""
-    from cria.memory import compressed
-
-    assert work.place is not None
-    aside = work.checkpoint.path / MEMORY
-    return compressed.put_back(aside, work.place.host_pid, work.client.criu)
-
-
-def end_the_processes(work: Restore) -> None:
-    from cria.system import processes
-    from cria.system.procfs import tree
-
-    if work.conversation is not None:
-        work.conversation.abort()
-    work.locks.close()
+def remove_processes(state: RestoreState) -> None:
+    if state.has("conversation"):
+        state.conversation.abort()
+    state.connection_locks.close()
     with suppress(NoSuchProcess):
-        family = tree(work.root) if work.root else ()
+        family = tree(state.root) if state.root else ()
         processes.kill(process.pid for process in family)
         processes.wait_for_exit(family)
 
 
-def check_the_ports_are_ours(work: Restore) -> None:
-    """Each port now has exactly one listener, and it is a restored one: CRIU itself would not tell."""
-    from cria.network.listeners import check_owned, seal
-    from cria.system.procfs import tree
-
-    # Sealed first: what the check sees then remains true when the ports are let go.
-    seal(work.plan, work.netns())
-    check_owned(work.plan, (process.pid for process in tree(work.root)), work.netns())
-    if work.reservation is not None:
-        work.reservation.release()
+def has_compressed_pages(state: RestoreState) -> bool:
+    return (state.checkpoint.path / MEMORY).is_dir()
 
 
-def let_it_run(work: Restore) -> None:
-    from cria.criu import log
-    from cria.isolation import forwarded_ports
-    from cria.isolation.namespaces import OwnNamespaces
-    from cria.network.connection_locks import remove_leftovers
-
-    assert work.view is not None and work.place is not None
-    with log.explained(work.view / "restore.log", during=RestoreFailed):
-        work.conversation.finish()
-    if work.link_remap_lock is not None:  # with its last act CRIU has removed its link remaps
-        work.link_remap_lock.release()
-    work.locks.close()
-    if work.checkpoint.manifest.options.network_lock != "SKIP":
-        remove_leftovers(work.checkpoint.images, work.plan, work.netns(), work.client.criu)
-    if isinstance(work.place, OwnNamespaces):
-        forwarded_ports.carry(work.forwards, work.place)
-    work.place.settle(work.inner_root)
-    remove_the_view(work)
+def decompress_pages(state: RestoreState) -> int:
+    """Write compressed pages straight into the processes, which CRIU still holds."""
+    extracted = state.checkpoint.path / MEMORY
+    return compressed.put_back(extracted, state.namespaces.host_pid, state.client.criu)
 
 
-def let_its_requests_go_on(work: Restore) -> None:
-    """An engine that was quiesced for its dump wakes up paused."""
-    from cria.engine.control import quiesce
+def verify_listeners(state: RestoreState) -> None:
+    """Check that each port has exactly one listener, and that it is a restored one.
 
-    quiesced = work.checkpoint.manifest.quiesced
+    CRIU binds beside a listener with SO_REUSEPORT and reports success.
+    """
+    # Port reuse is cleared first: what the check then sees stays true when the ports are released.
+    seal(state.plan, state.network_namespace)
+    pids = (process.pid for process in tree(state.root))
+    check_owned(state.plan, pids, state.network_namespace)
+    if state.reservation is not None:
+        state.reservation.release()
+
+
+def start_processes(state: RestoreState) -> None:
+    with log.explained(state.view / _LOG, during=RestoreFailed):
+        state.conversation.finish()
+    if (
+        state.link_remap_lock is not None
+    ):  # the last thing that CRIU did was to remove its link remaps
+        state.link_remap_lock.release()
+    state.connection_locks.close()
+    if state.checkpoint.manifest.options.network_lock != "SKIP":
+        connection_locks.remove_leftovers(
+            state.checkpoint.images, state.plan, state.network_namespace, state.client.criu
+        )
+    if state.own_namespaces is not None:
+        forwarded_ports.carry(state.forwarded_ports, state.own_namespaces)
+    state.namespaces.settle(state.inner_root)
+    remove_images(state)
+
+
+def resume_engine(state: RestoreState) -> None:
+    """Resume an engine that was quiesced for its dump: it wakes up paused."""
+    from cria.engine.control import quiesce  # loaded by the thread above
+
+    quiesced = state.checkpoint.manifest.quiesced
     if quiesced is not None:
-        quiesce.resume_restored(work.root, quiesced, seconds=work.wait_seconds)
+        quiesce.resume_restored(state.root, quiesced, seconds=state.request.wait_seconds)
 
 
-def wait_until_healthy(work: Restore) -> None:
-    from cria.engine import health
+def wait_until_healthy(state: RestoreState) -> None:
+    from cria.engine import health  # loaded by the thread above
 
-    published = work.checkpoint.manifest.published
+    published = state.checkpoint.manifest.published
     if published:
-        work.url = health.url(work.reached_at(published[0]))
-        health.wait_until_healthy(work.url, work.root, seconds=work.wait_seconds)
+        state.url = health.url(state.host_endpoint(published[0]))
+        health.wait_until_healthy(state.url, state.root, seconds=state.request.wait_seconds)
 
 
-def compare_the_canary(work: Restore) -> None:
-    """Before anyone is told the url: the engine computes what it computed before its dump."""
-    from cria.engine import canary
+def verify_canary(state: RestoreState) -> None:
+    """Compare a short generation with the one of before the dump, before anyone learns the URL."""
+    from cria.engine import canary  # loaded by the thread above
 
-    recorded = work.checkpoint.manifest.canary
-    if recorded is not None and work.url is not None and work.wants_canary:
-        canary.compare(work.url, recorded, seconds=work.wait_seconds)
+    recorded = state.checkpoint.manifest.canary
+    if recorded is not None and state.url is not None and state.request.canary:
+        canary.compare(state.url, recorded, seconds=state.request.wait_seconds)

@@ -1,25 +1,26 @@
-"""The memory that an engine shares with its clones: made sure of before anything is started."""
+"""The step of a restore that makes ready the memory which an engine shares with its clones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from cria.operations.restore.state import Source
-
-
-def is_wanted(work: Source) -> bool:
-    return work.share_memory
+from cria.events import progress
+from cria.memory.shared.backing_store import Backing
+from cria.operations.restore.state import OpenedState
 
 
-def share_its_memory(work: Source) -> int:
-    """The first restore on this host copies it, the later ones find it. Returns the bytes copied."""
-    from cria.events import progress
-    from cria.memory.shared.backing_store import Backing
-
-    work.backing = Backing(
-        work.checkpoint.path, work.checkpoint.manifest.gpu_state, work.share_in, work.client.criu
+def build_backing_store(state: OpenedState) -> int:
+    """Build the backing store, unless this host has it. Return the bytes copied."""
+    share_in = state.request.share_in
+    checkpoint = state.checkpoint
+    state.backing_store = Backing(
+        checkpoint.path,
+        checkpoint.manifest.gpu_state,
+        Path(share_in) if share_in is not None else None,
+        state.client.criu,
     )
-    total = work.checkpoint.memory_bytes()
-    work.shared = work.backing.make_sure_of(progress(work.listener, "build-backing-store", total))
-    return total if work.shared.made else 0
+    size = checkpoint.memory_bytes()
+    state.shared_memory = state.backing_store.make_sure_of(
+        progress(state.request.listener, "build-backing-store", size)
+    )
+    return size if state.shared_memory.made else 0

@@ -1,4 +1,4 @@
-"""What the steps of one restore know and hand on."""
+"""What the steps of one restore hand on to each other."""
 
 from __future__ import annotations
 
@@ -6,110 +6,111 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cria.operation import Stopwatch
+from cria.checkpoint.handle import Checkpoint
+from cria.criu.client import Client, Conversation
+from cria.criu.link_remap_lock import LinkRemapLock
+from cria.events import Listener, Warned, nobody
+from cria.isolation.forwarded_ports import Forward
+from cria.isolation.namespaces import Host, OwnNamespaces
+from cria.model.inventory import Endpoint
+from cria.model.manifest import CarriedFile
+from cria.network.plan import PortPlan
+from cria.network.reservation import Reservation
+from cria.operation import StepState, Stopwatch
+from cria.requests import RestoreRequest
 
-if TYPE_CHECKING:
-    from cria.checkpoint.handle import Checkpoint
-    from cria.criu.link_remap_lock import LinkRemapLock
-    from cria.events import Listener
-    from cria.isolation.forwarded_ports import Forward
-    from cria.isolation.namespaces import Host, OwnNamespaces
+if TYPE_CHECKING:  # the optional parts: a restore that needs none does not wait for their import
+    from cria.memory.lazy.client import PageServer
     from cria.memory.shared.backing_store import Backing
     from cria.memory.shared.directory import SharedMemory
-    from cria.model.inventory import Endpoint
-    from cria.model.manifest import CarriedFile
-    from cria.network.plan import PortPlan
     from cria.operations.hooks import Hooks
-    from cria.requests import Hook, Isolate, RestoreRequest
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Source:
-    """What every restore begins with; the clones of a fleet have all of it from the fleet."""
+@dataclass(eq=False, repr=False)
+class OpenedState(StepState):
+    """The request and the opened checkpoint: what the clones of one restore have in common."""
 
-    source: Checkpoint | str | os.PathLike[str]
-    listener: Listener | None
+    request: RestoreRequest
     checkpoint: Checkpoint = field(init=False)
-    client: Any = None
-    wish: Any
-    wait_seconds: float
-    isolate: Isolate
-    policies: dict[str, Any] = field(default_factory=dict)
-    wants_canary: bool = True
-    wants_hooks: tuple[Hook, ...] = ()
-    hook_seconds: float = 30.0
-    wants_lazy: bool = False
-    wants_gpus: dict[str, str] = field(default_factory=dict)
+    client: Client = field(init=False)
     gpu_map: dict[str, str] = field(default_factory=dict)
-    gpu_seconds: float = 300.0
-    share_memory: bool = False
-    share_in: Path | None = None
-    backing: Backing | None = None
-    shared: SharedMemory | None = None
+    backing_store: Backing | None = None
+    shared_memory: SharedMemory | None = None
+
+    @property
+    def listener(self) -> Listener:
+        return self.request.listener or nobody
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Restore(Source):
-    """What the steps of one restore know and hand on."""
+@dataclass(eq=False, repr=False)
+class RestoreState(OpenedState):
+    """One engine that is being restored; `clone` numbers the clones of one restore from 0."""
 
     clone: int = 0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    hooks: Hooks = field(init=False)
 
+    # Ports. The reservation is None where the engine gets a network namespace of its own.
     plan: PortPlan = field(init=False)
-    reservation: Any = None
-    view: Path | None = None
-    placed: tuple[CarriedFile, ...] = ()
-    link_remap_lock: LinkRemapLock | None = None
-    page_server: Any = None
-    conversation: Any = None
-    locks: ExitStack = field(default_factory=ExitStack)
-    place: Host | OwnNamespaces | None = None
+    reservation: Reservation | None = None
+    forwarded_ports: list[Forward] = field(default_factory=list)
+    connection_locks: ExitStack = field(default_factory=ExitStack)
+
+    # Where the engine lives, and what it finds there.
+    namespaces: Host | OwnNamespaces = field(init=False)
     unix_names: dict[int, bytes] = field(default_factory=dict)
-    forwards: list[Forward] = field(default_factory=list)
-    hooks: Hooks | None = None
+    view: Path = field(init=False)
+    placed_files: tuple[CarriedFile, ...] = ()
+    link_remap_lock: LinkRemapLock | None = None
+
+    # The processes. `root` is the PID of the root process on this host, `inner_root` in its namespace;
+    # both are 0 until CRIU has made it.
+    page_server: PageServer = field(init=False)
+    conversation: Conversation = field(init=False)
     inner_root: int = 0
     root: int = 0
     url: str | None = None
 
     @classmethod
-    def of(cls, request: RestoreRequest) -> Restore:
-        return cls(**fields_of(request), listener=request.listener)
+    def clone_of(cls, opened: OpenedState, request: RestoreRequest, number: int) -> RestoreState:
+        """Return the state of clone `number`, with all that `opened` has made ready."""
+        state = cls(
+            request,
+            gpu_map=opened.gpu_map,
+            backing_store=opened.backing_store,
+            shared_memory=opened.shared_memory,
+            clone=number,
+        )
+        state.checkpoint, state.client = opened.checkpoint, opened.client
+        return state
 
-    def reached_at(self, old: Endpoint) -> Endpoint:
-        """Where on this host a listener of the checkpoint is reached now."""
-        for forward in self.forwards:
-            if forward.inner == old:
-                return forward.outer
+    def warn(self, message: str) -> None:
+        self.listener(Warned(message=message))
+
+    def host_endpoint(self, old: Endpoint) -> Endpoint:
+        """Return where a listener of the checkpoint is reached on this host now."""
+        for port in self.forwarded_ports:
+            if port.inner == old:
+                return port.outer
         return next(move.new for move in self.plan.listeners if move.old == old)
 
-    def netns(self) -> Path | None:
-        """The engine's network namespace, None where it shares cria's."""
-        return self.place.netns if self.place is not None else None
+    @property
+    def network_namespace(self) -> Path | None:
+        """The engine's network namespace; None where it shares cria's."""
+        return self.namespaces.netns if self.has("namespaces") else None
 
+    @property
+    def own_namespaces(self) -> OwnNamespaces | None:
+        """The namespaces that were made for the engine; None where it lives in the host's."""
+        return self.namespaces if isinstance(self.namespaces, OwnNamespaces) else None
+
+    @property
     def tag(self) -> str:
-        """What tells this clone's files from those of others: the port its clients know, or its first."""
-        if self.forwards:
-            return str(self.forwards[0].outer.port)
-        published = [move for move in self.plan.listeners if move.role == "HTTP API"]
-        named = published or self.plan.listeners
+        """What tells this clone's files from those of others: its API port, or its first port."""
+        if self.forwarded_ports:
+            return str(self.forwarded_ports[0].outer.port)
+        api = [move for move in self.plan.listeners if move.role == "HTTP API"]
+        named = api or self.plan.listeners
         return str(named[0].new.port) if named else f"{os.getpid()}-{id(self):x}"
-
-
-def fields_of(request: RestoreRequest) -> dict[str, Any]:
-    return {
-        "source": request.checkpoint,
-        "wish": request.ports,
-        "wait_seconds": request.wait_seconds,
-        "isolate": request.isolate,
-        "policies": {"outside": request.outside, "clients": request.clients},
-        "wants_canary": request.canary,
-        "wants_lazy": request.lazy,
-        "wants_gpus": request.gpus or {},
-        "gpu_seconds": request.gpu_seconds,
-        "share_memory": request.shares_memory,
-        "share_in": Path(request.share_in) if request.share_in is not None else None,
-        "wants_hooks": tuple(request.hooks),
-        "hook_seconds": request.hook_seconds,
-    }

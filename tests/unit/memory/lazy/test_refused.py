@@ -8,21 +8,28 @@ from typing import Any
 
 import pytest
 
+from cria.checkpoint.handle import Checkpoint
 from cria.errors import CriuUnsuitable, PrivilegeMissing, UsageError
+from cria.events import Timings
 from cria.memory.lazy import userfaultfd
 from cria.memory.lazy.userfaultfd import Hindrance
 from cria.operations.checks import host, preflight
 from cria.operations.restore import lazy
+from cria.operations.restore.state import OpenedState
+from cria.requests import RestoreRequest
 
 NO_KERNEL = Hindrance(why="this kernel has no userfaultfd(2)", remedy="use another")
 NO_RIGHT = Hindrance(why="not permitted", remedy="grant CAP_SYS_PTRACE", privilege=True)
 
 
-def source(place: Path, *, gpus: object = None, share: bool = False) -> Any:
-    """As much of a restore as is looked at."""
-    manifest = SimpleNamespace(gpu_state=gpus)
-    checkpoint = SimpleNamespace(path=place, manifest=manifest)
-    return SimpleNamespace(checkpoint=checkpoint, share_memory=share)
+def opened(place: Path, *, gpus: object = None, share: bool = False) -> OpenedState:
+    """A restore with as much of a checkpoint as the check reads."""
+    state = OpenedState(RestoreRequest(place, lazy=True, share_memory=share))
+    manifest: Any = SimpleNamespace(gpu_state=gpus)
+    state.checkpoint = Checkpoint(
+        place, manifest, timings=Timings(wall_seconds=0, unaccounted_seconds=0, steps=())
+    )
+    return state
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def able(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("able")
 def test_a_plain_checkpoint_may_be_lazy(tmp_path: Path) -> None:
-    lazy.check_it_can_be_lazy(source(tmp_path))
+    lazy.check(opened(tmp_path))
 
 
 @pytest.mark.usefixtures("able")
@@ -41,7 +48,7 @@ def test_a_plain_checkpoint_may_be_lazy(tmp_path: Path) -> None:
 )
 def test_what_gains_nothing_is_refused(tmp_path: Path, why: str, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--lazy") as refused:
-        lazy.check_it_can_be_lazy(source(tmp_path, **options))
+        lazy.check(opened(tmp_path, **options))
 
     assert why in (refused.value.details or "")
 
@@ -51,7 +58,7 @@ def test_compressed_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
 
     with pytest.raises(UsageError) as refused:
-        lazy.check_it_can_be_lazy(source(tmp_path))
+        lazy.check(opened(tmp_path))
 
     assert "compressed" in (refused.value.details or "")
 
