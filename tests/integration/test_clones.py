@@ -16,7 +16,7 @@ import cria
 from cria.engine.launch.launcher import Launched
 from cria.errors import NoSpace, PortTaken, PortUnknown, RestoreFailed
 from cria.model.inventory import Role
-from cria.operations import replicas as fleet_module
+from cria.operations import replicas
 
 from .conftest import ask, end, wait_for
 
@@ -212,14 +212,14 @@ def test_a_clone_that_fails_takes_none_with_it_unless_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, port, checkpoint = original
-    real = fleet_module._bring_up
+    real = replicas._start
 
     def second_fails(clone: object) -> cria.Engine:
         if clone.plan.new_port(port) in (21451, 21461):  # type: ignore[attr-defined]
             raise RestoreFailed("not this one")
         return real(clone)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fleet_module, "_bring_up", second_fails)
+    monkeypatch.setattr(replicas, "_start", second_fails)
     heard: list[object] = []
     some = checkpoint.restore([f"{port}=21450..21452"], replicas=3, listener=heard.append)
     ended_after.extend(engine.pid for engine in some)

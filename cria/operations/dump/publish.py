@@ -7,7 +7,8 @@ from cria.criu.images import files, memory, summary
 from cria.events import progress
 from cria.memory import compressed, zero_pages
 from cria.memory.shared import materialize
-from cria.model.manifest import MANIFEST, MEMORY, Manifest, now, write
+from cria.model import manifest
+from cria.model.manifest import MANIFEST, MEMORY, Manifest
 from cria.model.version import VERSION
 from cria.operations.dump.state import DumpState
 from cria.system import digests, processes
@@ -89,7 +90,7 @@ def digest_parts(state: DumpState) -> int:
 def write_manifest(state: DumpState) -> None:
     state.manifest = Manifest(
         cria_version=VERSION,
-        created=now(),
+        created=manifest.now(),
         host=this_host(),
         criu_version=state.criu_version,
         options=state.options,
@@ -105,7 +106,7 @@ def write_manifest(state: DumpState) -> None:
         no_quiesce=state.quiesce.why_not,
         gpu_state=state.gpu_state,
     )
-    write(state.manifest, state.staged.path / MANIFEST)
+    manifest.write(state.manifest, state.staged.path / MANIFEST)
 
 
 def publish_checkpoint(state: DumpState) -> None:
