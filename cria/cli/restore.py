@@ -58,11 +58,10 @@ def command(
     A restore does not change the checkpoint, which can be restored any number of times.
     """
     from cria.operations.replicas import restore_replicas
-    from cria.operations.restore.steps import restore, restore_steps
+    from cria.operations.restore.steps import every_step, restore
 
     if explain:
-        every = RestoreRequest("", lazy=True, share_memory=True, hooks=("",))
-        click.echo("\n".join(step.title for step in restore_steps(every)))
+        click.echo("\n".join(step.title for step in every_step()))
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.")

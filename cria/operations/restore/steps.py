@@ -51,6 +51,11 @@ def restore_steps(request: RestoreRequest) -> tuple[Step[RestoreState], ...]:
     )
 
 
+def every_step() -> tuple[Step[RestoreState], ...]:
+    """Return the steps of a restore with all that is optional, for `--explain`."""
+    return restore_steps(RestoreRequest("", lazy=True, share_memory=True, hooks=("",)))
+
+
 def open_steps(request: RestoreRequest) -> Iterator[Step[OpenedState]]:
     """Yield the steps that the clones of one restore have in common."""
     yield Step("open-checkpoint", "open checkpoint", prepare.open_checkpoint)

@@ -28,7 +28,7 @@ from cria.errors import UsageError
 from cria.events import StepTiming, Timings
 from cria.operation import Step
 from cria.operations.dump.steps import DUMP_STEPS
-from cria.operations.restore.steps import RESTORE_STEPS
+from cria.operations.restore.steps import every_step
 
 
 def spread(*values: float) -> Spread:
@@ -136,7 +136,7 @@ def test_a_resume_is_cria_s_in_a_dump_and_the_engine_s_in_a_restore() -> None:
     assert (DUMP.owner("resume-engine"), RESTORE.owner("resume-engine")) == ("own", "engine")
 
 
-@pytest.mark.parametrize(("ownership", "steps"), [(DUMP, DUMP_STEPS), (RESTORE, RESTORE_STEPS)])
+@pytest.mark.parametrize(("ownership", "steps"), [(DUMP, DUMP_STEPS), (RESTORE, every_step())])
 def test_every_step_that_has_an_owner_exists(
     ownership: Ownership, steps: tuple[Step[Any], ...]
 ) -> None:
