@@ -1,4 +1,4 @@
-"""Take the inventory of a process tree: read what the kernel shows, then say what each thing is for."""
+"""Collect the inventory of a process tree: read what the kernel shows, then say what each thing is for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cria.engine.inventory.roles import (
     shared_roles,
     unix_role,
 )
-from cria.engine.inventory.topology import topology
+from cria.engine.inventory.topology import read_topology
 from cria.errors import NotAnEngine, PrivilegeMissing
 from cria.model.inventory import Descriptor, Inventory, Process, SharedFile, Socket, UnixSocket
 from cria.system.descriptors import descriptors, with_protocols
@@ -29,9 +29,9 @@ from cria.system.sockets import sockets
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """What the kernel shows of a process tree, before anything is said of what it is for.
+    """What the kernel shows of a process tree, before anything says what it is for.
 
-    `threads` and `libraries` are by PID: names of threads with repetitions, names of
+    `threads` and `libraries` are by PID: the names of threads, with repetitions, and keys of
     `cria.engine.inventory.process_facts.LIBRARIES`.
     """
 
@@ -47,23 +47,22 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def collect_inventory(root_pid: int, *, any_process: bool = False, proc: Path = PROC) -> Inventory:
-    """Return the inventory of the engine whose root is `root_pid`.
+    """Return the inventory of the engine whose root is `root_pid`; of any process tree with `any_process`.
 
-    With `any_process` any tree will do. Raises NoSuchProcess, NotAnEngine, and PrivilegeMissing when
-    the processes belong to somebody else.
+    Raises NoSuchProcess, NotAnEngine, and PrivilegeMissing when the processes belong to another user.
     """
     processes = tree(root_pid, proc)
-    engine = discovery.is_engine_root(root_pid, proc)
-    if not engine and not any_process:
+    is_engine = discovery.is_engine_root(root_pid, proc)
+    if not is_engine and not any_process:
         raise NotAnEngine(
             f"process {root_pid} is not the root of a vLLM engine",
             details=discovery.describe(root_pid, proc),
         )
     try:
-        return classify(read_snapshot(processes, is_engine=engine, proc=proc))
+        return classify(read_snapshot(processes, is_engine=is_engine, proc=proc))
     except PermissionError as error:
         raise PrivilegeMissing(
-            f"process {root_pid} cannot be looked into",
+            f"process {root_pid} cannot be inspected",
             details=f"it runs as uid {processes[0].uid}: {error}",
         ) from error
 
@@ -73,57 +72,59 @@ def read_snapshot(
 ) -> Snapshot:
     """Read everything about `processes` once."""
     taken = time.time()
-    held = tuple(each for process in processes for each in descriptors(process.pid, proc))
+    held = tuple(d for process in processes for d in descriptors(process.pid, proc))
     mapped = {process.pid: tuple(mappings(process.pid, proc)) for process in processes}
-    found = sockets(processes, held, proc)
-    inodes = {each.inode for each in found.inet} | {each.inode for each in found.unix}
+    opened = sockets(processes, held, proc)
+    inodes = {s.inode for s in opened.inet} | {s.inode for s in opened.unix}
     return Snapshot(
         taken=taken,
         is_engine=is_engine,
         processes=processes,
         descriptors=with_protocols(held, inodes, proc),
-        sockets=found.inet,
-        unix_sockets=found.unix,
-        shared_files=shared_files((m for each in mapped.values() for m in each), held, proc),
+        sockets=opened.inet,
+        unix_sockets=opened.unix,
+        shared_files=shared_files((m for maps in mapped.values() for m in maps), held, proc),
         threads={process.pid: thread_names(process.pid, proc) for process in processes},
-        libraries={pid: libraries(m.path for m in each) for pid, each in mapped.items()},
+        libraries={pid: libraries(m.path for m in maps) for pid, maps in mapped.items()},
     )
 
 
-def classify(seen: Snapshot) -> Inventory:
+def classify(snapshot: Snapshot) -> Inventory:
     """Say what each process, socket and shared file of a snapshot is for. Reads nothing."""
-    roles = process_roles(seen.processes)
+    roles = process_roles(snapshot.processes)
     processes = tuple(
-        msgspec.structs.replace(each, role=roles[each.pid]) for each in seen.processes
+        msgspec.structs.replace(process, role=roles[process.pid]) for process in snapshot.processes
     )
-    facts = _facts(processes, seen)
-    known = Context(facts=facts, queues=find_queues(seen.sockets, seen.unix_sockets, facts))
-    inet = inet_roles(seen.sockets, known)
+    facts = _facts(processes, snapshot)
+    queues = find_queues(snapshot.sockets, snapshot.unix_sockets, facts)
+    context = Context(facts=facts, queues=queues)
+    inet = inet_roles(snapshot.sockets, context)
     return Inventory(
-        taken=seen.taken,
-        is_engine=seen.is_engine,
+        taken=snapshot.taken,
+        is_engine=snapshot.is_engine,
         processes=processes,
         sockets=inet,
         unix_sockets=tuple(
-            msgspec.structs.replace(each, role=unix_role(each, known)) for each in seen.unix_sockets
+            msgspec.structs.replace(socket, role=unix_role(socket, context))
+            for socket in snapshot.unix_sockets
         ),
-        shared_files=shared_roles(seen.shared_files, facts),
-        descriptors=seen.descriptors,
-        topology=topology(processes, (s for s in inet if s.role.name == HTTP_API)),
+        shared_files=shared_roles(snapshot.shared_files, facts),
+        descriptors=snapshot.descriptors,
+        topology=read_topology(processes, (s for s in inet if s.role.name == HTTP_API)),
         groups=find_groups(inet, facts),
     )
 
 
-def _facts(processes: tuple[Process, ...], seen: Snapshot) -> dict[int, ProcessFacts]:
+def _facts(processes: tuple[Process, ...], snapshot: Snapshot) -> dict[int, ProcessFacts]:
     held: dict[int, list[Descriptor]] = {process.pid: [] for process in processes}
-    for each in seen.descriptors:
-        held[each.pid].append(each)
+    for descriptor in snapshot.descriptors:
+        held[descriptor.pid].append(descriptor)
     return {
-        each.pid: gather_facts(
-            each,
-            held[each.pid],
-            seen.threads.get(each.pid, ()),
-            seen.libraries.get(each.pid, frozenset()),
+        process.pid: gather_facts(
+            process,
+            held[process.pid],
+            snapshot.threads.get(process.pid, ()),
+            snapshot.libraries.get(process.pid, frozenset()),
         )
-        for each in processes
+        for process in processes
     }

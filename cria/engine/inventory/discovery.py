@@ -1,4 +1,4 @@
-"""Find the engines of this host, and the engine a user means by a PID or a port."""
+"""Find the engines of this host, and the engine that a user means by a PID or a port."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def is_engine_root(pid: int, proc: Path = PROC) -> bool:
 
 
 def find_root(pid: int, proc: Path = PROC) -> int:
-    """Climb from any process of an engine to its root.
+    """Return the root of the engine that a process belongs to.
 
     Raises NoSuchProcess, and NotAnEngine with what the process is instead.
     """
-    return _Host(proc).root_of(pid)
+    return _ProcessTable(proc).root_of(pid)
 
 
 def find_engines(proc: Path = PROC) -> tuple[int, ...]:
     """Return the root of every engine on this host, ascending."""
-    return _Host(proc).roots()
+    return _ProcessTable(proc).roots()
 
 
 def find_engine(target: int | None = None, port: int | None = None, proc: Path = PROC) -> int:
-    """Return the root of the engine that is meant by a PID, by a port, or by naming nothing.
+    """Return the root of the engine with process `target` or listening port `port`; without both, of the only engine.
 
-    Raises NoSuchProcess, NotAnEngine or AmbiguousTarget, each with what was found instead.
+    Raises NoSuchProcess, NotAnEngine or AmbiguousTarget, each with what is there instead.
     """
     if target is not None:
         return find_root(target, proc)
@@ -57,55 +57,61 @@ def find_engine(target: int | None = None, port: int | None = None, proc: Path =
         )
     raise AmbiguousTarget(
         f"{len(roots)} engines run on this host",
-        details=_lines(roots, proc),
+        details=_descriptions(roots, proc),
         remedy=f"name one of them, as in: {roots[0]}",
     )
 
 
 def describe(pid: int, proc: Path = PROC) -> str:
-    """Return one line about a process: its name, what it runs and whose it is.
+    """Return one line about a process: its name, its script or module, its owner.
 
-    Of the arguments only the script or module is told: others may be secrets.
+    Other arguments are left out: they may be secrets.
     """
-    known = stat(pid, proc)
-    if known is None:
+    process = stat(pid, proc)
+    if process is None:
         return f"{pid} has ended"
-    return f"{pid} is {_told(known.name, command(pid, proc))}, owned by {_owner(pid, proc)}"
+    program = _program_name(process.name, command(pid, proc))
+    return f"{pid} is {program}, owned by {_owner(pid, proc)}"
 
 
 def listening_ports(root: int, proc: Path = PROC) -> frozenset[int]:
     """Return the TCP ports on which the engine under `root` listens."""
     processes = tree(root, proc)
-    held = [each for process in processes for each in descriptors(process.pid, proc)]
-    found = sockets(processes, held, proc).inet
-    return frozenset(s.local.port for s in found if s.state == "LISTEN")
+    held = [d for process in processes for d in descriptors(process.pid, proc)]
+    inet = sockets(processes, held, proc).inet
+    return frozenset(s.local.port for s in inet if s.state == "LISTEN")
 
 
-class _Host:
-    """One look at every process of the host, so that a climb costs no second scan."""
+def started_by_cria(root: int, proc: Path = PROC) -> bool:
+    """Say whether `cria run` started this engine."""
+    return environment(root, proc).get(ENGINE_MARK) == "1"
+
+
+class _ProcessTable:
+    """All processes of the host, read once for any number of questions."""
 
     def __init__(self, proc: Path) -> None:
         self.proc = proc
-        known = (stat(pid, proc) for pid in pids(proc))
-        self.stats: dict[int, Stat] = {each.pid: each for each in known if each is not None}
-        self.titled = {
-            pid for pid, each in self.stats.items() if each.name.startswith(TITLE_PREFIX)
-        }
+        processes = (stat(pid, proc) for pid in pids(proc))
+        self.stats: dict[int, Stat] = {p.pid: p for p in processes if p is not None}
+        self.titled = {p.pid for p in self.stats.values() if p.name.startswith(TITLE_PREFIX)}
         self.parents_of_titled = {
-            self.stats[pid].parent for pid in self.titled if self._same_program(pid)
+            self.stats[pid].parent for pid in self.titled if self._is_child_of_python(pid)
         } - self.titled
 
     def roots(self) -> tuple[int, ...]:
+        """Return the root of every engine, ascending."""
         candidates = [pid for pid in self.stats if self._is_root(pid) or pid in self.titled]
         return tuple(sorted({self.root_of(pid) for pid in candidates}))
 
     def root_of(self, pid: int) -> int:
+        """Return the root of the engine of `pid`. Raises NoSuchProcess, NotAnEngine."""
         if pid not in self.stats:
             raise NoSuchProcess(f"process {pid} does not exist")
-        line = self._ancestors(pid)
-        roots = [each for each in line if self._is_root(each)]
-        # Workers whose root has ended have been given to init: they still are an engine.
-        orphans = [each for each in line if each in self.titled]
+        ancestry = self._ancestry(pid)
+        roots = [ancestor for ancestor in ancestry if self._is_root(ancestor)]
+        # When the root has ended init has adopted its workers, which are an engine all the same.
+        orphans = [ancestor for ancestor in ancestry if ancestor in self.titled]
         if not roots and not orphans:
             raise NotAnEngine(
                 f"process {pid} does not belong to a vLLM engine", details=describe(pid, self.proc)
@@ -117,41 +123,36 @@ class _Host:
             return False
         return pid in self.parents_of_titled or starts_engine(command(pid, self.proc))
 
-    def _ancestors(self, pid: int) -> list[int]:
-        line = [pid]
-        while (parent := self.stats[line[-1]].parent) in self.stats and parent not in line:
-            line.append(parent)
-        return line
+    def _ancestry(self, pid: int) -> list[int]:
+        ancestry = [pid]
+        while (parent := self.stats[ancestry[-1]].parent) in self.stats and parent not in ancestry:
+            ancestry.append(parent)
+        return ancestry
 
-    def _same_program(self, pid: int) -> bool:
-        """Say whether the parent runs the same interpreter: init adopts what it did not start."""
+    def _is_child_of_python(self, pid: int) -> bool:
+        """Say whether the parent runs the same interpreter: init, which adopts orphans, does not."""
         program = _program(pid, self.proc)
         return program is not None and program == _program(self.stats[pid].parent, self.proc)
 
 
-def started_by_cria(root: int, proc: Path = PROC) -> bool:
-    """Say whether `cria run` started this engine."""
-    return environment(root, proc).get(ENGINE_MARK) == "1"
-
-
 def _by_port(port: int, roots: tuple[int, ...], proc: Path) -> int:
-    fitting = [root for root in roots if port in listening_ports(root, proc)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
+    listening = [root for root in roots if port in listening_ports(root, proc)]
+    if len(listening) == 1:
+        return listening[0]
+    if listening:
         raise AmbiguousTarget(
-            f"{len(fitting)} engines listen on port {port}",
-            details=_lines(fitting, proc),
+            f"{len(listening)} engines listen on port {port}",
+            details=_descriptions(listening, proc),
         )
     others = _listeners(port, proc)
     if others:
         raise NotAnEngine(
-            f"what listens on port {port} is not a vLLM engine",
-            details=_lines(others, proc),
+            f"the process that listens on port {port} is not a vLLM engine",
+            details=_descriptions(others, proc),
         )
     raise AmbiguousTarget(
         f"no engine listens on port {port}",
-        details=_lines(roots, proc) or "no engine runs on this host",
+        details=_descriptions(roots, proc) or "no engine runs on this host",
     )
 
 
@@ -168,7 +169,7 @@ def _listeners(port: int, proc: Path) -> tuple[int, ...]:
 
 def _socket_inodes(pid: int, proc: Path) -> set[int]:
     try:
-        return {each.inode for each in descriptors(pid, proc) if each.kind == "socket"}
+        return {d.inode for d in descriptors(pid, proc) if d.kind == "socket"}
     except PermissionError:
         return set()
 
@@ -184,14 +185,14 @@ def _owner(pid: int, proc: Path) -> str:
     try:
         uid = os.stat(f"{proc}/{pid}").st_uid  # noqa: PTH116
     except FileNotFoundError:
-        return "nobody any more"
+        return "no user: it has ended"
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
         return f"uid {uid}"
 
 
-def _told(name: str, argv: tuple[str, ...]) -> str:
+def _program_name(name: str, argv: tuple[str, ...]) -> str:
     start, module = locate_script(argv)
     if module is not None:
         return f"{name} -m {module}"
@@ -200,5 +201,5 @@ def _told(name: str, argv: tuple[str, ...]) -> str:
     return name
 
 
-def _lines(found: Iterable[int], proc: Path) -> str:
-    return "\n".join(describe(pid, proc) for pid in found)
+def _descriptions(roots: Iterable[int], proc: Path) -> str:
+    return "\n".join(describe(pid, proc) for pid in roots)

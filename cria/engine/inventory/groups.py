@@ -1,7 +1,7 @@
-"""The process groups of torch.distributed as seen from outside: Gloo's loops and the pairs between them.
+"""Find the process groups of torch.distributed from outside, by Gloo's loops and the pairs that connect them.
 
-Every Gloo group has a loop of its own in each rank: an epoll that watches the rank's listener for the
-group and its ends of the pairs. So the pairs join loops, and joined loops are one group.
+Each rank has a loop of its own for every Gloo group: an epoll that watches the rank's listener for the group
+and its ends of the pairs, as Gloo calls its connections. So a pair connects two loops of one group.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from cria.engine.inventory.process_facts import ProcessFacts
 from cria.model.inventory import Holder, Member, ProcessGroup, Socket
 
-Loop = tuple[int, int]  # PID and the descriptor of the epoll
+Loop = tuple[int, int]  # the PID and the descriptor of the epoll
 
 
 def find_groups(
@@ -19,51 +19,51 @@ def find_groups(
 ) -> tuple[ProcessGroup, ...]:
     """Return the Gloo groups of an engine, in the order in which the first rank made them."""
     listeners: dict[Loop, Member] = {}
-    joined: dict[Loop, set[Loop]] = {}
-    for each in sockets:
-        loop = _loop(each.holders, facts)
+    connected: dict[Loop, set[Loop]] = {}
+    for socket in sockets:
+        loop = _loop(socket.holders, facts)
         if loop is None:
             continue
-        if each.state == "LISTEN":
-            holder = each.holders[0]
-            listeners[loop] = Member(pid=holder.pid, listener=each.local, fd=holder.fd)
+        if socket.state == "LISTEN":
+            holder = socket.holders[0]
+            listeners[loop] = Member(pid=holder.pid, listener=socket.local, fd=holder.fd)
             continue
-        other = _loop(each.peer_holders, facts)
-        if other is not None:
-            joined.setdefault(loop, set()).add(other)
+        peer_loop = _loop(socket.peer_holders, facts)
+        if peer_loop is not None:
+            connected.setdefault(loop, set()).add(peer_loop)
     return tuple(
         ProcessGroup(number=number, backend="gloo", members=tuple(listeners[m] for m in members))
-        for number, members in enumerate(_components(listeners, joined))
+        for number, members in enumerate(_components(listeners, connected))
     )
 
 
 def _loop(holders: Iterable[Holder], facts: Mapping[int, ProcessFacts]) -> Loop | None:
     for holder in holders:
-        known = facts.get(holder.pid)
-        epoll = known.watching(holder.fd, "Gloo") if known else None
+        process = facts.get(holder.pid)
+        epoll = process.epoll_on(holder.fd, "Gloo") if process else None
         if epoll:
             return holder.pid, epoll.fd
     return None
 
 
 def _components(
-    listeners: Mapping[Loop, Member], joined: Mapping[Loop, set[Loop]]
+    listeners: Mapping[Loop, Member], connected: Mapping[Loop, set[Loop]]
 ) -> list[list[Loop]]:
-    found: list[list[Loop]] = []
+    components: list[list[Loop]] = []
     done: set[Loop] = set()
     for start in sorted(listeners):
         if start in done:
             continue
-        members = _reachable(start, joined)
+        members = _reachable(start, connected)
         done |= members
-        found.append(sorted(members & listeners.keys()))
-    return found
+        components.append(sorted(members & listeners.keys()))
+    return components
 
 
-def _reachable(start: Loop, joined: Mapping[Loop, set[Loop]]) -> set[Loop]:
-    seen, waiting = {start}, [start]
-    while waiting:
-        new = joined.get(waiting.pop(), set()) - seen
+def _reachable(start: Loop, connected: Mapping[Loop, set[Loop]]) -> set[Loop]:
+    seen, queue = {start}, [start]
+    while queue:
+        new = connected.get(queue.pop(), set()) - seen
         seen |= new
-        waiting.extend(new)
+        queue.extend(new)
     return seen

@@ -1,4 +1,4 @@
-"""Which of vLLM's message queues a ZMQ socket belongs to: told by who listens and who connects."""
+"""Find which of vLLM's message queues each ZMQ socket belongs to, by the processes that listen and connect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from cria.engine.inventory.process_facts import ProcessFacts
 from cria.model.inventory import Holder, Role, Socket, UnixSocket
 
-# (who listens, who connects) -> the sockets in the order in which vLLM binds them (0.32:
+# (process that listens, process that connects) -> the sockets in the order in which vLLM binds them (0.32:
 # v1/engine/core_client.py for the engine's queues, v1/engine/coordinator.py for the coordinator's,
 # distributed/device_communicators/shm_broadcast.py for the message queues).
 QUEUES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -24,7 +24,7 @@ QUEUES: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 class SocketEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """One socket, whatever its family: `address` is where it is bound, None for a dialled one."""
+    """One socket of any family. `address` is where it is bound, None for an outgoing connection."""
 
     inode: int
     listens: bool
@@ -34,7 +34,7 @@ class SocketEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """One ZMQ listener, the connections made to it, and the kinds of process at both sides."""
+    """A ZMQ listener, the connections to it, and the kinds of process on both sides."""
 
     listener: SocketEnd
     connections: tuple[SocketEnd, ...]
@@ -43,11 +43,12 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queues(msgspec.Struct, frozen=True, kw_only=True):
-    """The role of every ZMQ socket, by inode."""
+    """The roles of all ZMQ sockets, by inode."""
 
     roles: dict[int, Role]
 
     def role(self, inode: int) -> Role | None:
+        """Return the role of a socket; None when it is no ZMQ socket."""
         return self.roles.get(inode)
 
 
@@ -56,67 +57,72 @@ def find_queues(
 ) -> Queues:
     """Tell the queues apart among the sockets of one engine."""
     ends = [*map(_inet_end, inet), *map(_unix_end, unix)]
-    groups: dict[tuple[int, str], list[Channel]] = {}
-    for wire in _wires(ends, facts):
-        groups.setdefault((wire.listener.holders[-1].pid, wire.client), []).append(wire)
+    # Channels between the same two processes differ only in the order in which they were bound.
+    by_processes: dict[tuple[int, str], list[Channel]] = {}
+    for channel in _channels(ends, facts):
+        key = (channel.listener.holders[-1].pid, channel.client)
+        by_processes.setdefault(key, []).append(channel)
     roles: dict[int, Role] = {}
-    for alike in groups.values():
-        for place, wire in enumerate(alike):
-            role = _role(wire, place, len(alike))
-            roles.update((each.inode, role) for each in (wire.listener, *wire.connections))
+    for channels in by_processes.values():
+        for index, channel in enumerate(channels):
+            role = _role(channel, index, len(channels))
+            for end in (channel.listener, *channel.connections):
+                roles[end.inode] = role
     return Queues(roles=roles)
 
 
 def role_kind(role: Role) -> str:
-    """Return what a role is called without its rank: EngineCore_DP0 is an EngineCore."""
+    """Return the name of a role without its rank: EngineCore_DP0 is an EngineCore."""
     if role.name.startswith(("API server", "unknown")):
-        return "API server"  # a program that uses vLLM as a library stands where a server would
+        return "API server"  # a program that uses vLLM as a library is where a server would be
     return role.name.partition("_")[0]
 
 
-def _wires(ends: Sequence[SocketEnd], facts: Mapping[int, ProcessFacts]) -> list[Channel]:
+def _channels(ends: Sequence[SocketEnd], facts: Mapping[int, ProcessFacts]) -> list[Channel]:
     by_holder = {holder: end for end in ends for holder in end.holders}
     accepted: dict[str, list[SocketEnd]] = {}
     for end in ends:
         if not end.listens and end.address is not None:
             accepted.setdefault(end.address, []).append(end)
-    found = []
+    channels = []
     for end in ends:
         if not end.listens or not _is_zmq(end, facts) or end.address is None:
             continue
-        here = accepted.get(end.address, [])
-        there = [by_holder[each.peer_holders[0]] for each in here if each.peer_holders]
-        found.append(
+        server_ends = accepted.get(end.address, [])
+        client_ends = [by_holder[e.peer_holders[0]] for e in server_ends if e.peer_holders]
+        channels.append(
             Channel(
                 listener=end,
-                connections=(*here, *there),
-                server=_kind_of([end], facts),
-                client=_kind_of(there, facts),
+                connections=(*server_ends, *client_ends),
+                server=_process_kind([end], facts),
+                client=_process_kind(client_ends, facts),
             )
         )
-    return sorted(found, key=lambda wire: wire.listener.inode)
+    # In the order in which they were bound: inode numbers mostly grow, so roles that rest on it are likely.
+    return sorted(channels, key=lambda channel: channel.listener.inode)
 
 
 def _is_zmq(end: SocketEnd, facts: Mapping[int, ProcessFacts]) -> bool:
-    return any(h.pid in facts and facts[h.pid].watching(h.fd, "ZMQ") for h in end.holders)
+    return any(h.pid in facts and facts[h.pid].epoll_on(h.fd, "ZMQ") for h in end.holders)
 
 
-def _kind_of(ends: Iterable[SocketEnd], facts: Mapping[int, ProcessFacts]) -> str:
-    pids = [h.pid for end in ends for h in end.holders if h.pid in facts]
+def _process_kind(ends: Iterable[SocketEnd], facts: Mapping[int, ProcessFacts]) -> str:
+    pids = [holder.pid for end in ends for holder in end.holders if holder.pid in facts]
     return role_kind(facts[pids[-1]].role) if pids else ""
 
 
-def _role(wire: Channel, place: int, count: int) -> Role:
-    evidence = [f"libzmq's epoll watches it; {wire.server or 'nobody known'} listens"]
-    evidence.append(f"{wire.client} has dialled in" if wire.client else "nobody has dialled in")
-    names = QUEUES.get((wire.server, wire.client), ())
-    # A number that does not fit means that the engine is still starting: say less.
+def _role(channel: Channel, index: int, count: int) -> Role:
+    listens = f"{channel.server or 'an unknown process'} listens"
+    connected = f"{channel.client} is connected" if channel.client else "no process is connected"
+    evidence: tuple[str, ...] = (f"libzmq's epoll watches it; {listens}", connected)
+    names = QUEUES.get((channel.server, channel.client), ())
+    # A number of channels that does not fit means that the engine is still starting.
     if not names or count % len(names):
-        return Role(name="ZMQ", confidence="certain", evidence=tuple(evidence))
+        return Role(name="ZMQ", confidence="certain", evidence=evidence)
     if len(names) == 1:
-        return Role(name=names[0], confidence="certain", evidence=tuple(evidence))
-    evidence.append(f"bound as number {place + 1} of {count}")
-    return Role(name=names[place % len(names)], confidence="likely", evidence=tuple(evidence))
+        return Role(name=names[0], confidence="certain", evidence=evidence)
+    evidence = (*evidence, f"bound as number {index + 1} of {count}")
+    return Role(name=names[index % len(names)], confidence="likely", evidence=evidence)
 
 
 def _inet_end(socket: Socket) -> SocketEnd:
