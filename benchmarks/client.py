@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from types import TracebackType
 
-from cria.engine.canary import PROMPT
+from cria.engine.http_api import PROMPT
 
 TOKENS = 900  # of one request; then the next is begun
 SECONDS = 120.0

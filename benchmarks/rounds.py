@@ -18,7 +18,7 @@ from benchmarks.memory import pss_bytes
 from benchmarks.modes import PLAIN, Mode
 from benchmarks.raw import RawImages
 from benchmarks.subject import Started
-from cria.engine.canary import model_name
+from cria.engine.http_api import model_name
 from cria.errors import CriaError
 from cria.events import Timings
 

@@ -14,7 +14,7 @@ import msgspec
 from benchmarks.document import Engine
 from cria.demo import make_model, serve_command
 from cria.engine import files, handle
-from cria.engine.canary import Generation, generate
+from cria.engine.http_api import Generation, generate
 from cria.engine.inventory.collect import collect_inventory
 from cria.errors import CriaError, EngineFailed
 from cria.system import processes

@@ -52,7 +52,7 @@ def _without_privilege(root: int, error: PrivilegeMissing) -> Listed:
     return Listed(
         pid=root,
         uid=first.uid,
-        model=topology.model(first.command),
+        model=topology.served_model(first.command),
         topology=None,
         url=None,
         started=first.started,

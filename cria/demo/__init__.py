@@ -14,8 +14,8 @@ import msgspec
 
 from cria.api import dump, restore
 from cria.checkpoint.handle import Checkpoint
-from cria.engine.canary import Generation, generate
 from cria.engine.handle import Engine
+from cria.engine.http_api import Generation, generate
 from cria.errors import EngineFailed, Unhealthy
 from cria.events import Listener, Timings
 from cria.network.requests import Wishes

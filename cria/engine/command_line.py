@@ -6,9 +6,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-ENGINE_MARK = (
-    "CRIA_ENGINE"  # in the environment of every engine that cria started: how cria ps knows it
-)
+ENGINE_MARK = "CRIA_ENGINE"  # a variable of every engine that cria started: `cria ps` looks for it
 TITLE_PREFIX = "VLLM::"
 _SERVING_MODULES = ("vllm.entrypoints.", "vllm.snapshot.")
 _CLI_MODULES = ("vllm", "vllm.entrypoints.cli.main")
@@ -17,8 +15,24 @@ _PROGRAMS = ("vllm", ".vllm-wrapped")
 _OPTIONS_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 
 
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that `cria run` sets for an engine, and why. `kept` where the user had set it already.
+
+    An `option` is added to the command; anything else is a variable of the environment.
+    """
+
+    name: str
+    value: str = ""
+    why: str
+    kept: bool = False
+    option: bool = False
+
+    def __str__(self) -> str:
+        return self.name if self.option else f"{self.name}={self.value}"
+
+
 def starts_engine(argv: tuple[str, ...]) -> bool:
-    """Say whether these arguments start a vLLM engine: `python -m vllm...` or `vllm serve ...`."""
+    """Say whether these arguments start a vLLM engine: `vllm serve ...` or `python -m vllm...`."""
     program = PurePosixPath(argv[0]).name if argv else ""
     if program in _PROGRAMS:
         return argv[1:2] == ("serve",)
@@ -34,40 +48,24 @@ def starts_engine(argv: tuple[str, ...]) -> bool:
 
 
 def locate_script(argv: tuple[str, ...]) -> tuple[int, str | None]:
-    """Return where a Python program's own arguments (or its script) begin, and the -m module."""
-    place = 1
-    while place < len(argv) and argv[place].startswith("-"):
-        option = argv[place]
+    """Return the index of a Python program's script, and None; with -m that of its first argument, and the module."""
+    index = 1
+    while index < len(argv) and argv[index].startswith("-"):
+        option = argv[index]
         if option == "-m":
-            return place + 2, argv[place + 1] if place + 1 < len(argv) else None
+            return index + 2, argv[index + 1] if index + 1 < len(argv) else None
         if option == "-c":
             return len(argv), None
-        place += 2 if option in _OPTIONS_WITH_VALUE else 1
-    return place, None
+        index += 2 if option in _OPTIONS_WITH_VALUE else 1
+    return index, None
 
 
 def option_value(command: tuple[str, ...], name: str) -> str | None:
     """Return the value of an option, given as `--name value` or `--name=value`; the last one wins."""
     value = None
-    for place, word in enumerate(command):
-        if word == name and place + 1 < len(command):
-            value = command[place + 1]
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
+    for index, argument in enumerate(command):
+        if argument == name and index + 1 < len(command):
+            value = command[index + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
     return value
-
-
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """Something `cria run` sets for the engine, and why. `kept` when the user had set it already.
-
-    An `option` is added to the command; anything else is a variable of the environment.
-    """
-
-    name: str
-    value: str = ""
-    why: str
-    kept: bool = False
-    option: bool = False
-
-    def __str__(self) -> str:
-        return self.name if self.option else f"{self.name}={self.value}"

@@ -25,6 +25,12 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.port}"
 
+    @property
+    def http_url(self) -> str:
+        """The URL by which a client on this host reaches a listener; a wildcard address becomes loopback."""
+        loopback = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address
+        return f"http://{Endpoint(address=loopback, port=self.port)}"
+
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """Who has a file or socket open."""

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.canary import generate
 from cria.engine.control.lookup import find_client, named_groups
+from cria.engine.http_api import generate
 from cria.engine.inventory.collect import collect_inventory
 from tests.clocks import preload_a_wall_clock, set_wall_clock, with_monotonic_moved
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cria
-from cria.engine.canary import generate
+from cria.engine.http_api import generate
 from cria.memory.lazy import client, working_set
 
 from .conftest import RunningEngine, answer, restored

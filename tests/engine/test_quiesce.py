@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 import cria
-from cria.engine.canary import generate
 from cria.engine.control.lookup import find_client
 from cria.engine.control.quiesce import QuiesceSession
+from cria.engine.http_api import generate
 from cria.engine.inventory.collect import collect_inventory
 from cria.errors import CanaryMismatch, QuiesceFailed, Unhealthy
 from cria.model.manifest import MANIFEST, read, write

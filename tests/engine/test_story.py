@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import cria
-from cria.engine.canary import generate
+from cria.engine.http_api import generate
 from cria.engine.inventory.collect import collect_inventory
 from cria.errors import Unhealthy
 from cria.network.reservation import reserve_any

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cria.demo import ENVIRONMENT, make_model, serve_command
-from cria.engine.canary import Generation, generate
+from cria.engine.http_api import Generation, generate
 from cria.engine.launch.launcher import engine_settings
 from cria.errors import Unhealthy
 from cria.kubernetes.archive.remap import remap

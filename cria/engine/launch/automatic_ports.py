@@ -1,37 +1,37 @@
-"""Ports that the user leaves to cria: `--port auto` in an engine's command becomes a number that is held for it."""
+"""Choose a port for each `--port auto` in an engine's command, and hold it until the engine has started."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from cria.network.reservation import reserve_any
+
 AUTO = "auto"
 
 
 @contextmanager
 def assign_ports(command: Sequence[str]) -> Iterator[list[str]]:
-    """The command with a free port for each option `--port auto`, `--master-port=auto`, ...
+    """Yield the command with a free port for each option `--port auto`, `--master-port=auto`, ...
 
-    The ports are held while the context lasts, so that engines that start at the same moment get
-    different ones: an engine that looks for a free port itself finds one, lets it go and loses it.
+    The ports are held until the context ends, so that engines that start at the same moment get different
+    ones: an engine that looks for a free port by itself may lose it to another before it listens there.
     """
-    from cria.network.reservation import reserve_any
-
-    words = list(command)
-    places = [index for index in range(len(words)) if _is_automatic(words, index)]
-    with reserve_any(len(places)) as free:
-        for index, port in zip(places, free, strict=True):
-            name, equals, _ = words[index].rpartition("=")
-            words[index] = f"{name}{equals}{port}"
-        yield words
+    arguments = list(command)
+    automatic = [index for index in range(len(arguments)) if _is_automatic(arguments, index)]
+    with reserve_any(len(automatic)) as ports:
+        for index, port in zip(automatic, ports, strict=True):
+            name, equals, _ = arguments[index].rpartition("=")
+            arguments[index] = f"{name}{equals}{port}"
+        yield arguments
 
 
-def _is_automatic(words: Sequence[str], index: int) -> bool:
-    name, equals, value = words[index].partition("=")
+def _is_automatic(arguments: Sequence[str], index: int) -> bool:
+    name, equals, value = arguments[index].partition("=")
     if equals:
-        return value == AUTO and _names_a_port(name)
-    return index > 0 and words[index] == AUTO and _names_a_port(words[index - 1])
+        return value == AUTO and _is_port_option(name)
+    return index > 0 and arguments[index] == AUTO and _is_port_option(arguments[index - 1])
 
 
-def _names_a_port(option: str) -> bool:
+def _is_port_option(option: str) -> bool:
     return option.startswith("--") and option.replace("_", "-").endswith(("--port", "-port"))

@@ -1,4 +1,4 @@
-"""What an engine on GPUs needs from its start, so that its GPU memory can be taken later.
+"""Settings that let the GPU memory of an engine be checkpointed later.
 
 Sources: NVIDIA/nvcf#1184 (measured with TP=2 and TP=4), NVIDIA/nccl#2337 (NVLS), NVIDIA/nvcf#891 (RDMA),
 vllm/envs.py and vllm/engine/arg_utils.py of 0.32.
@@ -6,6 +6,7 @@ vllm/envs.py and vllm/engine/arg_utils.py of 0.32.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,7 +19,7 @@ _SIZES = {
     "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp",
     "--data-parallel-size-local", "-dpl",
 }  # fmt: skip
-_SLEEP = "--enable-sleep-mode"
+_SLEEP_MODE = "--enable-sleep-mode"
 _NO_CUSTOM_ALL_REDUCE = "--disable-custom-all-reduce"
 _SHARED = "ranks must share no GPU memory: the driver cannot checkpoint it"
 _VARIABLES = {
@@ -32,11 +33,11 @@ _VARIABLES = {
 
 
 def gpu_settings(command: Sequence[str]) -> Iterator[Setting]:
-    """What a command that starts vLLM on GPUs needs; `kept` options are there already."""
-    if not starts_vllm(command):
+    """Yield what a command that starts vLLM on GPUs needs; options that it has already are `kept`."""
+    if not is_vllm_command(command):
         return
     yield _option(
-        command, _SLEEP, "lets vLLM free its KV cache before a dump: it is not stored then"
+        command, _SLEEP_MODE, "lets vLLM free its KV cache before a dump: it is not stored then"
     )
     if rank_count(command) > 1:
         for name, (value, why) in _VARIABLES.items():
@@ -45,52 +46,55 @@ def gpu_settings(command: Sequence[str]) -> Iterator[Setting]:
 
 
 def missing_settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """What an engine with these words and variables lacks, of what ranks need that share no GPU memory."""
+    """Return the settings that keep ranks from sharing GPU memory, and that an engine was started without."""
     if rank_count(command) < 2:
         return ()
-    lacks = [f"{n}={v}" for n, (v, _) in _VARIABLES.items() if environment.get(n) != v]
-    if _NO_CUSTOM_ALL_REDUCE not in _names(command):
-        lacks.append(_NO_CUSTOM_ALL_REDUCE)
-    return tuple(lacks)
+    missing = [
+        f"{name}={value}"
+        for name, (value, _) in _VARIABLES.items()
+        if environment.get(name) != value
+    ]
+    if _NO_CUSTOM_ALL_REDUCE not in _option_names(command):
+        missing.append(_NO_CUSTOM_ALL_REDUCE)
+    return tuple(missing)
 
 
 def rank_count(command: Sequence[str]) -> int:
-    """How many processes compute together, as far as the command says: tensor x pipeline x data parallel."""
-    count, sizes = 1, {name.lstrip("-"): 1 for name in _SIZES}
-    for word, after in zip(command, [*command[1:], ""], strict=True):
-        name, equals, value = _name(word).partition("=")
-        number = value if equals else after
+    """Return the number of processes that compute together by a command: tensor x pipeline x data parallel."""
+    sizes = dict.fromkeys(_SIZES, 1)
+    for argument, following in zip(command, [*command[1:], ""], strict=True):
+        name, equals, value = _normalized(argument).partition("=")
+        number = value if equals else following
         if name in _SIZES and number.isdecimal():
-            sizes[name.lstrip("-")] = int(number)
-    for size in sizes.values():
-        count *= max(size, 1)
-    return count
+            sizes[name] = max(int(number), 1)
+    return math.prod(sizes.values())
 
 
-def starts_vllm(command: Sequence[str]) -> bool:
-    """Whether words can be added to this command: it is vLLM itself and not a shell around it."""
-    modules = any(word.startswith("vllm.entrypoints") for word in command)
+def is_vllm_command(command: Sequence[str]) -> bool:
+    """Say whether options can be added to this command: it is vLLM itself and not a shell around it."""
+    modules = any(argument.startswith("vllm.entrypoints") for argument in command)
     return modules or any(
         Path(first).name == "vllm" and second == "serve" for first, second in pairwise(command)
     )
 
 
-def has_gpus(environment: Mapping[str, str], control: Path = CONTROL_DEVICE) -> bool:
-    """Whether an engine that is started here and so would find GPUs."""
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    hidden = named is not None and not re.match(r"\d|GPU-|MIG-", named.strip())
-    return control.exists() and not hidden
+def has_gpus(environment: Mapping[str, str], control_device: Path = CONTROL_DEVICE) -> bool:
+    """Say whether an engine that is started on this host with `environment` would find GPUs."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    hidden = visible is not None and not re.match(r"\d|GPU-|MIG-", visible.strip())
+    return control_device.exists() and not hidden
 
 
 def _option(command: Sequence[str], name: str, why: str) -> Setting:
-    said = {name, name.replace("--", "--no-", 1)} & _names(command)
-    return Setting(name=min(said, default=name), why=why, kept=bool(said), option=True)
+    given = {name, name.replace("--", "--no-", 1)} & _option_names(command)
+    return Setting(name=min(given, default=name), why=why, kept=bool(given), option=True)
 
 
-def _names(command: Sequence[str]) -> set[str]:
-    return {_name(word).partition("=")[0] for word in command if word.startswith("--")}
+def _option_names(command: Sequence[str]) -> set[str]:
+    options = (argument for argument in command if argument.startswith("--"))
+    return {_normalized(option).partition("=")[0] for option in options}
 
 
-def _name(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+def _normalized(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if argument.startswith("--") else argument

@@ -10,30 +10,34 @@ from pathlib import Path
 
 import msgspec
 
+from cria.engine import http_api
 from cria.engine.command_line import ENGINE_MARK, Setting
+from cria.engine.inventory.collect import collect_inventory
 from cria.engine.launch import gpus, seccomp
 from cria.errors import EngineFailed, NotWritable, UsageError
 
-# What the engine loads of cria: a directory of its own, so that none of cria's libraries comes with it.
+# What the engine loads of cria lies in a directory of its own, with the entry points that vLLM looks for: cria's
+# site-packages on the engine's path would replace the engine's libraries with cria's.
 AGENT_PATH = Path(__file__).parents[2] / "agent" / "on-path"
+POLL_SECONDS = 0.25
 
-# Options with which vLLM spreads over several nodes: then loopback would cut it in two.
-_MANY_NODES = ("--nnodes", "--master-addr", "--data-parallel-address", "--headless")
+# Options with which vLLM spreads over several nodes: on loopback alone the engine would be cut in two.
+_MULTI_NODE_OPTIONS = ("--nnodes", "--master-addr", "--data-parallel-address", "--headless")
 
 
 def engine_settings(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Setting, ...]:
-    """What to set for this command, given the environment the user has."""
+    """Return what to set for this command, given the user's environment, which wins."""
     on_gpus = gpus.gpu_settings(command) if gpus.has_gpus(environment) else ()
     chosen = tuple(
-        msgspec.structs.replace(wanted, value=environment[wanted.name], kept=True)
-        if wanted.name in environment
-        else wanted
-        for wanted in (*_wanted(command), *on_gpus)
+        msgspec.structs.replace(setting, value=environment[setting.name], kept=True)
+        if setting.name in environment
+        else setting
+        for setting in (*_common_settings(command), *on_gpus)
     )
-    return (*chosen, *_way_in(environment))
+    return (*chosen, *_agent_settings(environment))
 
 
-def _wanted(command: Sequence[str]) -> Iterator[Setting]:
+def _common_settings(command: Sequence[str]) -> Iterator[Setting]:
     yield Setting(name=ENGINE_MARK, value="1", why="marks the engine's processes for cria ps")
     if on_one_node(command):
         why = "one node: connections inside the engine stay on loopback, which every host has"
@@ -47,26 +51,27 @@ def _wanted(command: Sequence[str]) -> Iterator[Setting]:
     )
 
 
-def _way_in(environment: Mapping[str, str]) -> Iterator[Setting]:
-    """What lets the engine find and load the part of cria that quiesces it; added to what the user set."""
-    path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+def _agent_settings(environment: Mapping[str, str]) -> Iterator[Setting]:
+    """Yield what lets vLLM find and load cria's agent, added to what the user has set."""
+    path = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     why = "lets cria pause the engine for a dump, over a unix socket of its own user"
     yield Setting(name="PYTHONPATH", value=os.pathsep.join([*path, str(AGENT_PATH)]), why=why)
     if "VLLM_PLUGINS" in environment:
-        # Unset means all; the part of cria then names itself and all others that vLLM would load.
-        named = [each for each in environment["VLLM_PLUGINS"].split(",") if each != "cria"]
-        yield Setting(name="VLLM_PLUGINS", value=",".join([*named, "cria"]), why=why)
+        # Unset means all plugins: then the agent sets it (cria_agent.plugin.allow_endpoint_plugin).
+        plugins = [name for name in environment["VLLM_PLUGINS"].split(",") if name != "cria"]
+        yield Setting(name="VLLM_PLUGINS", value=",".join([*plugins, "cria"]), why=why)
 
 
 def on_one_node(command: Sequence[str]) -> bool:
-    """Whether nothing in the command spreads the engine over several nodes."""
-    names = {word.partition("=")[0].replace("_", "-") for word in command if word.startswith("--")}
-    ray = "ray" in command or any(word.endswith("=ray") for word in command)
-    return not ray and names.isdisjoint(_MANY_NODES)
+    """Say whether nothing in the command spreads the engine over several nodes."""
+    options = (argument for argument in command if argument.startswith("--"))
+    names = {option.partition("=")[0].replace("_", "-") for option in options}
+    ray = "ray" in command or any(argument.endswith("=ray") for argument in command)
+    return not ray and names.isdisjoint(_MULTI_NODE_OPTIONS)
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
-    """A started command, before it is healthy."""
+    """An engine that was started, and may not be healthy yet."""
 
     pid: int
     log: Path
@@ -80,15 +85,16 @@ def launch(
     *,
     environment: Mapping[str, str] | None = None,
 ) -> Launched:
-    """Start `command` in a session of its own, without io_uring, stdin from /dev/null, output to `log`.
+    """Start `command` in a session of its own, without io_uring, with stdin from /dev/null and output to `log`.
 
-    Raises NotWritable for the log, UsageError when the command cannot be started.
+    `environment` is this process's own by default. Raises NotWritable for the log, UsageError when the command
+    cannot be started.
     """
     base = dict(os.environ if environment is None else environment)
     chosen = engine_settings(command, base)
     path = Path(log).absolute()
     try:
-        # O_APPEND matters: CRIU checks the recorded size of any other open file at a restore.
+        # CRIU refuses to restore an open file that has another size than at the dump, but not one with O_APPEND.
         output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise NotWritable(
@@ -98,11 +104,14 @@ def launch(
         ) from error
     try:
         process = subprocess.Popen(
-            [*command, *(each.name for each in chosen if each.option and not each.kept)],
+            [
+                *command,
+                *(setting.name for setting in chosen if setting.option and not setting.kept),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=base | {each.name: each.value for each in chosen if not each.option},
+            env=base | {s.name: s.value for s in chosen if not s.option},
             start_new_session=True,
             preexec_fn=seccomp.hide_io_uring,  # noqa: PLW1509 - cria has no other thread here
         )
@@ -118,13 +127,10 @@ def launch(
 
 
 def wait_until_serving(launched: Launched, *, seconds: float) -> str:
-    """Wait until the engine has opened its HTTP API and is healthy; returns its url.
+    """Wait until the engine has opened its HTTP API and is healthy, and return its URL.
 
-    Raises EngineFailed when it ends first or takes longer than `seconds`.
+    Raises EngineFailed when the engine ends first or takes longer than `seconds`.
     """
-    from cria.engine import health
-    from cria.engine.inventory.collect import collect_inventory
-
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         status = launched.process.poll()
@@ -132,14 +138,14 @@ def wait_until_serving(launched: Launched, *, seconds: float) -> str:
             raise EngineFailed(
                 f"the engine ended with status {status} before it was healthy",
                 details=last_lines(launched.log),
-                remedy="read its log; start it without cria to see whether it runs at all",
+                remedy="read its log; start the engine without cria to see whether it runs at all",
                 log=str(launched.log),
             )
-        for socket in collect_inventory(launched.pid, any_process=True).published():
-            url = health.url(socket.local)
-            if health.is_healthy(url):
+        for listener in collect_inventory(launched.pid, any_process=True).published():
+            url = listener.local.http_url
+            if http_api.is_healthy(url):
                 return url
-        time.sleep(0.25)
+        time.sleep(POLL_SECONDS)
     raise EngineFailed(
         f"the engine was not healthy within {seconds:g} seconds",
         details=last_lines(launched.log),
@@ -149,7 +155,7 @@ def wait_until_serving(launched: Launched, *, seconds: float) -> str:
 
 
 def last_lines(log: Path, count: int = 8) -> str:
-    """The end of a log, for an error message."""
+    """Return the last `count` lines of a log, for an error message."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16384))

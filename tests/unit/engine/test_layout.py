@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cria.engine.inventory.collect import Snapshot, classify
-from cria.engine.inventory.topology import model
+from cria.engine.inventory.topology import served_model
 from cria.model.inventory import Topology
 
 Recorded = Callable[[str], Snapshot]
@@ -69,4 +69,4 @@ def test_the_layout_is_read_from_titles(snapshot: Recorded, name: str, layout: T
     ],
 )
 def test_the_model_is_read_from_the_command(line: str, name: str | None) -> None:
-    assert model(tuple(line.split())) == name
+    assert served_model(tuple(line.split())) == name
