@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from cria.engine.http_api import is_healthy
 from cria.errors import EngineFailed, Unhealthy
-from cria.model.inventory import Endpoint, Inventory
+from cria.model.inventory import Inventory
 from cria.system.procfs import stat
 
 POLL_SECONDS = 0.01
@@ -22,11 +22,6 @@ _STATES = {
     "t": "is stopped by a debugger",
     "Z": "has ended",
 }
-
-
-def url(endpoint: Endpoint) -> str:
-    """The address a client on this host can use for a listener; a wildcard becomes loopback."""
-    return endpoint.http_url
 
 
 def wait_until_healthy(base_url: str, pid: int, *, seconds: float) -> None:

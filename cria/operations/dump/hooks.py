@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from cria.engine import health
 from cria.model.hooks import HookCall, Stage
 from cria.operations.dump.engine import take_inventory
 from cria.operations.dump.state import DumpState
@@ -56,7 +55,7 @@ def _call(state: DumpState, stage: Stage) -> HookCall:
         checkpoint=str(state.staged.output),
         images=str(state.staged.images) if state.staged.exists else None,
         pid=state.root,
-        url=health.url(published[0].local) if published else None,
+        url=published[0].local.http_url if published else None,
         leave_running=state.request.leave_running,
         error=why(sys.exception()) if stage == "dump-failed" else None,
     )

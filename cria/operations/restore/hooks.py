@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from cria.engine import health
 from cria.model.hooks import HookCall, Stage
 from cria.operations.hooks import Hooks, why
 from cria.operations.restore.state import RestoreState
@@ -35,7 +34,7 @@ def _call(state: RestoreState, stage: Stage) -> HookCall:
         checkpoint=str(state.checkpoint.path),
         images=str(state.checkpoint.images),
         pid=state.root or None,
-        url=health.url(state.host_endpoint(published[0])) if published else None,
+        url=state.host_endpoint(published[0]).http_url if published else None,
         ports={str(old.port): state.host_endpoint(old).port for old in published},
         clone=state.clone,
         error=why(sys.exception()) if stage == "restore-failed" else None,

@@ -119,7 +119,7 @@ def wait_until_healthy(state: RestoreState) -> None:
 
     published = state.checkpoint.manifest.published
     if published:
-        state.url = health.url(state.host_endpoint(published[0]))
+        state.url = state.host_endpoint(published[0]).http_url
         health.wait_until_healthy(state.url, state.root, seconds=state.request.wait_seconds)
 
 
