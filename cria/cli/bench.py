@@ -1,4 +1,4 @@
-"""cria bench: the benchmarks of a checkout, which an installed wheel does not contain."""
+"""cria bench: run the benchmarks of a checkout; the installed package has none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[2]
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def _missing(arguments: tuple[str, ...]) -> None:  # noqa: ARG001 - click passes it
-    """Measure cold start, CRIU alone and cria side by side; needs a checkout of cria."""
+    """Compare a cold start, CRIU alone and cria. Needs a checkout of cria."""
     raise UsageError(
         "cria bench needs a checkout of cria",
         details=f"{CHECKOUT} has no benchmarks: they are not part of the installed package",
@@ -25,13 +25,14 @@ def _missing(arguments: tuple[str, ...]) -> None:  # noqa: ARG001 - click passes
     )
 
 
-def _command() -> click.Command:
+def _find_command() -> click.Command:
     if not (CHECKOUT / "benchmarks" / "command.py").is_file():
         return _missing
     if str(CHECKOUT) not in sys.path:
         sys.path.append(str(CHECKOUT))
-    found: click.Command = import_module("benchmarks.command").command
-    return found
+    module = import_module("benchmarks.command")
+    bench: click.Command = module.command
+    return bench
 
 
-command = _command()
+command = _find_command()

@@ -1,8 +1,9 @@
-"""cria doctor: parse, examine, show the findings with their remedies."""
+"""cria doctor: check a host, an engine or a checkpoint, and show each finding with its remedy."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,34 +21,34 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": None}
 
 @click.command
 @click.argument("target", required=False, metavar="[PID|CHECKPOINT]")
-@click.option("--port", type=int, help="Name the engine by its HTTP port instead of a PID.")
-@click.option("--any-process", is_flag=True, help="Take a process tree that is no vLLM engine.")
+@click.option("--port", type=int, help="Find the engine by the port of its HTTP API.")
+@click.option("--any-process", is_flag=True, help="Accept a process tree that is no vLLM engine.")
 @click.option(
     "-o",
     "--output",
-    "place",
+    "directory",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path(),
-    help="Where a checkpoint would be written; its disk is measured.",
+    help="Check the disk of the directory that a checkpoint would be written to.",
 )
-@click.option("--report", is_flag=True, help="Text for a bug report; secrets are left out.")
+@click.option("--report", is_flag=True, help="Print a bug report without secrets.")
 @output.json_option
 def command(
     target: str | None,
     port: int | None,
     any_process: bool,
-    place: Path,
+    directory: Path,
     report: bool,
     as_json: bool,
 ) -> None:
-    """Can this host do it? Can this engine be dumped? Would this checkpoint restore here and now?
+    """Check whether this host is ready, an engine can be dumped, or a checkpoint would restore here.
 
-    Each finding is ok, warn, fail or skip, with a remedy. The exit status is 0, or the one that the
-    first failed finding would end a dump or a restore with.
+    Each finding is ok, warn, fail or skip, with a remedy where there is one. The exit status is 0, or
+    the one that a dump or restore would end with because of the first failed finding.
     """
     from cria.operations.checks import report as reports
 
-    diagnosis = _examine(target, port, any_process, place)
+    diagnosis = _diagnose(target, port, any_process, directory)
     if as_json:
         output.document(reports.document(diagnosis))
     elif report:
@@ -58,27 +59,32 @@ def command(
     sys.exit(diagnosis.exit_status)
 
 
-def _examine(target: str | None, port: int | None, any_process: bool, place: Path) -> Diagnosis:
-    from cria.operations.checks import diagnosis as examine
+def _diagnose(
+    target: str | None, port: int | None, any_process: bool, directory: Path
+) -> Diagnosis:
+    from cria.operations.checks import diagnosis
 
     if target is None and port is None:
-        return examine.host(place)
+        return diagnosis.host(directory)
     if target is None or target.isdecimal():
         pid = None if target is None else int(target)
-        return examine.engine(pid, port=port, any_process=any_process, place=place)
-    return examine.checkpoint(target)
+        return diagnosis.engine(pid, port=port, any_process=any_process, place=directory)
+    return diagnosis.checkpoint(target)
 
 
-def _lines(diagnosis: Diagnosis) -> list[str]:
-    lines: list[str] = []
+def _lines(diagnosis: Diagnosis) -> Iterator[str]:
+    first = True
     for group, rows in groupby(diagnosis.rows, key=lambda row: row.group):
-        lines += ["", group] if lines else [group]
+        if not first:
+            yield ""
+        first = False
+        yield group
         for row in rows:
-            lines += _row(row)
-    return lines
+            yield from _row_lines(row)
 
 
-def _row(row: Row) -> list[str]:
-    mark = click.style(f"{row.level:4}", fg=_COLOURS[row.level])
-    lines = [f"  {mark}  {row.subject}: {row.told()}"]
-    return [*lines, f"        fix: {row.remedy}"] if row.remedy else lines
+def _row_lines(row: Row) -> Iterator[str]:
+    level = click.style(f"{row.level:4}", fg=_COLOURS[row.level])
+    yield f"  {level}  {row.subject}: {row.told()}"
+    if row.remedy:
+        yield f"        fix: {row.remedy}"

@@ -1,9 +1,13 @@
-"""The one place where an error becomes text or JSON, and an exit status."""
+"""Turn an error into text or JSON and an exit status, in one place for all commands."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+import tempfile
+import time
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,36 +15,38 @@ import click
 
 from cria.errors import CriaError, UsageError
 
-INTERRUPTED = 128 + 2
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def guarded(cli: click.Command, arguments: list[str] | None) -> NoReturn:
-    """Run `cli`; show any error in its four parts, as JSON where --json was given; exit."""
+    """Run `cli` and exit. An error is shown on stderr, or with --json as a document on stdout."""
     words = sys.argv[1:] if arguments is None else arguments
-    as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
-    undo_when_told_to_end()
+    # What follows "--" belongs to the engine's command, not to cria.
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    undo_on_termination()
     try:
         cli.main(words, prog_name="cria", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     except click.ClickException as error:
-        _usage(error, as_json=as_json)
+        show(_usage_error(error), as_json=as_json)
+        sys.exit(UsageError.exit_status)
     except CriaError as error:
         show(error, as_json=as_json)
         sys.exit(error.exit_status)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; what had begun was undone", err=True)
         sys.exit(INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 - the outermost handler: a bug is told as one
+    except Exception as error:  # noqa: BLE001 - the outermost handler
         show(_bug(error), as_json=as_json)
         sys.exit(CriaError.exit_status)
     sys.exit(0)
 
 
-def undo_when_told_to_end() -> None:
-    """SIGTERM and SIGHUP end an operation as Ctrl-C does, undone: an engine must not be left half dumped.
+def undo_on_termination() -> None:
+    """Let SIGTERM and SIGHUP interrupt an operation as Ctrl-C does, so that it is undone.
 
-    What is ignored stays ignored (nohup), and commands that know better set their own handlers.
+    A signal that is ignored stays ignored (nohup). Commands may set handlers of their own afterwards.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -48,10 +54,8 @@ def undo_when_told_to_end() -> None:
 
 
 def show(error: CriaError, *, as_json: bool) -> None:
-    """What, why, fix, see: the same four parts for every error."""
+    """Print what happened, why, how to fix it and where to read more."""
     if as_json:
-        import json
-
         click.echo(json.dumps({"error": error.to_json()}, indent=2))
         return
     click.echo(f"{click.style('error', fg='red', bold=True)}: {error.message}", err=True)
@@ -59,25 +63,19 @@ def show(error: CriaError, *, as_json: bool) -> None:
         click.echo(f"  why: {line}", err=True)
     if error.remedy:
         click.echo(f"  fix: {error.remedy}", err=True)
-    see = [error.docs] if error.docs else []
-    see += [f"log: {error.log}"] if error.log else []
-    if see:
-        click.echo(f"  see: {'   '.join(see)}", err=True)
+    references = [error.docs] if error.docs else []
+    references += [f"log: {error.log}"] if error.log else []
+    if references:
+        click.echo(f"  see: {'   '.join(references)}", err=True)
 
 
-def _usage(error: click.ClickException, *, as_json: bool) -> NoReturn:
-    context = getattr(error, "ctx", None)
+def _usage_error(error: click.ClickException) -> UsageError:
+    context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context is not None else "cria"
-    shown = UsageError(error.format_message(), remedy=f"{command} --help")
-    show(shown, as_json=as_json)
-    sys.exit(UsageError.exit_status)
+    return UsageError(error.format_message(), remedy=f"{command} --help")
 
 
 def _bug(error: Exception) -> CriaError:
-    import tempfile
-    import time
-    import traceback
-
     log = Path(tempfile.gettempdir()) / f"cria-bug-{time.strftime('%Y%m%dT%H%M%S')}.log"
     log.write_text(traceback.format_exc())
     return CriaError(

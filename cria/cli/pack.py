@@ -1,4 +1,4 @@
-"""cria pack: parse, call cria.pack, print the archive's path."""
+"""cria pack: pack a checkpoint into one archive and print its path."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cria.cli import output
+from cria.cli.results import Packed
 
 STDOUT = Path("-")
 
@@ -18,18 +19,19 @@ STDOUT = Path("-")
 @output.json_option
 @output.progress_option
 def command(checkpoint: Path, file: Path, as_json: bool, progress: str) -> None:
-    """Write CHECKPOINT as one archive, compressed with zstd, to the new FILE; to stdout with '-'.
+    """Pack CHECKPOINT into the new file FILE, compressed with zstd, or to stdout if FILE is "-".
 
-    Its digests are compared on the way, so a damaged checkpoint is not packed.
+    Every part is compared with its digest: a damaged checkpoint is not packed.
     """
-    from cria.cli.results import Packed
     from cria.operations.pack import pack
 
-    tell = output.listener(progress)
+    listener = output.listener(progress)
     if file == STDOUT:
-        pack(checkpoint, sys.stdout.buffer, listener=tell)
+        pack(checkpoint, sys.stdout.buffer, listener=listener)
         return
-    pack(checkpoint, file, listener=tell)
-    place = file.absolute()
-    size = place.stat().st_size
-    output.document(Packed(archive=str(place), bytes=size)) if as_json else click.echo(place)
+    pack(checkpoint, file, listener=listener)
+    archive = file.absolute()
+    if as_json:
+        output.document(Packed(archive=str(archive), bytes=archive.stat().st_size))
+    else:
+        click.echo(archive)

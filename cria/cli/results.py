@@ -1,4 +1,4 @@
-"""The JSON documents that verbs end with; cria.cli.schemas knows all of them, also those that are elsewhere."""
+"""The JSON documents that verbs end with; those of inventories, archives and checks have modules of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dumped(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria dump --json`: `checkpoint` is its directory, `bytes` what it takes on disk."""
+    """`cria dump --json`: the directory of the checkpoint, and the `bytes` that it takes on the disk."""
 
     checkpoint: str
     bytes: int
@@ -32,7 +32,7 @@ class Dumped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WouldDump(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria dump --dry-run --json`: the PID of the engine's root, and where it would go."""
+    """`cria dump --dry-run --json`: the PID of the engine's root process, and the checkpoint's directory."""
 
     engine: int
     checkpoint: str
@@ -40,9 +40,9 @@ class WouldDump(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria restore --json`: `ports` maps published ports to where they are now.
+    """`cria restore --json`: the engines; `ports` maps each API port of the checkpoint to its new one.
 
-    Where one engine was restored, as mostly, its facts stand at the top as well.
+    If a single engine was restored, its fields are also at the top.
     """
 
     engines: tuple[Engine, ...]
@@ -57,34 +57,27 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, engines: tuple[Engine, ...]) -> Restored:
         if len(engines) != 1:
             return cls(engines=engines)
-        (one,) = engines
+        (engine,) = engines
         return cls(
             engines=engines,
-            pid=one.pid,
-            url=one.url,
-            ports=one.ports,
-            ports_moved=one.ports_moved,
-            timings=one.timings,
-            shared_memory=one.shared_memory,
+            pid=engine.pid,
+            url=engine.url,
+            ports=engine.ports,
+            ports_moved=engine.ports_moved,
+            timings=engine.timings,
+            shared_memory=engine.shared_memory,
         )
 
 
-class Unshared(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria share --remove --json`: `bytes` were freed."""
-
-    checkpoint: str
-    bytes: int
-
-
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A port plan: old port to new, and every socket with its reason."""
+    """A port plan: each old port with its new one, and each socket with the reason for its new address."""
 
     ports: dict[str, int]
     sockets: list[dict[str, Any]]
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria restore --dry-run --json`: a plan for each clone; where it is one, it stands at the top too."""
+    """`cria restore --dry-run --json`: a port plan for each clone. A single plan is also at the top."""
 
     clones: tuple[Plan, ...]
     ports: dict[str, int] = {}
@@ -98,8 +91,21 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
         return cls(clones=clones, ports=clones[0].ports, sockets=clones[0].sockets)
 
 
+class Unshared(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria share --remove --json`: the `bytes` that were freed on the disk."""
+
+    checkpoint: str
+    bytes: int
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """`cria stop --json`: the PID of the root process that ended."""
+
+    stopped: int
+
+
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria verify --json`: `bytes` were read and compared with their digests."""
+    """`cria verify --json`: the `bytes` that were read and compared with their digests."""
 
     checkpoint: str
     parts: int
@@ -121,14 +127,8 @@ class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
     parts: int
 
 
-class Stopped(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria stop --json`: the PID of the root that ended."""
-
-    stopped: int
-
-
 class NodeChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of a node: `action` is create, change or remove, `diff` a unified diff."""
+    """A file of a node: `action` is create, change or remove; `diff` is a unified diff."""
 
     path: str
     action: str
@@ -136,7 +136,7 @@ class NodeChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """`cria kubernetes node install|remove --json`: with `dry_run` it is what would change."""
+    """`cria kubernetes node install|remove --json`: what changed, or with `dry_run` what would change."""
 
     root: str
     changes: tuple[NodeChange, ...]
@@ -144,7 +144,7 @@ class NodeChanged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an error; the exit status goes with the code."""
+    """The parts of an error. The exit status depends on the code."""
 
     code: str
     message: str

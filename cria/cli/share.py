@@ -1,4 +1,4 @@
-"""cria share: make the memory ready that clones share, or remove it."""
+"""cria share: prepare the memory that clones share, or remove it."""
 
 from __future__ import annotations
 
@@ -7,47 +7,43 @@ from pathlib import Path
 import click
 
 from cria.cli import output
+from cria.cli.results import Unshared
 
 
 @click.command
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--in",
-    "place",
+    "directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where it lies, if not beside CHECKPOINT.",
+    help="Use files in DIR instead of beside CHECKPOINT.",
 )
-@click.option("--remove", is_flag=True, help="Remove it, unless an engine uses it.")
+@click.option("--remove", is_flag=True, help="Remove the files, unless an engine uses them.")
 @output.json_option
 @output.progress_option
 def command(
-    checkpoint: Path, place: Path | None, remove: bool, as_json: bool, progress: str
+    checkpoint: Path, directory: Path | None, remove: bool, as_json: bool, progress: str
 ) -> None:
-    """Copy the memory of CHECKPOINT once, for all clones that are restored with --share-memory.
+    """Write the memory of CHECKPOINT to files that all clones restored with --share-memory map.
 
-    Without it the first of them does. It stays until it is removed, and takes as much disk as
-    the checkpoint.
+    Without this command the first of these clones writes the files. They take as much disk space as
+    the memory in the checkpoint, and stay until they are removed.
     """
     from cria.checkpoint.handle import Checkpoint
     from cria.operations.share import share_memory, unshare_memory
 
     opened = Checkpoint.open(checkpoint)
     if remove:
-        _removed(opened.path, unshare_memory(opened, place), as_json=as_json)
+        freed_bytes = unshare_memory(opened, directory)
+        if as_json:
+            output.document(Unshared(checkpoint=str(opened.path), bytes=freed_bytes))
+        else:
+            click.echo(f"{output.size(freed_bytes)} freed")
         return
-    shared = share_memory(opened, place, listener=output.listener(progress))
+    shared = share_memory(opened, directory, listener=output.listener(progress))
     if as_json:
         output.document(shared)
-        return
-    click.echo(shared.told, err=True)
-    click.echo(shared.place)
-
-
-def _removed(checkpoint: Path, freed: int, *, as_json: bool) -> None:
-    from cria.cli.results import Unshared
-
-    if as_json:
-        output.document(Unshared(checkpoint=str(checkpoint), bytes=freed))
     else:
-        click.echo(f"{output.size(freed)} freed")
+        click.echo(shared.told, err=True)
+        click.echo(shared.place)

@@ -1,19 +1,31 @@
-"""cria stop: end an engine."""
+"""cria stop: stop an engine."""
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
 
 import click
 
 from cria.cli import output
+from cria.cli.results import Stopped
 
 
 @click.command
 @click.argument("target", metavar="[PID|URL]", required=False)
-@click.option("--wait", "seconds", type=float, default=20.0, help="Seconds before SIGKILL.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="Seconds to wait before processes that still run are killed.",
+)
 @output.json_option
 def command(target: str | None, seconds: float, as_json: bool) -> None:
-    """End the engine that PID belongs to or that serves URL, and clear away what it leaves."""
-    from cria.cli.results import Stopped
+    """Stop the engine of the process PID, or the one that serves URL, and clean up after it.
+
+    Without a target the engine is the only one on this host.
+    """
     from cria.engine import handle
     from cria.engine.inventory import discovery
 
@@ -22,12 +34,13 @@ def command(target: str | None, seconds: float, as_json: bool) -> None:
     else:
         root = discovery.find_engine(None, port=_port(target))
     handle.stop(root, seconds=seconds)
-    output.document(Stopped(stopped=root)) if as_json else click.echo(root)
+    if as_json:
+        output.document(Stopped(stopped=root))
+    else:
+        click.echo(root)
 
 
 def _port(url: str) -> int:
-    from urllib.parse import urlsplit
-
     port = urlsplit(url).port
     if port is None:
         raise click.UsageError(f"{url!r} is neither a PID nor a url with a port.")

@@ -1,4 +1,4 @@
-"""cria unpack: parse, call cria.unpack, print the checkpoint's path."""
+"""cria unpack: unpack an archive into a checkpoint and print its path."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cria.cli import output
+from cria.cli.results import Unpacked
 
 STDIN = Path("-")
 
@@ -18,12 +19,11 @@ STDIN = Path("-")
 @output.json_option
 @output.progress_option
 def command(file: Path, directory: Path, as_json: bool, progress: str) -> None:
-    """Unpack FILE, which cria pack wrote, into the new DIRECTORY; from stdin with '-'.
+    """Unpack FILE, which cria pack wrote, into the new DIRECTORY; from stdin if FILE is "-".
 
-    All is compared with its digests. An archive that holds anything but what its manifest declares is
-    refused, and nothing of it is left.
+    Every part is compared with its digest. An archive that holds anything that its manifest does not
+    declare is refused, and nothing of it is left behind.
     """
-    from cria.cli.results import Unpacked
     from cria.operations.pack import unpack
 
     source = sys.stdin.buffer if file == STDIN else file
@@ -31,5 +31,5 @@ def command(file: Path, directory: Path, as_json: bool, progress: str) -> None:
     if as_json:
         parts = len(checkpoint.manifest.parts)
         output.document(Unpacked(checkpoint=str(checkpoint.path), parts=parts))
-        return
-    click.echo(checkpoint.path)
+    else:
+        click.echo(checkpoint.path)

@@ -1,4 +1,4 @@
-"""cria verify: is a checkpoint whole, and is it what was dumped?"""
+"""cria verify: compare a checkpoint with its digests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cria.cli import output
+from cria.cli.results import Verified
 
 
 @click.command
@@ -14,17 +15,16 @@ from cria.cli import output
 @output.json_option
 @output.progress_option
 def command(checkpoint: Path, as_json: bool, progress: str) -> None:
-    """Compare every part of CHECKPOINT with its digest.
+    """Verify that CHECKPOINT is complete and that every part matches its digest.
 
-    A part that is damaged, missing or too many is named, and the exit status is 41.
+    The error names each part that is damaged, missing or unexpected; the exit status is then 41.
     """
     from cria.checkpoint.handle import Checkpoint
-    from cria.cli.results import Verified
 
     opened = Checkpoint.open(checkpoint)
     parts = len(opened.manifest.parts)
-    compared = opened.verify(output.listener(progress))
+    compared_bytes = opened.verify(output.listener(progress))
     if as_json:
-        output.document(Verified(checkpoint=str(opened.path), parts=parts, bytes=compared))
-        return
-    click.echo(f"{opened.path} is whole: {parts} parts, {output.size(opened.size_bytes)}")
+        output.document(Verified(checkpoint=str(opened.path), parts=parts, bytes=compared_bytes))
+    else:
+        click.echo(f"{opened.path} is whole: {parts} parts, {output.size(opened.size_bytes)}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import click
 
-from cria.cli import Verbs
+from cria.cli import Verb, Verbs
 
-# name -> (module, one line), as in cria.cli.
-VERBS: dict[str, tuple[str, str]] = {
-    "checkpoint": (
+VERBS = {
+    "checkpoint": Verb(
         "cria.cli.kubernetes.checkpoint",
-        "Have a container checkpointed by its node, at a still point.",
+        "Checkpoint containers through their nodes, with the engine quiesced.",
     ),
-    "node": ("cria.cli.kubernetes.node", "Have a node's checkpoints taken at a still point."),
-    "remap": ("cria.cli.kubernetes.remap", "Move the ports in a container's checkpoint archive."),
-    "prune": ("cria.cli.kubernetes.prune", "Remove old archives of a node."),
+    "node": Verb(
+        "cria.cli.kubernetes.node", "Quiesce the engine at every checkpoint that a node takes."
+    ),
+    "remap": Verb("cria.cli.kubernetes.remap", "Move the ports in a checkpoint archive."),
+    "prune": Verb("cria.cli.kubernetes.prune", "Remove old archives from a node."),
 }
 
 
