@@ -7,7 +7,7 @@ import sys
 from cria.model.hooks import HookCall, Stage
 from cria.operations.dump.engine import take_inventory
 from cria.operations.dump.state import DumpState
-from cria.operations.hooks import Hooks, why
+from cria.operations.hooks import Hooks, failure_of
 
 
 def are_given(state: DumpState) -> bool:
@@ -57,5 +57,5 @@ def _call(state: DumpState, stage: Stage) -> HookCall:
         pid=state.root,
         url=published[0].local.http_url if published else None,
         leave_running=state.request.leave_running,
-        error=why(sys.exception()) if stage == "dump-failed" else None,
+        error=failure_of(sys.exception()) if stage == "dump-failed" else None,
     )

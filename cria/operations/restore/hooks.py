@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from cria.model.hooks import HookCall, Stage
-from cria.operations.hooks import Hooks, why
+from cria.operations.hooks import Hooks, failure_of
 from cria.operations.restore.state import RestoreState
 
 
@@ -37,5 +37,5 @@ def _call(state: RestoreState, stage: Stage) -> HookCall:
         url=state.host_endpoint(published[0]).http_url if published else None,
         ports={str(old.port): state.host_endpoint(old).port for old in published},
         clone=state.clone,
-        error=why(sys.exception()) if stage == "restore-failed" else None,
+        error=failure_of(sys.exception()) if stage == "restore-failed" else None,
     )
