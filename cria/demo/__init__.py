@@ -1,4 +1,4 @@
-"""The whole story on a tiny model on the CPU: start, generate, dump, gone, restore elsewhere, generate again."""
+"""Show what cria does with a tiny model on the CPU: start, generate, dump, restore on other ports, generate again."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from cria.api import dump, restore
 from cria.checkpoint.handle import Checkpoint
 from cria.engine.handle import Engine
 from cria.engine.http_api import Generation, generate
+from cria.engine.launch.launcher import launch, wait_until_serving
 from cria.errors import EngineFailed, Unhealthy
 from cria.events import Listener, Timings
 from cria.network.requests import Wishes
+from cria.network.reservation import reserve_any
 from cria.system import processes
 
 Say = Callable[[str], None]
 
-# One thread for each rank: vLLM too leaves a processor to its other processes when it binds threads by itself,
-# which it cannot on few. Threads that wait for a processor are waited for at the end of each multiplication.
+# One OpenMP thread for each rank: threads that wait for a processor hold up the end of each multiplication. vLLM
+# leaves a processor to its other processes too when it binds threads by itself, which it cannot do on few.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -34,10 +36,10 @@ ENVIRONMENT = {
 
 
 class DemoFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the demo measured, all in one run: seconds, bytes, and whether the tokens were the same.
+    """What the demo measured in one run: seconds, bytes, and whether the tokens were the same.
 
-    `cold_start_s` and `restore_s` end when the engine is healthy; `first_token_s` is the time from the
-    start of the restore to the first generated token, `cold_first_token_s` likewise for the cold start.
+    `cold_start_s` and `restore_s` end when the engine is healthy. `cold_first_token_s` and `first_token_s` are the
+    times to the first generated token, from the start of the engine and from the start of the restore.
     """
 
     cold_start_s: float
@@ -57,6 +59,15 @@ class DemoFacts(msgspec.Struct, frozen=True, kw_only=True):
     restore_timings: Timings | None
 
 
+class _ColdStart(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of the engine before its dump."""
+
+    url: str
+    healthy_s: float
+    first_token_s: float
+    generation: Generation
+
+
 def demo(
     directory: str | os.PathLike[str] | None = None,
     *,
@@ -65,20 +76,20 @@ def demo(
     say: Say = lambda _line: None,
     listener: Listener | None = None,
 ) -> DemoFacts:
-    """Play the story in `directory` (a temporary one by default) and return what was measured.
+    """Run the demo in `directory` (a temporary one by default) and return what was measured.
 
-    With `keep` the restored engine goes on running. Needs the CPU build of vLLM beside cria, or
-    $CRIA_DEMO_PYTHON with one. Raises a CriaError.
+    With `keep` the restored engine goes on running. `say` gets a line at each stage. Needs the CPU build of vLLM
+    beside cria, or a Python with one in $CRIA_DEMO_PYTHON. Raises a CriaError.
     """
     with tempfile.TemporaryDirectory(prefix="cria-demo-", ignore_cleanup_errors=keep) as scratch:
-        place = Path(scratch if directory is None else directory).resolve()
-        place.mkdir(parents=True, exist_ok=True)
+        chosen = Path(scratch if directory is None else directory).resolve()
+        chosen.mkdir(parents=True, exist_ok=True)
         with processes.orphans_adopted():
-            return _play(place, tensor_parallel, keep, say, listener)
+            return _run(chosen, tensor_parallel, keep, say, listener)
 
 
 def serve_command(model: Path, port: int | str, tensor_parallel: int = 1) -> list[str]:
-    """The command that serves the tiny model on the CPU."""
+    """Return the command that serves the tiny model on the CPU."""
     return [
         engine_python(),
         "-m",
@@ -90,9 +101,12 @@ def serve_command(model: Path, port: int | str, tensor_parallel: int = 1) -> lis
     ]
 
 
-def make_model(place: Path, *, hidden: int = 256) -> Path:
-    """The tiny random model, made once; `hidden` is its width, on which its size depends."""
-    model = place / "model"
+def make_model(directory: Path, *, hidden: int = 256) -> Path:
+    """Make the tiny random model in `directory`, unless it is there; its size depends on its width `hidden`.
+
+    Raises EngineFailed.
+    """
+    model = directory / "model"
     if not (model / "config.json").exists():
         made = subprocess.run(
             [engine_python(), "-m", "cria.demo.tiny_model", str(model), str(hidden)],
@@ -111,77 +125,67 @@ def make_model(place: Path, *, hidden: int = 256) -> Path:
 
 
 def engine_python() -> str:
-    """The Python that has vLLM."""
+    """Return the path of the Python that has vLLM."""
     return os.environ.get("CRIA_DEMO_PYTHON", sys.executable)
 
 
-def _play(
-    place: Path, tensor_parallel: int, keep: bool, say: Say, listener: Listener | None
+def _run(
+    directory: Path, tensor_parallel: int, keep: bool, say: Say, listener: Listener | None
 ) -> DemoFacts:
-    from cria.network.reservation import reserve_any
-
-    say("making a tiny random model")
-    model = make_model(place)
+    say("creating a tiny model with random weights")
+    model = make_model(directory)
     with reserve_any(2) as (old_port, new_port):
-        say(f"starting vLLM on the CPU, port {old_port} (a cold start takes about a minute)")
+        say(f"starting vLLM on the CPU, port {old_port}; a cold start takes about a minute")
         command = serve_command(model, old_port, tensor_parallel)
-        before, checkpoint = _start_and_dump(command, place, say, listener)
-        say(f"{before.url} is silent: the engine is gone, its checkpoint stays")
-    say(f"restoring it on port {new_port}, every other port moved too")
+        cold, checkpoint = _start_and_dump(command, directory, say, listener)
+        say(f"the engine has ended: nothing answers at {cold.url}, the checkpoint is complete")
+    say(f"restoring the engine on port {new_port}, with new ports for its other listeners")
     begin = time.monotonic()
-    engine = restore(checkpoint, ports=_moves(old_port, new_port), listener=listener)
+    ports = Wishes.parse((f"{old_port}={new_port}",), mode="fresh")
+    engine = restore(checkpoint, ports=ports, listener=listener)
     try:
-        assert engine.url is not None
-        generate(engine.url, tokens=1)
+        url = engine.url or ""
+        generate(url, tokens=1)
         first_token_s = time.monotonic() - begin
-        after = generate(engine.url)
-        say(f"it answers with the tokens {_shown(after)}")
+        generation = generate(url)
+        say(f"{url} generates {_shown(generation)}")
     finally:
         if not keep:
             engine.stop()
-    return _facts(before, checkpoint, engine, first_token_s, after)
+    return _facts(cold, checkpoint, engine, first_token_s, generation)
 
 
 def _start_and_dump(
-    command: list[str], place: Path, say: Say, listener: Listener | None
-) -> tuple[_Before, Checkpoint]:
-    from cria.engine.launch.launcher import launch, wait_until_serving
-
+    command: list[str], directory: Path, say: Say, listener: Listener | None
+) -> tuple[_ColdStart, Checkpoint]:
     begin = time.monotonic()
-    launched = launch(command, place / "engine.log", environment=ENVIRONMENT | dict(os.environ))
+    launched = launch(command, directory / "engine.log", environment=ENVIRONMENT | dict(os.environ))
     try:
         url = wait_until_serving(launched, seconds=600)
-        cold_start_s = time.monotonic() - begin
+        healthy_s = time.monotonic() - begin
         generate(url, tokens=1)
-        cold_first_token_s = time.monotonic() - begin
+        first_token_s = time.monotonic() - begin
         generation = generate(url)
-        say(f"it answers with the tokens {_shown(generation)}")
-        say(f"dumping it to {place / 'checkpoint'}")
-        checkpoint = dump(launched.pid, place / "checkpoint", listener=listener)
+        say(f"{url} generates {_shown(generation)}")
+        say(f"dumping the engine to {directory / 'checkpoint'}")
+        checkpoint = dump(launched.pid, directory / "checkpoint", listener=listener)
     except BaseException:
         launched.process.terminate()
         raise
     launched.process.wait(timeout=30)
     processes.reap(process.pid for process in checkpoint.manifest.inventory.processes)
-    _expect_silence(url)
-    before = _Before(
-        url=url,
-        cold_start_s=cold_start_s,
-        cold_first_token_s=cold_first_token_s,
-        generation=generation,
+    _expect_no_answer(url)
+    cold = _ColdStart(
+        url=url, healthy_s=healthy_s, first_token_s=first_token_s, generation=generation
     )
-    return before, checkpoint
-
-
-def _moves(old_port: int, new_port: int) -> Wishes:
-    return Wishes.parse((f"{old_port}={new_port}",), mode="fresh")
+    return cold, checkpoint
 
 
 def _shown(generation: Generation) -> str:
-    return " ".join(map(str, generation.tokens))
+    return "tokens " + " ".join(map(str, generation.tokens))
 
 
-def _expect_silence(url: str) -> None:
+def _expect_no_answer(url: str) -> None:
     try:
         generate(url, tokens=1, timeout=5)
     except Unhealthy:
@@ -189,33 +193,27 @@ def _expect_silence(url: str) -> None:
     raise EngineFailed(f"{url} still answers after the dump")
 
 
-class _Before(msgspec.Struct, frozen=True, kw_only=True):
-    """What was known of the engine before its dump."""
-
-    url: str
-    cold_start_s: float
-    cold_first_token_s: float
-    generation: Generation
-
-
 def _facts(
-    before: _Before, checkpoint: Checkpoint, engine: Engine, first_token_s: float, after: Generation
+    cold: _ColdStart,
+    checkpoint: Checkpoint,
+    engine: Engine,
+    first_token_s: float,
+    generation: Generation,
 ) -> DemoFacts:
-    assert engine.timings is not None and engine.url is not None
     return DemoFacts(
-        cold_start_s=before.cold_start_s,
-        cold_first_token_s=before.cold_first_token_s,
+        cold_start_s=cold.healthy_s,
+        cold_first_token_s=cold.first_token_s,
         dump_s=checkpoint.timings.wall_seconds,
-        restore_s=engine.timings.wall_seconds,
+        restore_s=engine.timings.wall_seconds if engine.timings else first_token_s,
         first_token_s=first_token_s,
         checkpoint_bytes=checkpoint.size_bytes,
         ports_moved=engine.ports_moved,
-        tokens_equal=bool(after.tokens) and before.generation.tokens == after.tokens,
-        speedup=before.cold_first_token_s / first_token_s,
-        old_url=before.url,
-        url=engine.url,
+        tokens_equal=bool(generation.tokens) and cold.generation.tokens == generation.tokens,
+        speedup=cold.first_token_s / first_token_s,
+        old_url=cold.url,
+        url=engine.url or "",
         pid=engine.pid,
-        tokens=after.tokens,
+        tokens=generation.tokens,
         dump_timings=checkpoint.timings,
         restore_timings=engine.timings,
     )

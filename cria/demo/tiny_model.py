@@ -9,7 +9,8 @@ END = "<|endoftext|>"
 
 
 def make(directory: str, *, hidden: int = HIDDEN, seed: int = 0) -> None:
-    """Write config, random weights (10 MB, the same for the same seed) and a byte-level tokenizer."""
+    """Write a config, random weights (10 MB, the same for the same seed) and a byte-level tokenizer."""
+    # Imported here: `python -m cria.demo.tiny_model` runs this where vLLM is, and cria itself has no torch.
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -41,7 +42,7 @@ def make(directory: str, *, hidden: int = HIDDEN, seed: int = 0) -> None:
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=0,
-        # With the usual 0.02 every token repeats the last; so each differs, and no choice is a close call.
+        # With the usual 0.02 every token repeats the last. With 1 each token differs, and no choice is a close call.
         initializer_range=1.0,
     )
     Qwen3ForCausalLM(config).save_pretrained(directory)
