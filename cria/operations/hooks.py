@@ -96,7 +96,7 @@ def check(path: Path) -> None:
         raise UsageError(f"the hook {path} does not exist", details=str(error)) from error
     if not (real.is_file() and os.access(real, os.X_OK)):
         raise UsageError(f"the hook {path} is not a program", remedy=f"chmod +x {path}")
-    reasons = list(_unsafe(real))
+    reasons = list(_unsafe(path))
     if reasons:
         raise HookUnsafe(
             f"others can change the hook {path}, so it is not run",
@@ -130,15 +130,38 @@ def run_program(path: Path, call: HookCall, *, seconds: float) -> None:
             raise HookFailed(f"the hook {path} ended {how} at {call.stage}", details=_tail(output))
 
 
-def _unsafe(real: Path) -> Iterator[str]:
-    """Yield why others could change what is run: the file, or a directory on the way to it."""
-    for path in (real, *real.parents):
-        status = path.stat()
+def _unsafe(path: Path) -> Iterator[str]:
+    """Yield why others could change what is run: the file, a link to it, or a directory on the way."""
+    for step, status in _way(path):
+        is_link = stat.S_ISLNK(status.st_mode)
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
         if status.st_uid not in (0, os.geteuid()):
-            yield f"{path} belongs to uid {status.st_uid}"
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            yield f"{path} has the mode {stat.S_IMODE(status.st_mode):04o}"
+            yield f"{step} belongs to uid {status.st_uid}"
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not (sticky or is_link):
+            yield f"{step} has the mode {stat.S_IMODE(status.st_mode):04o}"
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield everything that the kernel passes on its way to `path`: directories, links, the file.
+
+    The resolved path alone does not tell: a link that others can exchange may lead elsewhere when the
+    program is executed.
+    """
+    here, names = Path("/"), list(reversed(path.absolute().parts[1:]))
+    yield here, here.stat()
+    while names:
+        name = names.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        status = (here / name).lstat()
+        yield here / name, status
+        if stat.S_ISLNK(status.st_mode):
+            target = (here / name).readlink()
+            names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+            here = Path("/") if target.is_absolute() else here
+        else:
+            here /= name
 
 
 def _status(path: Path, call: HookCall, stdin: IO[bytes], output: IO[bytes], seconds: float) -> int:

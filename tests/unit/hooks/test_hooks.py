@@ -262,3 +262,55 @@ def test_a_name_without_a_slash_is_a_hook_of_an_installed_package(
 def test_a_failure_is_told_by_its_code() -> None:
     assert failure_of(PortTaken("port 8000 is taken")).code == "port-taken"
     assert failure_of(KeyboardInterrupt()).code == "KeyboardInterrupt"
+
+
+def test_a_safe_program_behind_a_link_that_others_can_exchange_is_not_run(
+    program: Program, tmp_path: Path
+) -> None:
+    """Whoever may write the link's directory may point it elsewhere between the check and the exec."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "link").symlink_to(program())
+
+    with pytest.raises(HookUnsafe) as caught:
+        Hooks([shared / "link"])
+
+    assert f"{shared} has the mode 0777" in str(caught.value.details)
+
+
+def test_a_link_to_a_directory_on_the_way_is_checked_as_well(
+    program: Program, tmp_path: Path
+) -> None:
+    hook = program()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "way").symlink_to(hook.parent, target_is_directory=True)
+
+    with pytest.raises(HookUnsafe):
+        Hooks([shared / "way" / hook.name])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run `make test` as root")
+def test_a_link_of_another_user_in_a_sticky_directory_is_not_followed(
+    program: Program, tmp_path: Path
+) -> None:
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    link = sticky / "link"
+    link.symlink_to(program())
+    os.chown(link, 65534, -1, follow_symlinks=False)
+
+    with pytest.raises(HookUnsafe, match="others can change") as caught:
+        Hooks([link])
+
+    assert f"{link} belongs to uid 65534" in str(caught.value.details)
+
+
+def test_a_link_that_leads_to_itself_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(UsageError, match="does not exist"):
+        Hooks([tmp_path / "loop"])
