@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -58,6 +59,10 @@ class StepState:
         return name in self.__dict__
 
 
+class Cancelled(Exception):
+    """Another thread has cancelled the operation."""
+
+
 class Stopwatch:
     """Collect the timings of steps against one wall clock."""
 
@@ -83,16 +88,20 @@ def run_steps(
     *,
     listener: Listener | None = None,
     stopwatch: Stopwatch | None = None,
+    cancelled: threading.Event | None = None,
 ) -> Timings:
     """Run `steps` in order on `state` and return what each took.
 
     When a step raises, every step that has started is undone in reverse order and the exception goes
-    on to the caller. KeyboardInterrupt counts as a failure: an interrupted operation is undone too.
+    on to the caller. KeyboardInterrupt counts as a failure: an interrupted operation is undone too. An
+    operation in another thread than the main one gets no KeyboardInterrupt; there `cancelled` raises
+    Cancelled before the next step and after the last one.
     """
     tell = listener or nobody
     stopwatch = stopwatch or Stopwatch()
     with ExitStack() as undo:
         for step in steps:
+            _check(cancelled)
             if step.when is not None and not step.when(state):
                 continue
             tell(StepStarted(operation=operation, step=step.id, title=step.title))
@@ -123,8 +132,14 @@ def run_steps(
                     bytes=moved,
                 )
             )
+        _check(cancelled)
         undo.pop_all()
     return stopwatch.read()
+
+
+def _check(cancelled: threading.Event | None) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled
 
 
 def _undo(

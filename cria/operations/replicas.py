@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -55,6 +56,8 @@ class ReplicasState(OpenedState):
     request: ReplicasRequest
     clones: list[RestoreState] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    pool: ThreadPoolExecutor = field(init=False)
 
 
 def check_memory(state: ReplicasState) -> None:
@@ -123,10 +126,12 @@ def release_ports(state: ReplicasState) -> None:
 
 
 def restore_clones(state: ReplicasState) -> None:
-    with ThreadPoolExecutor(max_workers=state.request.replicas) as pool:
-        futures = [pool.submit(_start, clone) for clone in state.clones]
-    errors = [e for e in (future.exception() for future in futures) if e is not None]
+    state.pool = ThreadPoolExecutor(max_workers=state.request.replicas)
+    futures = [state.pool.submit(_start, clone, state.cancelled) for clone in state.clones]
+    wait(futures)
+    errors = [error for error in map(Future.exception, futures) if error is not None]
     state.engines = [future.result() for future in futures if future.exception() is None]
+    state.pool.shutdown()
     release_ports(state)
     if errors and (state.request.all_or_none or not state.engines):
         raise errors[0]
@@ -136,18 +141,27 @@ def restore_clones(state: ReplicasState) -> None:
 
 
 def stop_clones(state: ReplicasState) -> None:
-    for engine in state.engines:
-        engine.stop(seconds=0)
+    """Take down every clone: those that are healthy, and those that are still being restored.
+
+    An interrupt reaches the main thread only, while the clones' threads go on.
+    """
+    state.cancelled.set()
+    for clone in state.clones:
+        if clone.has("namespaces"):
+            clone.namespaces.leave()  # a step that waits for the clone then fails at once
+    if state.has("pool"):
+        state.pool.shutdown()
     state.engines.clear()
 
 
-def _start(clone: RestoreState) -> Engine:
+def _start(clone: RestoreState, cancelled: threading.Event) -> Engine:
     timings = run_steps(
         "restore",
         tuple(start_steps(clone.request)),
         clone,
         listener=clone.listener,
         stopwatch=clone.stopwatch,
+        cancelled=cancelled,
     )
     return engine_of(clone, timings)
 

@@ -214,10 +214,10 @@ def test_a_clone_that_fails_takes_none_with_it_unless_asked(
     _, port, checkpoint = original
     real = replicas._start
 
-    def second_fails(clone: object) -> cria.Engine:
+    def second_fails(clone: object, cancelled: object) -> cria.Engine:
         if clone.plan.new_port(port) in (21451, 21461):  # type: ignore[attr-defined]
             raise RestoreFailed("not this one")
-        return real(clone)  # type: ignore[arg-type]
+        return real(clone, cancelled)  # type: ignore[arg-type]
 
     monkeypatch.setattr(replicas, "_start", second_fails)
     heard: list[object] = []
