@@ -35,7 +35,7 @@ test: setup setup-kubernetes ## all tests: unit, integration (real CRIU), kubern
 check: tools ## ruff, mypy, shellcheck; are the generated pages up to date?
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy cria scripts
+	.venv/bin/mypy cria scripts benchmarks
 	.venv/bin/shellcheck -x scripts/setup .ci/run
 	.venv/bin/python scripts/generate_docs.py --check
 

@@ -1,1 +1,1 @@
-"""Benchmarks of cria: cold start, CRIU alone and cria, side by side in one run."""
+"""Benchmarks of cria: a cold start, CRIU alone and cria, compared in one run. The wheel does not contain them."""

@@ -1,4 +1,4 @@
-"""What a benchmark has measured: the document that `cria bench --json` prints and the docs are made from."""
+"""What a benchmark measured: the document of `cria bench --json`, from which the documentation is generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Owner = Literal["own", "criu", "engine", "disk"]
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of all rounds in one number, and how far they lie apart."""
+    """The median of the values of all rounds, and their range."""
 
     median: float
     least: float
@@ -37,7 +37,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepShare(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of an operation: who spends its time, and whether the engine stands still meanwhile."""
+    """A step of an operation: who spends its time, and whether it is part of the engine's pause."""
 
     name: str
     owner: Owner
@@ -46,13 +46,13 @@ class StepShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to dump the engine and bring it back; all figures in seconds, `bytes` on the disk.
+    """One way to dump and restore the engine. Figures are in seconds; `bytes` is the size on the disk.
 
-    `ready` is what makes a checkpoint ready for this way, once, after the dump and while nobody waits.
-    `dump` and `restore` are the whole command, as a user waits for it. `first_token` is from the start
-    of the restore to the first token. `pause` is the longest gap between two tokens that a client sees
-    while the engine is dumped and lives on, less the usual gap. The `own_...` are cria's time outside
-    CRIU, the engine and the disk: `own_pause` that part of it during which the engine stands still.
+    `ready` is the time to prepare a checkpoint for this way, once and after the dump. `dump` and
+    `restore` are the times of the whole commands. `first_token` is the time from the start of the
+    restore to the first token. `pause` is the longest gap between two tokens that a client sees while
+    the engine is dumped and goes on, minus the median gap. `own_dump` and `own_restore` are the time
+    that neither CRIU nor the engine nor the disk spends; `own_pause` is the part of it in the pause.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Clones(msgspec.Struct, frozen=True, kw_only=True):
-    """Several clones of one checkpoint at once against one: seconds, and the memory they take (Pss, bytes)."""
+    """Several clones of a checkpoint at once compared with one: seconds, and memory (Pss) in bytes."""
 
     name: str
     count: int
@@ -81,7 +81,7 @@ class Clones(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure that has to be reached; `measured` is None where nothing was measured for it."""
+    """A figure that has to be reached; `measured` is None where it was not measured."""
 
     what: str
     limit: float
@@ -97,7 +97,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured: the engine's KV cache, its ranks, and its weights in MB; None for a command of the user's."""
+    """An engine: its KV cache, its ranks and its weights in MB. All are None for the user's own command."""
 
     kv_gib: float | None = None
     ranks: int | None = None
@@ -110,9 +110,9 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine: `cold` is from its start to its first token. The first of the `ways` is CRIU alone.
+    """What was measured of one engine. `cold` is the time from its start to its first token.
 
-    `troubles` say why figures are missing.
+    The first of the `ways` is CRIU alone. `troubles` say why figures are missing.
     """
 
     engine: Engine
@@ -124,7 +124,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it was measured."""
+    """The machine that was measured on."""
 
     cpu: str
     processors: int
@@ -133,7 +133,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole benchmark, measured in one run on one machine. `created` is RFC 3339 in UTC."""
+    """A benchmark, measured in one run on one machine. `created` is a time in RFC 3339, UTC."""
 
     created: str
     cria_version: str

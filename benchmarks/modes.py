@@ -1,14 +1,16 @@
-"""The ways in which cria can dump and restore; those that this cria does not offer are left out."""
+"""The modes in which cria can dump and restore an engine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from benchmarks import commands
+from benchmarks import cria_commands
 
 
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of dump and of restore that make one way, and a verb that makes a checkpoint `ready` for it."""
+    """Options of dump and restore that are measured together; the verb `ready` prepares the checkpoint."""
 
     name: str
     dump: tuple[str, ...] = ()
@@ -25,12 +27,12 @@ MODES = (
 )
 
 
-def offered() -> tuple[Mode, ...]:
-    """Those of MODES whose options the commands have."""
-    dump, restore = commands.options("dump"), commands.options("restore")
+def available() -> tuple[Mode, ...]:
+    """Return the modes whose options this version of cria has."""
+    dump, restore = cria_commands.options("dump"), cria_commands.options("restore")
     return tuple(m for m in MODES if dump.issuperset(m.dump) and restore.issuperset(m.restore))
 
 
-def fleets(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
-    """Those that differ in what several clones at once cost."""
+def for_clones(modes: Iterable[Mode]) -> tuple[Mode, ...]:
+    """Return the modes in which several clones at once are measured."""
     return tuple(mode for mode in modes if not mode.dump and "--lazy" not in mode.restore)

@@ -1,4 +1,4 @@
-"""The figures of a benchmark as a picture: an SVG that needs no library and reads on light and dark."""
+"""Draw the figures of a benchmark as an SVG: no library is needed, and it suits light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from html import escape
 import msgspec
 
 from benchmarks.document import Bench, Measured, Spread
+from cria.cli import output
 
-WIDTH, LABEL, FIGURE, BAR, GAP, HEAD = 720, 170, 120, 18, 8, 34
+WIDTH, NAME_WIDTH, FIGURE_WIDTH = 720, 170, 120
+BAR_HEIGHT, BAR_GAP, TITLE_HEIGHT = 18, 8, 34
 COLOURS = ("#6e7781", "#bf8700", "#0969da", "#1a7f37", "#8250df", "#bc4c00")
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#24292f}"
@@ -18,23 +20,23 @@ STYLE = (
 )
 
 
-class Bar(msgspec.Struct, frozen=True):
-    """A bar: its name, its value, the words beside it, its colour."""
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """A bar of a chart; `figure` is the text beside it."""
 
     name: str
     value: float
-    words: str
+    figure: str
     colour: str
 
 
 def draw(bench: Bench) -> str:
-    """The first engine of a benchmark as an SVG document."""
-    parts, top = [], 0
+    """Return an SVG document of what was measured of the first engine."""
+    charts, top = [], 0
     for title, bars in _charts(bench.engines[0]):
         if bars:
-            parts.append(_chart(title, bars, top))
-            top += HEAD + len(bars) * (BAR + GAP) + GAP
-    lines = "\n".join(parts)
+            charts.append(_chart(title, bars, top))
+            top += TITLE_HEIGHT + len(bars) * (BAR_HEIGHT + BAR_GAP) + BAR_GAP
+    lines = "\n".join(charts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img" '
         f'aria-label="cold start, CRIU alone and cria compared">\n<style>{STYLE}</style>\n{lines}\n</svg>\n'
@@ -43,51 +45,54 @@ def draw(bench: Bench) -> str:
 
 def _charts(measured: Measured) -> Iterator[tuple[str, list[Bar]]]:
     ways = measured.ways
-    cold = ("cold start", measured.cold)
-    yield (
-        "seconds until the first token",
-        _bars([cold, *((way.name, way.first_token) for way in ways)], 0, _seconds),
-    )
+    first_tokens = [("cold start", measured.cold), *((way.name, way.first_token) for way in ways)]
+    yield "seconds until the first token", _bars(first_tokens, COLOURS, _seconds)
+    # A way has the same colour in each chart; the first colour is the cold start's.
+    pauses = [(way.name, way.pause) for way in ways]
     yield (
         "seconds that a client waits while the engine is dumped",
-        _bars([(way.name, way.pause) for way in ways], 1, _seconds),
+        _bars(pauses, COLOURS[1:], _seconds),
     )
-    yield (
-        "checkpoint on the disk",
-        _bars([(way.name, way.bytes) for way in ways], 1, _size),
-    )
+    sizes = [(way.name, way.bytes) for way in ways]
+    yield "checkpoint on the disk", _bars(sizes, COLOURS[1:], _size)
 
 
 def _bars(
-    values: Sequence[tuple[str, Spread | None]], first_colour: int, words: Callable[[Spread], str]
+    figures: Sequence[tuple[str, Spread | None]],
+    colours: Sequence[str],
+    show: Callable[[Spread], str],
 ) -> list[Bar]:
     return [
-        Bar(name, found.median, words(found), COLOURS[(first_colour + place) % len(COLOURS)])
-        for place, (name, found) in enumerate(values)
-        if found is not None
+        Bar(
+            name=name,
+            value=spread.median,
+            figure=show(spread),
+            colour=colours[index % len(colours)],
+        )
+        for index, (name, spread) in enumerate(figures)
+        if spread is not None
     ]
 
 
 def _chart(title: str, bars: Sequence[Bar], top: int) -> str:
-    most = max(bar.value for bar in bars) or 1.0
-    room = WIDTH - LABEL - FIGURE
+    largest = max(bar.value for bar in bars) or 1.0
+    longest = WIDTH - NAME_WIDTH - FIGURE_WIDTH
     lines = [f'<text class="head" x="0" y="{top + 20}">{escape(title)}</text>']
-    for place, bar in enumerate(bars):
-        y = top + HEAD + place * (BAR + GAP)
-        length = max(2.0, bar.value / most * room)
+    for index, bar in enumerate(bars):
+        y = top + TITLE_HEIGHT + index * (BAR_HEIGHT + BAR_GAP)
+        length = max(2.0, bar.value / largest * longest)
         lines += [
-            f'<text x="{LABEL - 8}" y="{y + 14}" text-anchor="end">{escape(bar.name)}</text>',
-            f'<rect x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{bar.colour}"/>',
-            f'<text x="{LABEL + length + 6:.1f}" y="{y + 14}">{escape(bar.words)}</text>',
+            f'<text x="{NAME_WIDTH - 8}" y="{y + 14}" text-anchor="end">{escape(bar.name)}</text>',
+            f'<rect x="{NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="2" '
+            f'fill="{bar.colour}"/>',
+            f'<text x="{NAME_WIDTH + length + 6:.1f}" y="{y + 14}">{escape(bar.figure)}</text>',
         ]
     return "\n".join(lines)
 
 
 def _seconds(spread: Spread) -> str:
-    return f"{spread.median:.2f} s" if spread.median < 10 else f"{spread.median:.0f} s"
+    return output.duration(spread.median)
 
 
 def _size(spread: Spread) -> str:
-    from cria.cli.output import size
-
-    return size(int(spread.median))
+    return output.size(int(spread.median))

@@ -1,12 +1,13 @@
-"""CRIU alone, as someone uses it who knows it: the same program, no cria, the engine as it stands."""
+"""CRIU alone, as an experienced user runs it: the same program, without cria, on the engine as it stands."""
 
 from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import subject
+from benchmarks import engine
 from cria.checkpoint import layout, saved_files
 from cria.criu import log
 from cria.criu.client import CriuRefused
@@ -16,67 +17,74 @@ from cria.model.manifest import CarriedFile
 from cria.system import processes
 
 OPTIONS = ("--tcp-established", "--ext-unix-sk", "--file-locks", "--link-remap")
-SECONDS = 300.0
-TRIES = 5  # a PID may be in use for a moment
+TIMEOUT_SECONDS = 300.0
+TRIES = 5  # a PID may be taken for a moment
 
 
 class RawImages:
-    """Images that CRIU made, and what has to be put back before they can be restored again."""
+    """The images of one `criu dump`, and the files that must be put back before each `criu restore`."""
 
-    def __init__(self, criu: Path, place: Path) -> None:
+    def __init__(self, criu: Path, directory: Path) -> None:
         self._criu = criu
-        self.place = place
-        self._carried: tuple[CarriedFile, ...] = ()
-        self._stored = place.with_name(f"{place.name}-carried")
+        self.directory = directory
+        self._saved: tuple[CarriedFile, ...] = ()
+        self._saved_in = directory.with_name(f"{directory.name}-saved-files")
 
     @property
     def bytes(self) -> int:
-        return layout.size_bytes(self.place)
+        return layout.size_bytes(self.directory)
 
     def dump(self, root: int, *, leave_running: bool = False) -> float:
-        """Run `criu dump`; returns seconds. Raises DumpFailed."""
-        self.place.mkdir(mode=layout.PRIVATE)
-        words = ["dump", "--tree", str(root)] + (["--leave-running"] if leave_running else [])
+        """Run `criu dump` and return its seconds. Raises DumpFailed."""
+        self.directory.mkdir(mode=layout.PRIVATE)
         inventory = collect_inventory(root, any_process=True)
-        seconds = self._run(words, "dump.log", DumpFailed)
+        options = ["--leave-running"] if leave_running else []
+        seconds = self._run("dump", ["--tree", str(root), *options], DumpFailed)
         if not leave_running:
-            # Not part of what is measured: CRIU uses these files up, so that one dump is one restore.
-            self._stored.mkdir(mode=layout.PRIVATE)
+            # Not measured: a restore uses these files up, so that a dump could be restored only once.
+            self._saved_in.mkdir(mode=layout.PRIVATE)
             processes.wait_for_exit(inventory.processes)
-            subject.reap()
+            engine.reap()
             shared = (Path(file.path) for file in inventory.shared_files if file.path)
             remaps = Path("/dev/shm").glob(f"{saved_files.LINK_REMAP}*")
-            wanted = dict.fromkeys(path for path in (*shared, *remaps) if path.exists())
-            self._carried = saved_files.store(wanted, self._stored)
+            paths = dict.fromkeys(path for path in (*shared, *remaps) if path.exists())
+            self._saved = saved_files.store(paths, self._saved_in)
         return seconds
 
     def restore(self) -> float:
-        """Run `criu restore`, after what it needs was put back; returns its seconds. Raises RestoreFailed."""
-        for left in reversed(range(TRIES)):
-            saved_files.put_back(self._carried, self._stored)
+        """Put the saved files back, run `criu restore` and return its seconds. Raises RestoreFailed."""
+        for tries_left in reversed(range(TRIES)):
+            saved_files.put_back(self._saved, self._saved_in)
             try:
-                return self._run(["restore", "--restore-detached"], "restore.log", RestoreFailed)
+                return self._run("restore", ["--restore-detached"], RestoreFailed)
             except CriaError:
-                if not left:
+                if not tries_left:
                     raise
                 time.sleep(1)
-        raise AssertionError("there is a last try")
+        raise AssertionError("the last try returns or raises")
 
     def _run(
-        self, words: list[str], log_name: str, during: type[DumpFailed | RestoreFailed]
+        self, verb: str, options: Sequence[str], error: type[DumpFailed | RestoreFailed]
     ) -> float:
-        place = ["--images-dir", str(self.place), "--log-file", log_name]
-        begin = time.monotonic()
-        with log.explained(self.place / log_name, during=during):
+        log_name = f"{verb}.log"
+        command = [
+            str(self._criu),
+            verb,
+            *options,
+            *("--images-dir", str(self.directory), "--log-file", log_name),
+            *OPTIONS,
+        ]
+        start = time.monotonic()
+        with log.explained(self.directory / log_name, during=error):
             done = subprocess.run(
-                [self._criu, *words, *place, *OPTIONS],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=SECONDS,
+                timeout=TIMEOUT_SECONDS,
                 check=False,
             )
-            seconds = time.monotonic() - begin
+            seconds = time.monotonic() - start
             if done.returncode != 0:
-                raise CriuRefused(words[0], 0, f"criu ended with status {done.returncode}")
+                raise CriuRefused(verb, 0, f"criu ended with status {done.returncode}")
         return seconds

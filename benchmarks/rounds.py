@@ -1,4 +1,4 @@
-"""One round: a cold start, then every way by turns with the same engine, each from the same state."""
+"""One round: a cold start, then CRIU alone and each mode of cria in turn, each from the same state."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 
-from benchmarks import commands, subject
+from benchmarks import cria_commands, engine
 from benchmarks.client import Client
-from benchmarks.commands import Done
-from benchmarks.memory import pss_bytes
+from benchmarks.cria_commands import Result
+from benchmarks.engine import StartedEngine
 from benchmarks.modes import PLAIN, Mode
 from benchmarks.raw import RawImages
-from benchmarks.subject import Started
 from cria.engine.http_api import model_name
 from cria.errors import CriaError
 from cria.events import Timings
@@ -32,8 +31,8 @@ def _values() -> Values:
 
 
 @dataclass(kw_only=True)
-class Log:
-    """What all rounds have measured: per way a list of values for each figure, and the steps of its runs."""
+class Measurements:
+    """What all rounds measured: for each way the values of each figure, and the timings of its commands."""
 
     cold: list[float] = field(default_factory=list)
     figures: dict[str, Values] = field(default_factory=lambda: defaultdict(_values))
@@ -47,150 +46,150 @@ class Log:
             if value is not None:
                 self.figures[way][name].append(value)
 
-    def keep(self, runs: list[Timings], done: Done) -> None:
-        if done.timings is not None:
-            runs.append(done.timings)
-
 
 @dataclass(kw_only=True)
 class Round:
-    """One engine, from its cold start to its end."""
+    """One engine, from its cold start to its end.
+
+    The engine always comes back from the images of CRIU alone, so that each dump finds the same state.
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str]
-    place: Path
+    directory: Path
     criu: Path
     modes: Sequence[Mode]
-    fleets: Sequence[Mode]
+    clone_modes: Sequence[Mode]
     clones: int
-    log: Log
+    measurements: Measurements
     say: Say
-    engine: Started = field(init=False)
+    engine: StartedEngine = field(init=False)
     raw: RawImages = field(init=False)
-    _own: ExitStack = field(default_factory=ExitStack)
 
-    def run(self, turn: int) -> None:
-        """`turn` is the round's number: who goes first changes from round to round."""
-        self.place.mkdir()
-        with self._own:
-            self._own.callback(rmtree, self.place, ignore_errors=True)
-            self._start()
+    def run(self, number: int) -> None:
+        """Measure everything once. The mode that comes first depends on the round's `number`."""
+        self.directory.mkdir()
+        with ExitStack() as stack:
+            stack.callback(rmtree, self.directory, ignore_errors=True)
+            self.say("cold start")
+            self.engine = engine.start(
+                self.command, self.environment, self.directory / "engine.log"
+            )
+            stack.callback(engine.kill, self.engine.pid)
+            self.measurements.cold.append(self.engine.first_token_seconds)
             self._dump_raw()
-            kinds = list(dict.fromkeys(mode.dump for mode in self.modes))
-            first = turn % len(kinds)
-            for kind in (*kinds[first:], *kinds[:first]):
-                self._measure([mode for mode in self.modes if mode.dump == kind])
-
-    def _start(self) -> None:
-        self.say("cold start")
-        self.engine = subject.start(self.command, self.environment, self.place / "engine.log")
-        self._own.callback(subject.end, self.engine.pid)
-        self.log.cold.append(self.engine.first_token_seconds)
+            dump_options = list(dict.fromkeys(mode.dump for mode in self.modes))
+            first = number % len(dump_options)
+            for options in (*dump_options[first:], *dump_options[:first]):
+                self._measure([mode for mode in self.modes if mode.dump == options])
 
     def _dump_raw(self) -> None:
-        """First while it lives on, seen by a client; then to its end."""
+        """Dump the engine with CRIU alone: first for the pause that a client sees, then to its end."""
         self.say(f"{RAW}: dump")
-        seen = RawImages(self.criu, self.place / "raw-seen")
-        _settle()
+        images = RawImages(self.criu, self.directory / "raw-with-client")
+        _flush_disk()
         with self._client(RAW) as client:
-            seen.dump(self.engine.pid, leave_running=True)
-        rmtree(seen.place)
-        self.raw = RawImages(self.criu, self.place / "raw")
-        _settle()
+            images.dump(self.engine.pid, leave_running=True)
+        rmtree(images.directory)
+        self.raw = RawImages(self.criu, self.directory / "raw")
+        _flush_disk()
         seconds = self.raw.dump(self.engine.pid)
-        self.log.add(RAW, pause=client.pause, dump=seconds, bytes=self.raw.bytes)
+        self.measurements.add(RAW, pause=client.pause, dump=seconds, bytes=self.raw.bytes)
 
     def _measure(self, modes: Sequence[Mode]) -> None:
-        """Modes with the same dump: dumped twice, once seen by a client, and restored in each of them."""
-        mode, checkpoint = modes[0], self.place / "checkpoint"
+        """Measure modes with the same options of dump: dump twice, then restore in each mode."""
+        mode, checkpoint = modes[0], self.directory / "checkpoint"
         with self._restored_raw():
-            self.say(f"{mode.name}: dump, seen by a client")
-            _settle()
+            self.say(f"{mode.name}: dump with a client")
+            _flush_disk()
             with self._client(mode.name) as client:
-                words = ["--leave-running", *mode.dump]
-                commands.dump(self.engine.pid, checkpoint, words)
-            self.log.add(mode.name, pause=client.pause)
+                cria_commands.dump(self.engine.pid, checkpoint, ["--leave-running", *mode.dump])
+            self.measurements.add(mode.name, pause=client.pause)
         rmtree(checkpoint)
         with self._restored_raw():
             self.say(f"{mode.name}: dump")
-            _settle()
-            dumped = commands.dump(self.engine.pid, checkpoint, mode.dump)
-            subject.reap()
-            self.log.add(mode.name, bytes=dumped.bytes, dump=dumped.seconds)
-            self.log.keep(self.log.dumps[mode.name], dumped)
-        for each in modes:
-            self._try(each, self._restore, checkpoint)
-        for each in self.fleets if mode is PLAIN else ():
-            self._try(each, self._clone, checkpoint)
+            _flush_disk()
+            result = cria_commands.dump(self.engine.pid, checkpoint, mode.dump)
+            engine.reap()
+            self.measurements.add(mode.name, bytes=result.bytes, dump=result.seconds)
+            if result.timings is not None:
+                self.measurements.dumps[mode.name].append(result.timings)
+        for restore_mode in modes:
+            self._try(restore_mode, self._restore, checkpoint)
+        if mode is PLAIN:
+            for clone_mode in self.clone_modes:
+                self._try(clone_mode, self._restore_clones, checkpoint)
         rmtree(checkpoint)
 
     @contextmanager
     def _restored_raw(self) -> Iterator[None]:
-        """The engine as it was after its cold start."""
+        """Restore the engine with CRIU alone, as it was after its cold start; kill it at the end."""
         self.say(f"{RAW}: restore")
-        begin = time.monotonic()
+        start = time.monotonic()
         seconds = self.raw.restore()
         try:
-            first_token = subject.first_token(self.engine.url) - begin
-            self.log.add(RAW, restore=seconds, first_token=first_token)
-            subject.compare(self.engine.url, self.engine.generation)
+            first_token = engine.first_token(self.engine.url) - start
+            self.measurements.add(RAW, restore=seconds, first_token=first_token)
+            engine.check_tokens(self.engine.url, self.engine.generation)
             yield
         finally:
-            subject.end(self.engine.pid)
+            engine.kill(self.engine.pid)
 
     def _try(self, mode: Mode, measure: Callable[[Mode, Path], None], checkpoint: Path) -> None:
-        """A mode that fails here is told of; without the plain one nothing can be compared."""
+        """Report a mode that fails and go on; without the plain mode there is nothing to compare."""
         try:
             measure(mode, checkpoint)
         except CriaError as error:
             if mode is PLAIN:
                 raise
-            self.log.troubles.append(f"{mode.name}: {error.message}: {error.details}")
+            self.measurements.troubles.append(f"{mode.name}: {error.message}: {error.details}")
 
     def _restore(self, mode: Mode, checkpoint: Path) -> None:
         if mode.ready is not None:
-            self.say(f"{mode.name}: make the checkpoint ready")
-            ready = commands.make_ready(checkpoint, mode.ready)
-            self.log.add(mode.name, ready=ready.seconds)
+            self.say(f"{mode.name}: prepare the checkpoint")
+            prepared = cria_commands.prepare(checkpoint, mode.ready)
+            self.measurements.add(mode.name, ready=prepared.seconds)
         self.say(f"{mode.name}: restore")
-        done = commands.restore(checkpoint, mode.restore)
+        result = cria_commands.restore(checkpoint, mode.restore)
         try:
-            (engine,) = done.engines
-            seconds = subject.first_token(engine.url) - done.begin
-            self.log.add(mode.name, restore=done.seconds, first_token=seconds)
-            self.log.keep(self.log.restores[mode.name], done)
-            subject.compare(engine.url, self.engine.generation)
+            (restored,) = result.engines
+            first_token = engine.first_token(restored.url) - result.start
+            self.measurements.add(mode.name, restore=result.seconds, first_token=first_token)
+            if result.timings is not None:
+                self.measurements.restores[mode.name].append(result.timings)
+            engine.check_tokens(restored.url, self.engine.generation)
         finally:
-            _end(done)
+            _kill_engines(result)
 
-    def _clone(self, mode: Mode, checkpoint: Path) -> None:
-        """One clone beside nobody, then all at once: how long until all are healthy, and their memory."""
+    def _restore_clones(self, mode: Mode, checkpoint: Path) -> None:
+        """Restore one clone, then several at once: the seconds until all are healthy, and their memory."""
         for name, count in (("one", 1), ("all", self.clones)):
             self.say(f"{mode.name}: {count} clone(s) at once")
-            words = ["--replicas", str(count), "--ports", "auto", *mode.restore]
-            done = commands.restore(checkpoint, words)
+            options = ["--replicas", str(count), "--ports", "auto", *mode.restore]
+            result = cria_commands.restore(checkpoint, options)
             try:
-                for engine in done.engines:
-                    subject.compare(engine.url, self.engine.generation)
-                memory = pss_bytes(engine.pid for engine in done.engines)
-                self.log.clones[mode.name][name].append(done.seconds)
-                self.log.clones[mode.name][f"{name}_bytes"].append(memory)
+                for clone in result.engines:
+                    engine.check_tokens(clone.url, self.engine.generation)
+                memory_bytes = engine.pss_bytes(clone.pid for clone in result.engines)
+                self.measurements.clones[mode.name][name].append(result.seconds)
+                self.measurements.clones[mode.name][f"{name}_bytes"].append(memory_bytes)
             finally:
-                _end(done)
+                _kill_engines(result)
 
     @contextmanager
     def _client(self, way: str) -> Iterator[Client]:
         with Client(self.engine.url, model_name(self.engine.url)) as client:
             yield client
         if client.pause is None:
-            self.log.troubles.append(f"{way}: no pause measured, {client.trouble or 'too short'}")
+            reason = client.trouble or "too short"
+            self.measurements.troubles.append(f"{way}: no pause measured, {reason}")
 
 
-def _settle() -> None:
-    """Nobody's dump is held up by what another left for the disk to write."""
+def _flush_disk() -> None:
+    """Write what others left in the page cache, so that no dump waits for it."""
     os.sync()
 
 
-def _end(done: Done) -> None:
-    for engine in done.engines:
-        subject.end(engine.pid)
+def _kill_engines(result: Result) -> None:
+    for restored in result.engines:
+        engine.kill(restored.pid)

@@ -11,11 +11,18 @@ from benchmarks.document import Bench, Floor, Measured, Spread, StepShare, Way
 from cria.cli import output
 from cria.errors import UsageError
 
-HEAD = ("", "restore to first token", "restore", "dump", "pause", "on disk")
+WAYS_HEAD = ("", "restore to first token", "restore", "dump", "pause", "on disk")
+CLONES_HEAD = ("clones", "one", "at once", "memory of one", "of all")
+FLOORS_HEAD = ("floor", "limit", "measured", "")
+STEPS_HEAD = ("whose", "milliseconds", "in pause", "step")
+GROWTH_HEAD = (
+    *("engine", "cold start", "restore: CRIU alone", "cria"),
+    *("pause: CRIU alone", "cria", "on disk: CRIU alone", "cria"),
+)
 
 
 def read(path: Path) -> Bench:
-    """A document that `cria bench --json` printed. Raises UsageError."""
+    """Read a document that `cria bench --json` printed. Raises UsageError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Bench)
     except msgspec.DecodeError as error:
@@ -23,15 +30,31 @@ def read(path: Path) -> Bench:
 
 
 def table(bench: Bench) -> str:
-    """Everything, one block for each engine."""
-    blocks = [block for engine in bench.engines for block in _blocks(engine)]
+    """Return all tables, those of each engine together."""
+    blocks = [block for measured in bench.engines for block in _blocks(measured)]
     if len(bench.engines) > 1:
         blocks.append(output.table(GROWTH_HEAD, growth_rows(bench)))
-    return "\n\n".join([*blocks, where(bench)])
+    return "\n\n".join([*blocks, circumstances(bench)])
 
 
-def where(bench: Bench) -> str:
-    """On what machine, and how often."""
+def markdown(bench: Bench) -> list[str]:
+    """Return the tables of the first engine for the documentation, and how the figures grow with others."""
+    first, *more = bench.engines
+    parts = [
+        f"{first.engine}; {circumstances(bench)}.",
+        _markdown_table(WAYS_HEAD, way_rows(first)),
+        _markdown_table(FLOORS_HEAD, floor_rows(first)),
+    ]
+    if first.clones:
+        parts.append(_markdown_table(CLONES_HEAD, clone_rows(first)))
+    parts.append(own_time(first.ways[1]) + ".")
+    if more:
+        parts.append(_markdown_table(GROWTH_HEAD, growth_rows(bench)))
+    return parts
+
+
+def circumstances(bench: Bench) -> str:
+    """Return the machine, the programs, the number of rounds and the time of a benchmark."""
     machine = bench.machine
     memory = f"{machine.memory_bytes / (1 << 30):.0f} GiB"
     return (
@@ -41,116 +64,105 @@ def where(bench: Bench) -> str:
     )
 
 
-def markdown(bench: Bench) -> list[str]:
-    """The tables of the first engine for a page, where it was measured, and how it grows."""
-    first, *more = bench.engines
-    parts = [f"{first.engine}; {where(bench)}."]
-    parts += [_markdown(HEAD, ways_rows(first)), _markdown(FLOORS_HEAD, floor_rows(first))]
-    if first.clones:
-        parts.append(_markdown(CLONES_HEAD, clone_rows(first)))
-    parts.append(own_line(first.ways[1]) + ".")
-    if more:
-        parts.append(_markdown(GROWTH_HEAD, growth_rows(bench)))
-    return parts
-
-
-def growth_rows(bench: Bench) -> list[tuple[str, ...]]:
-    """Each engine with what CRIU alone and cria without options take for it."""
+def way_rows(measured: Measured) -> list[tuple[str, ...]]:
+    """Return a row for the cold start, then one for each way."""
     return [
-        (
-            str(each.engine),
-            _seconds(each.cold),
-            *(_seconds(way.restore) for way in each.ways[:2]),
-            *(_seconds(way.pause) for way in each.ways[:2]),
-            *(output.size(int(way.bytes.median)) if way.bytes else "" for way in each.ways[:2]),
-        )
-        for each in bench.engines
+        ("cold start", _seconds(measured.cold), *[""] * (len(WAYS_HEAD) - 2)),
+        *(
+            (
+                way.name,
+                _seconds(way.first_token),
+                _seconds(way.restore),
+                _seconds(way.dump) or (f"ready in {_seconds(way.ready)}" if way.ready else ""),
+                _seconds(way.pause),
+                _size(way.bytes),
+            )
+            for way in measured.ways
+        ),
     ]
-
-
-def ways_rows(measured: Measured) -> list[tuple[str, ...]]:
-    """A row for each way; the cold start is the first."""
-    rows = [("cold start", _seconds(measured.cold), *[""] * (len(HEAD) - 2))]
-    rows += [
-        (
-            way.name,
-            _seconds(way.first_token),
-            _seconds(way.restore),
-            _seconds(way.dump) or (f"ready in {_seconds(way.ready)}" if way.ready else ""),
-            _seconds(way.pause),
-            output.size(int(way.bytes.median)) if way.bytes else "",
-        )
-        for way in measured.ways
-    ]
-    return rows
-
-
-def floor_rows(measured: Measured) -> list[tuple[str, str, str, str]]:
-    """Each floor: what is asked, what was measured, met or missed."""
-    return [(f.what, _limit(f), _figure(f, f.measured), _verdict(f)) for f in measured.floors]
 
 
 def clone_rows(measured: Measured) -> list[tuple[str, ...]]:
+    """Return a row for each mode in which clones were restored."""
     return [
         (
-            each.name,
-            _seconds(each.one),
-            f"{each.count}: {_seconds(each.all)}",
-            output.size(int(each.one_bytes.median)),
-            f"{each.count}: {output.size(int(each.all_bytes.median))}",
+            clones.name,
+            _seconds(clones.one),
+            f"{clones.count}: {_seconds(clones.all)}",
+            _size(clones.one_bytes),
+            f"{clones.count}: {_size(clones.all_bytes)}",
         )
-        for each in measured.clones
+        for clones in measured.clones
     ]
 
 
-GROWTH_HEAD = (
-    *("engine", "cold start", "restore: CRIU alone", "cria"),
-    *("pause: CRIU alone", "cria", "on disk: CRIU alone", "cria"),
-)
-CLONES_HEAD = ("clones", "one", "at once", "memory of one", "of all")
-FLOORS_HEAD = ("floor", "limit", "measured", "")
-STEPS_HEAD = ("whose", "milliseconds", "stands still", "step")
+def floor_rows(measured: Measured) -> list[tuple[str, str, str, str]]:
+    """Return a row for each floor: its limit, what was measured, whether it is met."""
+    verdicts = {True: "met", False: "missed", None: ""}
+    return [
+        (floor.what, _limit(floor), _figure(floor, floor.measured), verdicts[floor.met])
+        for floor in measured.floors
+    ]
 
 
 def step_rows(steps: Sequence[StepShare]) -> list[tuple[str, str, str, str]]:
-    """The steps that take a millisecond or more."""
+    """Return a row for each step that takes a millisecond or more."""
     return [
-        (s.owner, _milliseconds(s.seconds), "yes" if s.in_pause else "", s.name)
-        for s in steps
-        if s.seconds.median >= 0.0005
+        (
+            step.owner,
+            _milliseconds(step.seconds),
+            "yes" if step.in_pause else "",
+            step.name,
+        )
+        for step in steps
+        if step.seconds.median >= 0.0005
     ]
 
 
-def own_line(way: Way) -> str:
-    """What cria itself takes."""
-    parts = {
+def growth_rows(bench: Bench) -> list[tuple[str, ...]]:
+    """Return a row for each engine, which compares CRIU alone with cria without options."""
+    return [
+        (
+            str(measured.engine),
+            _seconds(measured.cold),
+            *(_seconds(way.restore) for way in measured.ways[:2]),
+            *(_seconds(way.pause) for way in measured.ways[:2]),
+            *(_size(way.bytes) for way in measured.ways[:2]),
+        )
+        for measured in bench.engines
+    ]
+
+
+def own_time(way: Way) -> str:
+    """Return the time that cria itself takes in a dump, in its pause and in a restore."""
+    figures = {
         "of a dump": way.own_dump,
-        "while the engine stands still": way.own_pause,
+        "in its pause": way.own_pause,
         "of a restore": way.own_restore,
     }
-    told = [f"{_milliseconds(spread)} ms {what}" for what, spread in parts.items() if spread]
-    return f"cria's own time: {', '.join(told)}"
+    parts = [f"{_milliseconds(spread)} ms {what}" for what, spread in figures.items() if spread]
+    return f"cria's own time: {', '.join(parts)}"
 
 
 def _blocks(measured: Measured) -> Iterator[str]:
-    yield f"{measured.engine}"
-    yield output.table(HEAD, ways_rows(measured))
+    yield str(measured.engine)
+    yield output.table(WAYS_HEAD, way_rows(measured))
     if measured.clones:
         yield output.table(CLONES_HEAD, clone_rows(measured))
     plain = measured.ways[1]
-    yield own_line(plain)
-    for what, steps in (("dump", plain.dump_steps), ("restore", plain.restore_steps)):
-        yield f"{what}:\n{output.table(STEPS_HEAD, step_rows(steps))}"
+    yield own_time(plain)
+    for operation, steps in (("dump", plain.dump_steps), ("restore", plain.restore_steps)):
+        yield f"{operation}:\n{output.table(STEPS_HEAD, step_rows(steps))}"
     yield output.table(FLOORS_HEAD, floor_rows(measured))
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _seconds(spread: Spread | None) -> str:
-    """The median, and how far the values lie apart."""
+    """Return the median and the range; nothing where nothing was measured."""
     if spread is None:
         return ""
     if spread.count == 1:
@@ -160,6 +172,10 @@ def _seconds(spread: Spread | None) -> str:
 
 def _milliseconds(spread: Spread) -> str:
     return f"{spread.median * 1000:.0f}"
+
+
+def _size(spread: Spread | None) -> str:
+    return output.size(int(spread.median)) if spread else ""
 
 
 def _limit(floor: Floor) -> str:
@@ -172,7 +188,3 @@ def _figure(floor: Floor, value: float | None) -> str:
     if floor.unit == "s":
         return f"{value * 1000:.0f} ms"
     return f"{value:.0f} x" if floor.at_least else f"{value:.2f} x"
-
-
-def _verdict(floor: Floor) -> str:
-    return {True: "met", False: "missed", None: ""}[floor.met]

@@ -28,7 +28,7 @@ def command(
     """Write the memory of CHECKPOINT to files that all clones restored with --share-memory map.
 
     Without this command the first of these clones writes the files. They take as much disk space as
-    the memory in the checkpoint, and stay until they are removed.
+    the checkpoint, and stay until they are removed.
     """
     from cria.checkpoint.handle import Checkpoint
     from cria.operations.share import share_memory, unshare_memory
