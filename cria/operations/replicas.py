@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,8 +13,9 @@ import msgspec
 from cria.checkpoint.handle import Checkpoint
 from cria.criu import program
 from cria.engine.handle import Engine
-from cria.errors import CriaError, NoSpace
+from cria.errors import CriaError, NoSpace, NoSuchProcess
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned
+from cria.model.inventory import Process
 from cria.network.images import sockets_of
 from cria.network.occupancy import occupants
 from cria.network.plan import PortPlan
@@ -23,7 +25,9 @@ from cria.operations.restore import prepare
 from cria.operations.restore.state import OpenedState, RestoreState
 from cria.operations.restore.steps import engine_of, open_steps, start_steps
 from cria.requests import ReplicasRequest, RestoreRequest
+from cria.system import processes
 from cria.system.host import available_memory
+from cria.system.procfs import tree
 
 
 def restore_replicas(request: ReplicasRequest) -> tuple[Engine, ...]:
@@ -146,11 +150,15 @@ def stop_clones(state: ReplicasState) -> None:
     An interrupt reaches the main thread only, while the clones' threads go on.
     """
     state.cancelled.set()
+    family: list[Process] = []
     for clone in state.clones:
+        with suppress(NoSuchProcess):
+            family += tree(clone.root) if clone.root else ()
         if clone.has("namespaces"):
             clone.namespaces.leave()  # a step that waits for the clone then fails at once
     if state.has("pool"):
         state.pool.shutdown()
+    processes.wait_for_exit(family)
     state.engines.clear()
 
 
