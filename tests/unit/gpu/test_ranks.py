@@ -182,6 +182,5 @@ def test_however_many_faults_what_is_left_is_told_as_it_is(wrong: list[Fault], g
     assert trouble.states == driver.states
     assert trouble.reasons
     mixed = {s for s in driver.states.values() if s != "failed"}
-    if len(mixed) > 1 or "locked" in mixed:  # only where every way out was barred for good
-        barred = {(f.pid, f.action) for f in wrong if f.times is None or f.times == 0}
-        assert len(barred) > 1
+    if len(mixed) > 1 or "locked" in mixed:  # only where an action was refused at every attempt
+        assert any(fault.times is None or fault.times == 0 for fault in wrong)
