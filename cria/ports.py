@@ -1,4 +1,4 @@
-"""Ports: plan where each socket of a checkpoint goes, hold those ports, rewrite the image."""
+"""The public names of cria.network: plan where each socket goes, reserve ports, rewrite images."""
 
 from cria.model.socket import Occupant, PortSocket, Target
 from cria.network.images import (
@@ -8,22 +8,27 @@ from cria.network.images import (
     sockets_of_engine,
     sockets_of_image,
 )
-from cria.network.listeners import check_owned, seal
+from cria.network.listeners import clear_port_reuse, verify_listeners
 from cria.network.occupancy import occupants
 from cria.network.plan import Move, PortPlan
 from cria.network.planner import plan, plan_clones
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.network.reservation import Reservation, reserve, reserve_any
+
+# Their names in cria 0.1.
+Wishes, check_owned, seal = PortRequests, verify_listeners, clear_port_reuse
 
 __all__ = [
     "Move",
     "Occupant",
     "PortPlan",
+    "PortRequests",
     "PortSocket",
     "Reservation",
     "Target",
     "Wishes",
     "check_owned",
+    "clear_port_reuse",
     "occupants",
     "plan",
     "plan_clones",
@@ -35,4 +40,5 @@ __all__ = [
     "sockets_of",
     "sockets_of_engine",
     "sockets_of_image",
+    "verify_listeners",
 ]

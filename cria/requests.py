@@ -17,12 +17,12 @@ from cria.model.hooks import HookCall
 from cria.model.manifest import Inflight, Weights
 from cria.model.socket import Policy
 from cria.network.plan import PortPlan
-from cria.network.requests import Asked, Wishes
+from cria.network.requests import Asked, PortRequests
 
 StrPath = str | os.PathLike[str]
 Hook = Callable[[HookCall], object] | StrPath
 Isolate = Literal["auto", "always", "never", "net"]
-Ports = PortPlan | Wishes | Asked | None
+Ports = PortPlan | PortRequests | Asked | None
 
 
 def _help(text: str) -> msgspec.Meta:

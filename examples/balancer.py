@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cria
 from cria.engine.launch.launcher import launch
-from cria.hooks import HookCall
+from cria.model.hooks import HookCall
 from cria.network.reservation import reserve_any
 
 SERVER = """

@@ -14,7 +14,7 @@ from cria.criu.messages import load
 from cria.model.socket import Occupant
 from cria.network.images import rewrite, sockets_of
 from cria.network.planner import plan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 
 ROUNDS = 7
 LOOPBACK = 0x0100007F
@@ -65,7 +65,7 @@ def once(directory: Path, criu: Path) -> dict[str, float]:
         for s in sockets
     ]
     ready = time.perf_counter()
-    made = plan(sockets, alive, Wishes(mode="auto"))
+    made = plan(sockets, alive, PortRequests(mode="auto"))
     planned = time.perf_counter()
     rewrite(directory, made, directory / "view", criu_binary=criu)
     end = time.perf_counter()

@@ -12,7 +12,7 @@ from cria.cli import output
 from cria.cli.options import Spelling, port_options, request_options
 from cria.cli.results import Planned, Restored
 from cria.gpu import devices
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.requests import ReplicasRequest, RestoreRequest
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def command(
     # Clones with no port named must not all ask for the ports of the original.
     mode = ports or ("auto" if replicas and not moves else None)
     options |= {
-        "ports": Wishes.parse(moves, mode=mode, addresses=addresses),
+        "ports": PortRequests.parse(moves, mode=mode, addresses=addresses),
         "gpus": devices.parse(gpus),
         "listener": output.listener(progress),
     }

@@ -19,7 +19,7 @@ from cria.engine.http_api import Generation, generate
 from cria.engine.launch.launcher import launch, wait_until_serving
 from cria.errors import EngineFailed, Unhealthy
 from cria.events import Listener, Timings
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.network.reservation import reserve_any
 from cria.system import processes
 
@@ -141,7 +141,7 @@ def _run(
         say(f"the engine has ended: nothing answers at {cold.url}, the checkpoint is complete")
     say(f"restoring the engine on port {new_port}, with new ports for its other listeners")
     begin = time.monotonic()
-    ports = Wishes.parse((f"{old_port}={new_port}",), mode="fresh")
+    ports = PortRequests.parse((f"{old_port}={new_port}",), mode="fresh")
     engine = restore(checkpoint, ports=ports, listener=listener)
     try:
         url = engine.url or ""

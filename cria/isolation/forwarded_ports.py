@@ -12,13 +12,13 @@ from cria.errors import PortTaken, PortUnknown
 from cria.model.inventory import Endpoint, Socket
 
 if TYPE_CHECKING:
-    from cria.isolation.namespaces import OwnNamespaces
+    from cria.isolation.namespaces import CloneNamespaces
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 BACKLOG = 2048
 
 
-class Forward:
+class ForwardedPort:
     """One listener on the host, from the moment it is planned, and where it leads."""
 
     def __init__(self, inner: Endpoint, port: int) -> None:
@@ -40,9 +40,9 @@ class Forward:
         self.listener.close()
 
 
-def forwards(
+def listen_on_host(
     published: Iterable[Socket], ports: Mapping[int, int], *, any_port: bool
-) -> list[Forward]:
+) -> list[ForwardedPort]:
     """Listen on the host for each published listener: on the port `ports` names for it, else on its own.
 
     With `any_port` those that are not named get a free one. All or none. Raises PortTaken, and
@@ -56,10 +56,10 @@ def forwards(
             details=f"its published ports: {', '.join(map(str, inner)) or 'none'}",
             remedy="name a published port, or leave the network shared: without --isolate net",
         )
-    made: list[Forward] = []
+    made: list[ForwardedPort] = []
     try:
         for old, endpoint in inner.items():
-            made.append(Forward(endpoint, ports.get(old, 0 if any_port else old)))
+            made.append(ForwardedPort(endpoint, ports.get(old, 0 if any_port else old)))
     except BaseException:
         for forward in made:
             forward.close()
@@ -67,7 +67,7 @@ def forwards(
     return made
 
 
-def carry(forwards: Sequence[Forward], place: OwnNamespaces) -> None:
+def hand_over(forwards: Sequence[ForwardedPort], place: CloneNamespaces) -> None:
     """Hand the listeners to a process in the namespaces, which connects them to the engine."""
     if not forwards:
         return

@@ -15,7 +15,7 @@ from cria.system import processes
 from cria.system.procfs import PROC, pids
 
 
-class Host:
+class HostNamespaces:
     """The host's own namespaces: paths and PIDs are what they are."""
 
     root = Path("/")
@@ -31,7 +31,7 @@ class Host:
         """Nothing to do: nothing was made."""
 
 
-class NamespacesOf:
+class NamespacesOfProcess:
     """The namespaces in which a living process is: those of a clone, when it is dumped again."""
 
     def __init__(self, pid: int) -> None:
@@ -54,12 +54,12 @@ class NamespacesOf:
         )
 
 
-def is_elsewhere(pid: int) -> bool:
+def in_other_pid_namespace(pid: int) -> bool:
     """Whether a process lives in another pid namespace than cria."""
     return _namespace(pid) != (PROC / "self" / "ns" / "pid").stat().st_ino
 
 
-class OwnNamespaces:
+class CloneNamespaces:
     """New pid, mount and ipc namespaces (and network, if wanted) with a small init.
 
     `copy_on_write` are directories of which the engine gets a view of its own; `binds` are pairs of a

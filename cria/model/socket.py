@@ -75,14 +75,14 @@ class Occupant(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Target(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A local endpoint that a restore will bind, to be reserved before.
 
-    `dialled` where only connections begin there: CRIU binds those in repair mode, over anything.
+    `outgoing` where only connections begin there: CRIU binds those in repair mode, over anything.
     """
 
     protocol: Protocol
     family: Family
     local: Endpoint
     dual_stack: bool = False
-    dialled: bool = False
+    outgoing: bool = False
 
     def meets(self, address: str, dual_stack: bool) -> bool:
         """Whether a socket on this port at `address` would be in the way."""

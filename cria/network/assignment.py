@@ -10,8 +10,8 @@ import msgspec
 from cria.errors import PortPlanRefused, PortTaken, PortUnknown
 from cria.model.inventory import Protocol
 from cria.model.socket import PUBLISHED_ROLE, UNKNOWN_ROLE, Occupant, overlap, plain
-from cria.network.groups import GroupKey, Kin
-from cria.network.requests import HIGHEST, LOWEST_UNPRIVILEGED, Wishes, check_range
+from cria.network.groups import GroupedSocket, GroupKey
+from cria.network.requests import HIGHEST, LOWEST_UNPRIVILEGED, PortRequests, check_range
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -44,7 +44,12 @@ class Taken:
         return {port for kind, port in self._at if kind == protocol}
 
     def by(
-        self, group: Sequence[Kin], new: int, addresses: Mapping[str, str], *, strictly: bool
+        self,
+        group: Sequence[GroupedSocket],
+        new: int,
+        addresses: Mapping[str, str],
+        *,
+        strictly: bool,
     ) -> Occupant | None:
         """Who would be in the way of `group` on port `new`, if anybody.
 
@@ -59,7 +64,7 @@ class Taken:
                 if there.ns_id not in (None, socket.ns_id):
                     continue
                 lenient = not strictly and there.connected and socket.protocol == "tcp"
-                if lenient and (kin.kind not in {"accepted", "dialled"} or there.waits):
+                if lenient and (kin.kind not in {"accepted", "outgoing"} or there.waits):
                     continue
                 if overlap(address, socket.dual_stack, there.local.address, there.dual_stack):
                     return there
@@ -93,10 +98,10 @@ class Free:
 
 
 def choose(
-    kin: Iterable[Kin], taken: Taken, wishes: Wishes, *, clone: int = 0
+    kin: Iterable[GroupedSocket], taken: Taken, wishes: PortRequests, *, clone: int = 0
 ) -> dict[GroupKey, Choice]:
     """The new port of each group; raises PortUnknown, PortTaken or PortPlanRefused."""
-    groups: dict[GroupKey, list[Kin]] = defaultdict(list)
+    groups: dict[GroupKey, list[GroupedSocket]] = defaultdict(list)
     reserved: dict[tuple[int, Protocol], set[int]] = defaultdict(set)
     for each in kin:
         if each.one_ended:
@@ -119,7 +124,10 @@ def choose(
 
 
 def _settle(
-    groups: Mapping[GroupKey, list[Kin]], taken: Taken, wishes: Wishes, asked: Mapping[int, int]
+    groups: Mapping[GroupKey, list[GroupedSocket]],
+    taken: Taken,
+    wishes: PortRequests,
+    asked: Mapping[int, int],
 ) -> tuple[dict[GroupKey, Choice], dict[GroupKey, str]]:
     """The groups whose port is decided, and why each of the others needs a new one."""
     chosen: dict[GroupKey, Choice] = {}
@@ -151,14 +159,14 @@ def _settle(
     return chosen, homeless
 
 
-def _pinned(group: Iterable[Kin]) -> str:
+def _pinned(group: Iterable[GroupedSocket]) -> str:
     for each in group:
         if each.socket.pinned:
             return each.socket.pinned
     return ""
 
 
-def _asked_for(port: int, asked: Mapping[int, int], wishes: Wishes, pinned: str) -> Choice:
+def _asked_for(port: int, asked: Mapping[int, int], wishes: PortRequests, pinned: str) -> Choice:
     if port in asked:
         if pinned and asked[port] != port:
             raise PortPlanRefused(
@@ -176,7 +184,9 @@ def _asked_for(port: int, asked: Mapping[int, int], wishes: Wishes, pinned: str)
     return Choice(new=port, why="stays: asked" if wishes.mode == "keep" else "stays: free")
 
 
-def _movable(group: list[Kin], port: int, asked: Mapping[int, int], wishes: Wishes) -> bool:
+def _movable(
+    group: list[GroupedSocket], port: int, asked: Mapping[int, int], wishes: PortRequests
+) -> bool:
     """Whether the planner may choose the port of `group` itself."""
     if port in asked or wishes.mode in {"keep", "offset"}:
         return False
@@ -194,7 +204,7 @@ def _house(key: GroupKey, free: Free, why: str) -> Choice:
     return Choice(new=new, why=why)
 
 
-def _check_known(asked: Mapping[int, int], groups: Mapping[GroupKey, list[Kin]]) -> None:
+def _check_known(asked: Mapping[int, int], groups: Mapping[GroupKey, list[GroupedSocket]]) -> None:
     unknown = sorted(set(asked) - {port for _, _, port in groups})
     if not unknown:
         return

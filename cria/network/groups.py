@@ -11,15 +11,15 @@ import msgspec
 from cria.model.inventory import Endpoint, Protocol
 from cria.model.socket import UNKNOWN_ROLE, PortSocket, overlap, plain
 
-Kind = Literal["listener", "bound", "accepted", "dialled", "client", "outside"]
+Kind = Literal["listener", "bound", "accepted", "outgoing", "client", "outside"]
 GroupKey = tuple[int, Protocol, int]
 _Ends = tuple[int, Protocol, str, int, str, int]
 
 
-class Kin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class GroupedSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A socket with its place among the others.
 
-    `group` is what moves together: all sockets on one port of one protocol in one namespace. `accepted` and `dialled` are the two sides of a connection with both ends here; `client` is a
+    `group` is what moves together: all sockets on one port of one protocol in one namespace. `accepted` and `outgoing` are the two sides of a connection with both ends here; `client` is a
     connection from outside to a published listener, `outside` any other with one end here.
     """
 
@@ -33,7 +33,7 @@ class Kin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.kind in {"client", "outside"}
 
 
-def kinship(sockets: Iterable[PortSocket]) -> tuple[Kin, ...]:
+def group_sockets(sockets: Iterable[PortSocket]) -> tuple[GroupedSocket, ...]:
     """Each socket that has a port, with its kind, in the order given."""
     bound = [socket for socket in sockets if socket.local.port]
     stands: dict[GroupKey, list[PortSocket]] = defaultdict(list)
@@ -44,29 +44,31 @@ def kinship(sockets: Iterable[PortSocket]) -> tuple[Kin, ...]:
         else:
             connected[_ends(socket, socket.local, socket.peer)] = socket
     guess = not any(socket.published for socket in bound)
-    return tuple(_kin(socket, stands, connected, guess) for socket in bound)
+    return tuple(_grouped(socket, stands, connected, guess) for socket in bound)
 
 
-def _kin(
+def _grouped(
     socket: PortSocket,
     stands: dict[GroupKey, list[PortSocket]],
     connected: dict[_Ends, PortSocket],
     guess: bool,
-) -> Kin:
+) -> GroupedSocket:
     group, peer = (socket.ns_id, socket.protocol, socket.local.port), socket.peer
     if peer is None:
-        return Kin(socket=socket, kind="listener" if socket.listens else "bound", group=group)
+        return GroupedSocket(
+            socket=socket, kind="listener" if socket.listens else "bound", group=group
+        )
     listener = _standing(group, socket.local.address, stands) if group in stands else None
     partner = connected.get(_ends(socket, peer, socket.local))
     if partner is not None:
-        kind: Kind = "accepted" if listener else "dialled"
-        return Kin(socket=socket, kind=kind, group=group, partner=partner)
+        kind: Kind = "accepted" if listener else "outgoing"
+        return GroupedSocket(socket=socket, kind=kind, group=group, partner=partner)
     if socket.protocol == "udp":
         # Not a connection: its peer is a filter, and may stand here without one in return.
         partner = _standing((socket.ns_id, "udp", peer.port), peer.address, stands)
-        return Kin(socket=socket, kind="bound", group=group, partner=partner)
+        return GroupedSocket(socket=socket, kind="bound", group=group, partner=partner)
     client = listener is not None and _serves_clients(listener, guess)
-    return Kin(socket=socket, kind="client" if client else "outside", group=group)
+    return GroupedSocket(socket=socket, kind="client" if client else "outside", group=group)
 
 
 def _serves_clients(listener: PortSocket, guess: bool) -> bool:

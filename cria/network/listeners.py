@@ -15,7 +15,7 @@ from cria.network.plan import Move, PortPlan
 from cria.network.reservation import TCP_REPAIR, standing_on, taken
 
 
-def check_owned(plan: PortPlan, pids: Iterable[int], netns: Path | None = None) -> None:
+def verify_listeners(plan: PortPlan, pids: Iterable[int], netns: Path | None = None) -> None:
     """Raise PortTaken where a stranger listens beside the restored processes `pids`.
 
     Raises RestoreFailed where a listener of `plan` does not stand. A reservation may still be held.
@@ -36,7 +36,7 @@ def check_owned(plan: PortPlan, pids: Iterable[int], netns: Path | None = None) 
         )
 
 
-def seal(plan: PortPlan, netns: Path | None = None) -> None:
+def clear_port_reuse(plan: PortPlan, netns: Path | None = None) -> None:
     """Make the restored TCP listeners of `plan` as exclusive as they were before the dump.
 
     CRIU binds with SO_REUSEPORT, and the kernel remembers that for the port even after CRIU has set the

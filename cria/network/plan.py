@@ -128,13 +128,13 @@ def _target(move: Move) -> Target:
         family="ipv6" if ":" in address else "ipv4",
         local=Endpoint(address=address, port=move.new.port),
         dual_stack=move.dual_stack and address == "::",
-        dialled=move.kind == "dialled",
+        outgoing=move.kind == "outgoing",
     )
 
 
 def _narrowness(target: Target) -> tuple[int, bool, Target]:
     wild = {"::": 0 if target.dual_stack else 1, "0.0.0.0": 1}
-    return wild.get(target.local.address, 2), target.dialled, target
+    return wild.get(target.local.address, 2), target.outgoing, target
 
 
 _HEAD = ("NS", "PROTO", "ROLE", "PROCESS", "OLD", "NEW", "WHY")

@@ -10,9 +10,9 @@ from cria.model.inventory import Endpoint, Protocol
 from cria.model.socket import Occupant, Policy, PortSocket, in_form_of, overlap, plain
 from cria.network import plan as memory
 from cria.network.assignment import Choice, Taken, choose
-from cria.network.groups import GroupKey, Kin, kinship
+from cria.network.groups import GroupedSocket, GroupKey, group_sockets
 from cria.network.plan import Move, PortPlan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 
 # The other end has ended these already: closing ours tells the program what it would read anyway.
 _HUNG_UP = {"CLOSE_WAIT", "LAST_ACK", "CLOSING", "FIN_WAIT1", "FIN_WAIT2"}
@@ -21,7 +21,7 @@ _HUNG_UP = {"CLOSE_WAIT", "LAST_ACK", "CLOSING", "FIN_WAIT1", "FIN_WAIT2"}
 def plan(
     sockets: Iterable[PortSocket],
     in_use: Iterable[Occupant] = (),
-    wishes: Wishes | None = None,
+    wishes: PortRequests | None = None,
     *,
     outside: Policy = "refuse",
     clients: Policy = "close",
@@ -33,8 +33,8 @@ def plan(
     other connection with one end in the checkpoint. `clone` counts from 0 and picks from the ranges in
     `wishes`. Raises PortPlanRefused, PortUnknown or PortTaken, naming what and why.
     """
-    wishes = wishes or Wishes()
-    kin = kinship(sockets)
+    wishes = wishes or PortRequests()
+    kin = group_sockets(sockets)
     occupants = tuple(in_use)
     _check_addresses(kin, wishes.addresses)
     policies: dict[str, Policy] = {"client": clients, "outside": outside}
@@ -49,7 +49,7 @@ def plan_clones(
     sockets: Iterable[PortSocket],
     count: int,
     in_use: Iterable[Occupant] = (),
-    wishes: Wishes | None = None,
+    wishes: PortRequests | None = None,
     *,
     outside: Policy = "refuse",
     clients: Policy = "close",
@@ -64,7 +64,7 @@ def plan_clones(
     return tuple(plans)
 
 
-def _check_addresses(kin: Iterable[Kin], addresses: Mapping[str, str]) -> None:
+def _check_addresses(kin: Iterable[GroupedSocket], addresses: Mapping[str, str]) -> None:
     if not addresses:
         return
     present = {plain(each.socket.local.address) for each in kin if not each.one_ended}
@@ -77,7 +77,9 @@ def _check_addresses(kin: Iterable[Kin], addresses: Mapping[str, str]) -> None:
         )
 
 
-def _check_one_ended(kin: Iterable[Kin], policies: Mapping[str, Policy]) -> frozenset[int]:
+def _check_one_ended(
+    kin: Iterable[GroupedSocket], policies: Mapping[str, Policy]
+) -> frozenset[int]:
     """The IDs of one-ended connections that are kept; refuse where the policy says so."""
     kept, refused = set(), []
     for each in kin:
@@ -96,17 +98,17 @@ def _check_one_ended(kin: Iterable[Kin], policies: Mapping[str, Policy]) -> froz
     return frozenset(kept)
 
 
-def _option(refused: list[Kin]) -> str:
+def _option(refused: list[GroupedSocket]) -> str:
     return "outside" if any(each.kind == "outside" for each in refused) else "clients"
 
 
-def _one_ended(each: Kin) -> str:
+def _one_ended(each: GroupedSocket) -> str:
     socket = each.socket
     return f"{socket.local} to {socket.peer} ({socket.state}) of {socket.owner or socket.role}"
 
 
 def _move(
-    each: Kin,
+    each: GroupedSocket,
     choices: Mapping[GroupKey, Choice],
     addresses: Mapping[str, str],
     kept: frozenset[int],
@@ -152,10 +154,10 @@ def _new_end(end: Endpoint, port: int, addresses: Mapping[str, str]) -> Endpoint
     return Endpoint(address=in_form_of(address, end.address), port=port)
 
 
-def _why(each: Kin, choice: Choice) -> str:
+def _why(each: GroupedSocket, choice: Choice) -> str:
     if each.kind == "accepted":
         return f"{choice.why}; accepted by the listener on {each.socket.local.port}"
-    if each.kind == "dialled":
+    if each.kind == "outgoing":
         return f"{choice.why}; connected to {each.socket.peer}"
     return choice.why
 

@@ -20,7 +20,7 @@ LOWEST_UNPRIVILEGED = 1024
 _PAIR = re.compile(r"(?P<old>\d+)\s*[=:]\s*(?P<first>\d+)(?:\s*(?:\.\.|-)\s*(?P<last>\d+))?$")
 
 
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+class PortRequests(msgspec.Struct, frozen=True, kw_only=True):
     """Which port goes where, and what becomes of the others.
 
     `ports` gives the new ports of an old one, one for each clone. `mode` is for ports not named there:
@@ -37,7 +37,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(
         cls, asked: Asked = (), *, mode: str | None = None, addresses: Iterable[str] = ()
-    ) -> Wishes:
+    ) -> PortRequests:
         """Read `{8000: 8001}`, `"8000=8001"`, `"8000=8001..8004"`, `"auto"`, `"offset:100"` or several.
 
         `addresses` are words like `"10.0.0.5=127.0.0.1"`. Raises UsageError for words that do not fit

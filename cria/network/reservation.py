@@ -136,7 +136,7 @@ def _bind(sock: socket.socket, target: Target) -> None:
     try:
         sock.bind(where)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or not target.dialled:
+        if error.errno != errno.EADDRINUSE or not target.outgoing:
             raise
         # What a client has left in TIME_WAIT stops this bind for a minute, but not CRIU's: it binds
         # connections in repair mode. Whoever really stands there is found afterwards.

@@ -21,7 +21,7 @@ from cria.engine.control.lookup import find_client
 from cria.engine.inventory.collect import collect_inventory
 from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy, NoSpace, QuiesceFailed
-from cria.hooks import HookCall
+from cria.model.hooks import HookCall
 
 from .conftest import wait_for
 

@@ -16,7 +16,7 @@ from cria.engine.control.client import ControlClient
 from cria.engine.launch.launcher import Launched
 from cria.errors import HookFailed, NoSpace
 from cria.events import Event, Warned
-from cria.hooks import HookCall
+from cria.model.hooks import HookCall
 
 pytestmark = pytest.mark.root
 

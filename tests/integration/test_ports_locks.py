@@ -16,7 +16,7 @@ from cria.model.inventory import Endpoint
 from cria.model.socket import PortSocket
 from cria.network import connection_locks
 from cria.network.planner import plan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.system.netfilter import Connection, Netfilter
 
 pytestmark = [pytest.mark.root]
@@ -99,7 +99,7 @@ def test_a_rule_of_criu_for_an_old_port_is_found_by_its_words() -> None:
     ends = Endpoint(address="127.0.0.1", port=28401), Endpoint(address="127.0.0.1", port=28402)
     rules = [
         rule
-        for move in plan(sockets(*ends), (), Wishes.parse("offset:10"))
+        for move in plan(sockets(*ends), (), PortRequests.parse("offset:10"))
         for rule in connection_locks.iptables_rules(move)
     ]
     assert len(rules) == 4

@@ -20,11 +20,11 @@ from cria.criu.images import files, summary
 from cria.errors import CheckpointMismatch, PortPlanRefused, PortTaken
 from cria.network import connection_locks
 from cria.network.images import rewrite, sockets_of
-from cria.network.listeners import check_owned, seal
+from cria.network.listeners import clear_port_reuse, verify_listeners
 from cria.network.occupancy import occupants
 from cria.network.plan import PortPlan
 from cria.network.planner import plan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.network.reservation import reserve
 from cria.system import processes
 from cria.system.netfilter import Netfilter
@@ -55,8 +55,8 @@ class Images:
             with connection_locks.locked(new):
                 done = subprocess.run([*command, "-o", "restore.log"], check=False, timeout=60)
             if done.returncode == 0:
-                seal(made)
-                check_owned(made, self.pids)
+                clear_port_reuse(made)
+                verify_listeners(made, self.pids)
         return done
 
     def end(self) -> None:
@@ -130,7 +130,7 @@ def test_a_pair_answers_over_its_inner_connection_on_other_ports(
 ) -> None:
     images = dumped("pair", 28100)
     before = (images.directory / files.NAME).read_bytes()
-    made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
     assert {move.kind for move in made} == {"listener", "accepted", "dialled"}
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28250) == "alive"
@@ -143,7 +143,7 @@ def test_a_dual_stack_listener_moves_with_its_mapped_connection(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("mapped", 28101)
-    made = plan(images.sockets, occupants(), Wishes.parse("28101=28251"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("28101=28251"))
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28251) == "alive"
     assert ask(28251, "::1") == "alive"
@@ -153,18 +153,18 @@ def test_a_so_reuseport_group_is_counted_and_stands_complete(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("group", 28102)
-    made = plan(images.sockets, occupants(), Wishes.parse("28102=28252"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("28102=28252"))
     assert len(made.listeners) == 2
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28252) == "alone"
-    check_owned(made, images.pids)
+    verify_listeners(made, images.pids)
 
 
 def test_a_udp_socket_moves_with_the_one_that_sends_to_it(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("udp", 28103)
-    made = plan(images.sockets, occupants(), Wishes.parse("28103=28253"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("28103=28253"))
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28253) == "alive"
 
@@ -173,7 +173,7 @@ def test_a_client_from_outside_is_hung_up_on_in_the_copy(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("outside", 28104, connect=True)
-    made = plan(images.sockets, occupants(), Wishes.parse("28104=28254"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("28104=28254"))
     assert [move.closes for move in made if move.kind == "client"] == [True]
     with pytest.raises(PortPlanRefused, match="1 connection"):
         plan(images.sockets, occupants(), clients="refuse")
@@ -186,7 +186,7 @@ def test_the_plan_of_another_checkpoint_is_refused(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("pair", 28105)
-    made = plan(images.sockets, occupants(), Wishes.parse("28105=28255"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("28105=28255"))
     rewrite(images.directory, made, tmp_path / "view", criu_binary=images.criu)
     with pytest.raises(CheckpointMismatch):
         rewrite(tmp_path / "view", made, tmp_path / "again", criu_binary=images.criu)
@@ -201,7 +201,7 @@ def test_a_listener_with_so_reuseport_is_found_before_the_restore(
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 28256))
         other.listen()
-        made = plan(images.sockets, (), Wishes.parse("28106=28256"))
+        made = plan(images.sockets, (), PortRequests.parse("28106=28256"))
         with pytest.raises(PortTaken) as caught:
             images.restore(made, tmp_path / "view")
         assert f"PID {os.getpid()}" in str(caught.value.details)
@@ -216,7 +216,7 @@ def test_full_queues_move_too_and_no_lock_is_left(
     assert connection_locks.leftovers(images.directory), (
         "CRIU has locked nothing: this test shows nothing"
     )
-    made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
     assert connection_locks.needed(images.directory, made, images.criu)
     before = set(tables())
     assert images.restore(made, tmp_path / "view").returncode == 0
@@ -229,7 +229,7 @@ def test_full_queues_move_too_and_no_lock_is_left(
 
 def test_an_empty_established_pair_needs_no_lock(dumped: Callable[..., Images]) -> None:
     images = dumped("pair", 28108)
-    made = plan(images.sockets, occupants(), Wishes.parse("offset:150"))
+    made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
     assert connection_locks.needed(images.directory, made, images.criu) == ()
     assert connection_locks.remove_leftovers(images.directory, made) == 1
     assert connection_locks.remove_leftovers(images.directory, made) == 0
@@ -268,13 +268,13 @@ def test_no_hostile_binder_ever_shares_a_restored_port(
 
 def attempt(images: Images, target: int, view: Path) -> str:
     """Restore to `target` once; when it stands, nobody else may be there, then and later."""
-    made = plan(images.sockets, (), Wishes.parse({28110: target}))
+    made = plan(images.sockets, (), PortRequests.parse({28110: target}))
     try:
         if images.restore(made, view).returncode != 0:
             return "CRIU refused"
         for _ in range(5):
             assert ask(target) == "alive"
-            check_owned(made, images.pids)
+            verify_listeners(made, images.pids)
     except PortTaken:
         return "port taken"
     else:

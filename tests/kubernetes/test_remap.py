@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from cria.kubernetes.archive.remap import remap
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.system.compression import Compression, writer
 from tests.kubernetes.conftest import Container, Sandbox
 from tests.kubernetes.cri import Cri
@@ -139,7 +139,7 @@ def test_addresses_move_as_well(
     tmp_path: Path,
 ) -> None:
     new_port = free_port()
-    wishes = Wishes.parse({serving.port: new_port}, addresses=["127.0.0.1=127.0.0.2"])
+    wishes = PortRequests.parse({serving.port: new_port}, addresses=["127.0.0.1=127.0.0.2"])
 
     done = remap(checkpoint(serving.container), tmp_path / "new.tar", ports=wishes)
     restore(done.path, serving.container)

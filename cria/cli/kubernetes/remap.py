@@ -74,14 +74,14 @@ def command(
     """
     from cria.cli.archive_documents import RemapDone
     from cria.kubernetes.archive.remap import REMAP_STEPS, plan_remap, remap
-    from cria.network.requests import Wishes
+    from cria.network.requests import PortRequests
 
     if explain:
         click.echo("\n".join(step.title for step in REMAP_STEPS))
         return
     if archive is None:
         raise click.UsageError("Missing argument 'ARCHIVE'.")
-    wishes = Wishes.parse(moves, mode=ports, addresses=addresses)
+    wishes = PortRequests.parse(moves, mode=ports, addresses=addresses)
     asked: dict[str, Any] = {"ports": wishes, "elsewhere": elsewhere}
     asked |= {"outside": outside, "clients": clients}
     if dry_run:

@@ -17,7 +17,7 @@ from cria.model.socket import Occupant, PortSocket
 from cria.network.images import sockets_of_image
 from cria.network.plan import PortPlan
 from cria.network.planner import plan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 
 LONGEST_UNIX_NAME = 108  # of unix(7), the NUL at its beginning included
 
@@ -51,7 +51,7 @@ def unix_sockets(archive: Archive, criu: Path | None = None) -> tuple[UnixSocket
 
 def plan_archive(
     archive: Archive,
-    wishes: Wishes,
+    wishes: PortRequests,
     in_use: Iterable[Occupant] = (),
     *,
     criu: Path | None = None,

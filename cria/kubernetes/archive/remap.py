@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cria.kubernetes.archive.contents import NeededFile
     from cria.kubernetes.archive.oci import StagedImage
     from cria.kubernetes.archive.plan import ArchivePlan
-    from cria.network.requests import Wishes
+    from cria.network.requests import PortRequests
     from cria.system.files import StagedFile
 
 
@@ -99,16 +99,16 @@ def plan_remap(
     return work.plan
 
 
-def wishes_of(ports: Any) -> Wishes:
+def wishes_of(ports: Any) -> PortRequests:
     """What is asked of the ports. Where nothing is said of the others, all of them move.
 
     Beside the original none could stay; and who remaps an archive may not be where that is. Raises
     UsageError for a range: one archive is one copy.
     """
     from cria.errors import UsageError
-    from cria.network.requests import Wishes
+    from cria.network.requests import PortRequests
 
-    asked = ports if isinstance(ports, Wishes) else Wishes.parse(ports or ())
+    asked = ports if isinstance(ports, PortRequests) else PortRequests.parse(ports or ())
     for old, new in asked.ports.items():
         if len(new) > 1:
             raise UsageError(
@@ -124,7 +124,7 @@ class Remapping:
 
     path: Path
     output: str
-    wishes: Wishes
+    wishes: PortRequests
     elsewhere: bool
     policies: dict[str, str]
     listener: Listener | None = None

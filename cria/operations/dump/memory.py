@@ -12,7 +12,7 @@ from cria.criu.images import files, summary
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.criu.options import dump_options
 from cria.errors import CriaError, DumpFailed, EngineBusy
-from cria.isolation.namespaces import NamespacesOf, is_elsewhere
+from cria.isolation.namespaces import NamespacesOfProcess, in_other_pid_namespace
 from cria.model.manifest import CARRIED, DUMP_LOG
 from cria.operations.dump.engine import resume_engine
 from cria.operations.dump.gpu import restore_memory_of_live_engine
@@ -32,7 +32,7 @@ def write_images(state: DumpState) -> int:
         leave_running=request.leave_running,
         direct_io=request.direct_io,
     )
-    inside = NamespacesOf(state.root) if is_elsewhere(state.root) else None
+    inside = NamespacesOfProcess(state.root) if in_other_pid_namespace(state.root) else None
     message.pid = inside.inner_pid if inside else state.root
     state.files_root = inside.root if inside else Path("/")
     has_gpus = state.has("gpu_memory")

@@ -9,7 +9,7 @@ from pathlib import Path
 from cria.checkpoint import saved_files
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.errors import PathTaken, PidTaken
-from cria.isolation.namespaces import Host, OwnNamespaces
+from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
 from cria.isolation.view import make_sure_of, prepared
 from cria.memory import compressed
 from cria.model.manifest import CARRIED
@@ -21,7 +21,7 @@ from cria.operations.restore.state import RestoreState
 def choose_namespaces(state: RestoreState) -> None:
     """Choose the host's namespaces where the engine's PIDs and paths are free, else make new ones."""
     isolate = state.request.isolate
-    state.namespaces = Host()
+    state.namespaces = HostNamespaces()
     view = prepared(
         state.checkpoint.images,
         state.checkpoint.manifest,
@@ -40,7 +40,7 @@ def choose_namespaces(state: RestoreState) -> None:
             return
     make_sure_of(own for own, _ in view.binds)
     state.unix_names = view.abstract
-    state.namespaces = OwnNamespaces(
+    state.namespaces = CloneNamespaces(
         copy_on_write=view.copy_on_write, binds=view.binds, network=isolate == "net"
     )
 

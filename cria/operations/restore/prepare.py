@@ -6,12 +6,12 @@ from cria.checkpoint.handle import Checkpoint
 from cria.criu import program
 from cria.criu.client import Client
 from cria.errors import PortTaken, UsageError
-from cria.isolation.forwarded_ports import forwards
+from cria.isolation.forwarded_ports import listen_on_host
 from cria.network.images import sockets_of
 from cria.network.occupancy import occupants
 from cria.network.plan import PortPlan
 from cria.network.planner import plan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.network.reservation import reserve
 from cria.operations.checks import preflight
 from cria.operations.restore.state import OpenedState, RestoreState
@@ -76,19 +76,19 @@ def plan_for(checkpoint: Checkpoint, request: RestoreRequest, clone: int = 0) ->
     )
 
 
-def port_requests(request: RestoreRequest, default: str | None = None) -> Wishes:
+def port_requests(request: RestoreRequest, default: str | None = None) -> PortRequests:
     """Return what `request` asks of the ports, `default` where it asks nothing.
 
     Raises UsageError for a finished plan: one plan cannot serve several engines.
     """
-    if isinstance(request.ports, Wishes):
+    if isinstance(request.ports, PortRequests):
         return request.ports
     if isinstance(request.ports, PortPlan):
         raise UsageError(
             "a port plan is for one engine",
             remedy='ask for ports instead, as in "8000=8001..8004"',
         )
-    return Wishes.parse(request.ports or ((default,) if default else ()))
+    return PortRequests.parse(request.ports or ((default,) if default else ()))
 
 
 def _plan_own_network(state: RestoreState) -> PortPlan:
@@ -96,7 +96,7 @@ def _plan_own_network(state: RestoreState) -> PortPlan:
     asked = port_requests(state.request)
     inventory = state.checkpoint.manifest.inventory
     any_port = asked.mode in ("auto", "fresh")
-    state.forwarded_ports = forwards(
+    state.forwarded_ports = listen_on_host(
         inventory.published(), asked.for_clone(state.clone), any_port=any_port
     )
     sockets = sockets_of(state.checkpoint.images, state.client.criu, inventory=inventory)

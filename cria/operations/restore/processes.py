@@ -12,8 +12,7 @@ from cria.errors import NoSuchProcess, RestoreFailed
 from cria.isolation import forwarded_ports
 from cria.memory import compressed
 from cria.model.manifest import MEMORY
-from cria.network import connection_locks
-from cria.network.listeners import check_owned, seal
+from cria.network import connection_locks, listeners
 from cria.operations.restore.isolation import remove_images
 from cria.operations.restore.state import RestoreState
 from cria.system import processes
@@ -80,9 +79,9 @@ def verify_listeners(state: RestoreState) -> None:
     CRIU binds beside a listener with SO_REUSEPORT and reports success.
     """
     # Port reuse is cleared first: what the check then sees stays true when the ports are released.
-    seal(state.plan, state.network_namespace)
+    listeners.clear_port_reuse(state.plan, state.network_namespace)
     pids = (process.pid for process in tree(state.root))
-    check_owned(state.plan, pids, state.network_namespace)
+    listeners.verify_listeners(state.plan, pids, state.network_namespace)
     if state.reservation is not None:
         state.reservation.release()
 
@@ -100,7 +99,7 @@ def start_processes(state: RestoreState) -> None:
             state.checkpoint.images, state.plan, state.network_namespace, state.client.criu
         )
     if state.own_namespaces is not None:
-        forwarded_ports.carry(state.forwarded_ports, state.own_namespaces)
+        forwarded_ports.hand_over(state.forwarded_ports, state.own_namespaces)
     state.namespaces.settle(state.inner_root)
     remove_images(state)
 

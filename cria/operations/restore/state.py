@@ -12,8 +12,8 @@ from cria.checkpoint.handle import Checkpoint
 from cria.criu.client import Client, Conversation
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.events import Listener, Warned, nobody
-from cria.isolation.forwarded_ports import Forward
-from cria.isolation.namespaces import Host, OwnNamespaces
+from cria.isolation.forwarded_ports import ForwardedPort
+from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
 from cria.model.inventory import Endpoint
 from cria.model.manifest import CarriedFile
 from cria.network.plan import PortPlan
@@ -55,11 +55,11 @@ class RestoreState(OpenedState):
     # Ports. The reservation is None where the engine gets a network namespace of its own.
     plan: PortPlan = field(init=False)
     reservation: Reservation | None = None
-    forwarded_ports: list[Forward] = field(default_factory=list)
+    forwarded_ports: list[ForwardedPort] = field(default_factory=list)
     connection_locks: ExitStack = field(default_factory=ExitStack)
 
     # Where the engine lives, and what it finds there.
-    namespaces: Host | OwnNamespaces = field(init=False)
+    namespaces: HostNamespaces | CloneNamespaces = field(init=False)
     unix_names: dict[int, bytes] = field(default_factory=dict)
     view: Path = field(init=False)
     placed_files: tuple[CarriedFile, ...] = ()
@@ -102,9 +102,9 @@ class RestoreState(OpenedState):
         return self.namespaces.netns if self.has("namespaces") else None
 
     @property
-    def own_namespaces(self) -> OwnNamespaces | None:
+    def own_namespaces(self) -> CloneNamespaces | None:
         """The namespaces that were made for the engine; None where it lives in the host's."""
-        return self.namespaces if isinstance(self.namespaces, OwnNamespaces) else None
+        return self.namespaces if isinstance(self.namespaces, CloneNamespaces) else None
 
     @property
     def tag(self) -> str:

@@ -26,7 +26,7 @@ from cria.criu.images import framing
 from cria.errors import CheckpointDamaged, CheckpointMissing, CriaError
 from cria.kubernetes.archive.plan import plan_archive, sockets
 from cria.kubernetes.archive.reader import open_archive
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.system.compression import Compression
 
 Files = dict[str, bytes]
@@ -219,7 +219,7 @@ def test_a_broken_image_in_an_archive_is_one_clear_error(
     path = stored(tmp_path / "bad", tar(files | {f"checkpoint/{name}": data}))
 
     with pytest.raises(CheckpointDamaged, match=name):
-        plan_archive(open_archive(path), Wishes())
+        plan_archive(open_archive(path), PortRequests())
 
 
 def test_a_bomb_takes_time_but_no_memory(files: Files, tmp_path: Path) -> None:

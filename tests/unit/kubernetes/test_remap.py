@@ -40,7 +40,7 @@ from cria.events import Event, Progress
 from cria.kubernetes.archive import remap as remapping
 from cria.kubernetes.archive import splice
 from cria.kubernetes.archive.remap import plan_remap, remap
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 from cria.system.compression import Compression, compression_of, reader
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -156,7 +156,9 @@ def test_an_address_moves(fdinfo: ModuleType, tmp_path: Path) -> None:
     pod = int.from_bytes(bytes((10, 0, 0, 5)), "little")
     archive = stored(tmp_path / "old", tar(members(fdinfo, inet(fdinfo, 1, 80, src_addr=[pod]))))
 
-    new = moved(archive, tmp_path / "new", Wishes.parse("keep", addresses=["10.0.0.5=10.0.0.9"]))
+    new = moved(
+        archive, tmp_path / "new", PortRequests.parse("keep", addresses=["10.0.0.5=10.0.0.9"])
+    )
 
     assert str(sockets_of(new)[0].local) == "10.0.0.9:80"
 

@@ -6,11 +6,11 @@ from builders import listener, pair
 
 from cria.network.connection_locks import iptables_rules
 from cria.network.planner import plan
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 
 
 def test_the_rules_are_those_that_criu_makes_for_the_old_ports() -> None:
-    made = plan(pair("127.0.0.1:29550", "127.0.0.1:36342"), (), Wishes.parse("offset:5"))
+    made = plan(pair("127.0.0.1:29550", "127.0.0.1:36342"), (), PortRequests.parse("offset:5"))
     words = [" ".join(rule).lower() for move in made for rule in iptables_rules(move)]
     # As CRIU 4.3 logs them.
     assert (

@@ -11,7 +11,7 @@ from cria.errors import PortPlanRefused, PortTaken, PortUnknown, UsageError
 from cria.model.socket import PortSocket
 from cria.network.plan import PortPlan
 from cria.network.planner import plan, plan_clones
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 
 HTTP = listener("0.0.0.0:8000", role="HTTP API", owner="PID 10 (vllm)")
 GLOO = listener("127.0.0.1:30000", 4, role="Gloo")
@@ -24,7 +24,7 @@ def ends(made: PortPlan, number: int) -> tuple[str, str]:
 
 def test_a_listener_moves_with_what_it_accepted_and_with_their_peers() -> None:
     sockets = (listener("127.0.0.1:30000"), *pair("127.0.0.1:30000", "127.0.0.1:40000"))
-    made = plan(sockets, (), Wishes.parse({30000: 31000}))
+    made = plan(sockets, (), PortRequests.parse({30000: 31000}))
     assert ends(made, 1) == ("127.0.0.1:31000", "None")
     assert ends(made, 2) == ("127.0.0.1:31000", "127.0.0.1:40000")
     assert ends(made, 3) == ("127.0.0.1:40000", "127.0.0.1:31000")
@@ -47,14 +47,14 @@ def test_a_v4_mapped_end_finds_its_v4_peer_and_keeps_its_form() -> None:
         connection("[::ffff:127.0.0.1]:9000", "[::ffff:127.0.0.1]:9100", 2),
         connection("127.0.0.1:9100", "127.0.0.1:9000", 3),
     )
-    made = plan(sockets, (), Wishes.parse("offset:5"))
+    made = plan(sockets, (), PortRequests.parse("offset:5"))
     assert ends(made, 2) == ("[::ffff:127.0.0.1]:9005", "[::ffff:127.0.0.1]:9105")
     assert ends(made, 3) == ("127.0.0.1:9105", "127.0.0.1:9005")
 
 
 def test_a_group_on_one_port_moves_as_one() -> None:
     sockets = [listener("0.0.0.0:8000", number, reuse_port=True) for number in range(1, 5)]
-    made = plan(sockets, (), Wishes.parse("8000=8001"))
+    made = plan(sockets, (), PortRequests.parse("8000=8001"))
     assert {str(move.new) for move in made} == {"0.0.0.0:8001"}
 
 
@@ -78,7 +78,7 @@ def test_udp_and_tcp_do_not_meet_and_a_udp_peer_follows() -> None:
 
 def test_an_address_moves_on_both_ends() -> None:
     sockets = (listener("10.0.0.5:9000"), *pair("10.0.0.5:9000", "10.0.0.5:9100"))
-    made = plan(sockets, (), Wishes.parse(addresses=["10.0.0.5=127.0.0.1"]))
+    made = plan(sockets, (), PortRequests.parse(addresses=["10.0.0.5=127.0.0.1"]))
     assert ends(made, 2) == ("127.0.0.1:9000", "127.0.0.1:9100")
     assert ends(made, 3) == ("127.0.0.1:9100", "127.0.0.1:9000")
 
@@ -89,7 +89,7 @@ def test_a_v4_mapped_address_moves_in_its_own_form() -> None:
         connection("[::ffff:10.0.0.5]:9000", "[::ffff:10.0.0.5]:9100", 2),
         connection("10.0.0.5:9100", "10.0.0.5:9000", 3),
     )
-    made = plan(sockets, (), Wishes.parse(addresses=["10.0.0.5=127.0.0.1"]))
+    made = plan(sockets, (), PortRequests.parse(addresses=["10.0.0.5=127.0.0.1"]))
     assert ends(made, 2) == ("[::ffff:127.0.0.1]:9000", "[::ffff:127.0.0.1]:9100")
     assert ends(made, 3) == ("127.0.0.1:9100", "127.0.0.1:9000")
 
@@ -97,7 +97,7 @@ def test_a_v4_mapped_address_moves_in_its_own_form() -> None:
 def test_two_listeners_that_meet_on_a_moved_address_are_refused() -> None:
     sockets = (listener("10.0.0.5:9000", 1), listener("127.0.0.1:9000", 2))
     with pytest.raises(PortPlanRefused, match=r"10\.0\.0\.5:9000 cannot become"):
-        plan(sockets, (), Wishes.parse(addresses=["10.0.0.5=127.0.0.1"]))
+        plan(sockets, (), PortRequests.parse(addresses=["10.0.0.5=127.0.0.1"]))
 
 
 # What is refused --------------------------------------------------------------------------------
@@ -110,56 +110,59 @@ def test_a_published_port_that_is_taken_is_not_moved_silently() -> None:
 
 
 def test_auto_moves_a_published_port_too() -> None:
-    assert plan([HTTP], [stranger("127.0.0.1:8000")], Wishes.parse("auto")).new_port(8000) == 8001
+    assert (
+        plan([HTTP], [stranger("127.0.0.1:8000")], PortRequests.parse("auto")).new_port(8000)
+        == 8001
+    )
 
 
 def test_a_wish_for_a_taken_port_names_the_occupant_even_with_so_reuseport() -> None:
     group = [stranger("0.0.0.0:8001", owner=f"PID {pid} (server)") for pid in (5, 6)]
     with pytest.raises(PortTaken, match=r"port 8001 \(for 8000\)") as caught:
-        plan([HTTP], group, Wishes.parse("8000=8001"))
+        plan([HTTP], group, PortRequests.parse("8000=8001"))
     assert "PID 5" in str(caught.value.details)
 
 
 def test_a_wish_for_a_port_of_the_same_checkpoint_is_refused_under_keep() -> None:
     with pytest.raises(PortPlanRefused, match="8000 and 30000 cannot both become 30000"):
-        plan([HTTP, GLOO], (), Wishes.parse(["8000=30000", "keep"]))
+        plan([HTTP, GLOO], (), PortRequests.parse(["8000=30000", "keep"]))
 
 
 def test_a_wish_for_a_port_of_the_same_checkpoint_moves_the_inner_one_away() -> None:
-    made = plan([HTTP, GLOO], (), Wishes.parse("8000=30000"))
+    made = plan([HTTP, GLOO], (), PortRequests.parse("8000=30000"))
     assert made.moved_ports == {8000: 30000, 30000: 30001}
 
 
 def test_two_ports_may_change_places() -> None:
-    made = plan([HTTP, GLOO], (), Wishes.parse({8000: 30000, 30000: 8000}))
+    made = plan([HTTP, GLOO], (), PortRequests.parse({8000: 30000, 30000: 8000}))
     assert made.moved_ports == {8000: 30000, 30000: 8000}
 
 
 def test_two_sources_for_one_target_are_refused() -> None:
     with pytest.raises(PortPlanRefused, match="cannot both become 9000"):
-        plan([HTTP, GLOO], (), Wishes.parse({8000: 9000, 30000: 9000}))
+        plan([HTTP, GLOO], (), PortRequests.parse({8000: 9000, 30000: 9000}))
 
 
 def test_a_port_that_is_not_there_is_answered_with_those_that_are() -> None:
     with pytest.raises(PortUnknown, match="port 8080 is not in the checkpoint") as caught:
-        plan([HTTP, GLOO], (), Wishes.parse({8080: 9000}))
+        plan([HTTP, GLOO], (), PortRequests.parse({8080: 9000}))
     assert "8000 (tcp, HTTP API)" in str(caught.value.details)
 
 
 def test_a_checkpoint_without_sockets_says_so() -> None:
     assert len(plan([])) == 0
     with pytest.raises(PortUnknown) as caught:
-        plan([], (), Wishes.parse("8000=8001"))
+        plan([], (), PortRequests.parse("8000=8001"))
     assert caught.value.details == "it has no port at all"
 
 
 def test_nccl_listeners_stay_and_say_why() -> None:
     nccl = listener("127.0.0.1:5000", role="NCCL", pinned="NCCL dials again")
-    assert "NCCL dials again" in next(iter(plan([nccl], (), Wishes.parse("fresh")))).why
+    assert "NCCL dials again" in next(iter(plan([nccl], (), PortRequests.parse("fresh")))).why
     with pytest.raises(PortPlanRefused, match="port 5000 cannot move"):
-        plan([nccl], (), Wishes.parse("5000=5001"))
+        plan([nccl], (), PortRequests.parse("5000=5001"))
     with pytest.raises(PortTaken) as caught:
-        plan([nccl], [stranger("127.0.0.1:5000")], Wishes.parse("auto"))
+        plan([nccl], [stranger("127.0.0.1:5000")], PortRequests.parse("auto"))
     assert "it cannot move" in str(caught.value.details)
 
 
@@ -176,7 +179,7 @@ HUB = connection("10.0.0.5:45000", "192.0.2.1:443", 3, owner="PID 10 (vllm)")
 
 
 def test_http_clients_are_closed_in_a_copy_and_kept_where_asked() -> None:
-    (_, closed) = plan([HTTP, CLIENT], (), Wishes.parse("8000=8001"))
+    (_, closed) = plan([HTTP, CLIENT], (), PortRequests.parse("8000=8001"))
     assert (closed.kind, closed.closes, closed.new.port) == ("client", True, 0)
     (_, kept) = plan([HTTP, CLIENT], clients="keep")
     assert not kept.changes
@@ -205,14 +208,14 @@ def test_a_kept_connection_that_is_alive_elsewhere_is_refused() -> None:
 
 def test_no_port_moves_onto_that_of_a_kept_connection() -> None:
     with pytest.raises(PortPlanRefused, match="cannot become"):
-        plan([HTTP, HUB], (), Wishes.parse("8000=45000"), outside="keep")
+        plan([HTTP, HUB], (), PortRequests.parse("8000=45000"), outside="keep")
 
 
 def test_a_living_connection_on_the_port_of_a_dialling_end_is_in_the_way() -> None:
     sockets = (GLOO, *pair("127.0.0.1:30000", "127.0.0.1:40000"))
     there = stranger("127.0.0.1:40000", peer=end("127.0.0.1:5432"), state="ESTABLISHED")
     with pytest.raises(PortTaken, match="port 40000 is taken"):
-        plan(sockets, [there], Wishes.parse("keep"))
+        plan(sockets, [there], PortRequests.parse("keep"))
     assert ends(plan(sockets, [there]), 3)[0] == "127.0.0.1:40001"
 
 
@@ -225,14 +228,14 @@ def test_what_a_dead_server_had_accepted_is_left_to_the_kernel() -> None:
 
 
 def test_clones_take_their_ports_from_the_range_and_never_meet() -> None:
-    made = plan_clones([HTTP, GLOO], 3, (), Wishes.parse("8000=8001..8003"))
+    made = plan_clones([HTTP, GLOO], 3, (), PortRequests.parse("8000=8001..8003"))
     assert [each.new_port(8000) for each in made] == [8001, 8002, 8003]
     assert [each.new_port(30000) for each in made] == [30000, 30001, 30002]
 
 
 def test_a_range_that_is_too_short_is_refused() -> None:
     with pytest.raises(PortPlanRefused, match="too few for 3 clones") as caught:
-        plan_clones([HTTP], 3, (), Wishes.parse("8000=8001..8002"))
+        plan_clones([HTTP], 3, (), PortRequests.parse("8000=8001..8002"))
     assert caught.value.remedy == "give a range: -p 8000=8001..8003"
 
 
@@ -240,7 +243,7 @@ def test_a_range_that_is_too_short_is_refused() -> None:
 
 
 def test_the_table_and_the_json_say_the_same() -> None:
-    made = plan([HTTP, GLOO, CLIENT], (), Wishes.parse({8000: 8001, 30000: 30005}))
+    made = plan([HTTP, GLOO, CLIENT], (), PortRequests.parse({8000: 8001, 30000: 30005}))
     text, data = str(made), made.to_json()
     assert json.loads(json.dumps(data))["ports"] == {"8000": 8001, "30000": 30005}
     for socket in data["sockets"]:
@@ -299,7 +302,7 @@ def test_connections_to_outside_are_not_reserved() -> None:
     ],
 )
 def test_wishes_are_read(asked: object, ports: object, mode: str) -> None:
-    wishes = Wishes.parse(asked)  # type: ignore[arg-type]
+    wishes = PortRequests.parse(asked)  # type: ignore[arg-type]
     assert (wishes.ports, wishes.mode) == (ports, mode)
 
 
@@ -321,21 +324,21 @@ def test_wishes_are_read(asked: object, ports: object, mode: str) -> None:
 )
 def test_words_that_do_not_fit_are_refused(asked: object, message: str) -> None:
     with pytest.raises((UsageError, PortPlanRefused), match=message):
-        Wishes.parse(asked)  # type: ignore[arg-type]
+        PortRequests.parse(asked)  # type: ignore[arg-type]
 
 
 def test_an_offset_out_of_range_is_refused() -> None:
     with pytest.raises(PortPlanRefused, match="cannot become 65536"):
-        plan([GLOO], (), Wishes.parse("offset:35536"))
+        plan([GLOO], (), PortRequests.parse("offset:35536"))
 
 
 @pytest.mark.parametrize("word", ["10.0.0.5", "10.0.0.5=::1", "a=b"])
 def test_addresses_that_do_not_fit_are_refused(word: str) -> None:
     with pytest.raises((UsageError, PortPlanRefused)):
-        Wishes.parse(addresses=[word])
+        PortRequests.parse(addresses=[word])
 
 
 def test_an_address_that_is_not_there_is_refused() -> None:
     with pytest.raises(PortPlanRefused, match=r"10\.9\.9\.9 is not in the checkpoint") as caught:
-        plan([HTTP], (), Wishes.parse(addresses=["10.9.9.9=127.0.0.1"]))
+        plan([HTTP], (), PortRequests.parse(addresses=["10.9.9.9=127.0.0.1"]))
     assert "0.0.0.0" in str(caught.value.details)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cria.errors import PortPlanRefused, PortTaken, PortUnknown
 from cria.model.socket import overlap
 from cria.network.planner import plan, plan_clones
-from cria.network.requests import Wishes
+from cria.network.requests import PortRequests
 
 # Run more of them, or other ones: CRIA_TOPOLOGIES=1000000 CRIA_SEED=7 pytest -k properties
 MANY = int(os.environ.get("CRIA_TOPOLOGIES", "5000"))
@@ -65,9 +65,9 @@ def test_clones_never_meet_each_other_nor_the_original(seed: int) -> None:
     random = Random(seed)
     sockets = topologies.topology(random)
     there = topologies.in_use(random, sockets)
-    plans = plan_clones(sockets, 3, there, Wishes(mode="auto"), outside="close")
+    plans = plan_clones(sockets, 3, there, PortRequests(mode="auto"), outside="close")
     for first, made in enumerate(plans):
-        topologies.check(sockets, there, Wishes(mode="auto"), made)
+        topologies.check(sockets, there, PortRequests(mode="auto"), made)
         for other in plans[:first]:
             for move in made:
                 for its in other:
@@ -94,7 +94,7 @@ def test_addresses_overlap_where_they_answer_the_same_packets(
 def test_where_nothing_is_in_use_nothing_moves_unasked(seed: int) -> None:
     sockets = topologies.topology(Random(seed))
     for mode in ("as-needed", "keep", "auto"):
-        made = plan(sockets, (), Wishes(mode=mode), outside="keep", clients="keep")
+        made = plan(sockets, (), PortRequests(mode=mode), outside="keep", clients="keep")
         assert not made.changes
         assert made.moved_ports == {}
 
@@ -106,4 +106,4 @@ def test_a_generated_topology_is_not_trivial() -> None:
     kinds = Counter(
         move.kind for _ in range(300) for move in plan(topologies.topology(random), outside="close")
     )
-    assert {"listener", "bound", "accepted", "dialled", "client", "outside"} <= set(kinds)
+    assert {"listener", "bound", "accepted", "outgoing", "client", "outside"} <= set(kinds)

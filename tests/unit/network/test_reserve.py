@@ -15,7 +15,7 @@ from builders import connection, listener, pair
 
 from cria.errors import PortPlanRefused, PortTaken, RestoreFailed
 from cria.model.socket import PortSocket
-from cria.network.listeners import check_owned, seal
+from cria.network.listeners import clear_port_reuse, verify_listeners
 from cria.network.plan import PortPlan
 from cria.network.planner import plan
 from cria.network.reservation import reserve
@@ -294,25 +294,25 @@ def restored(port: int) -> Iterator[socket.socket]:
 
 
 def test_our_listener_alone_is_owned(restored: socket.socket) -> None:
-    check_owned(at(restored.getsockname()[1]), [os.getpid()])
+    verify_listeners(at(restored.getsockname()[1]), [os.getpid()])
 
 
 def test_a_listener_that_is_not_ours_is_a_port_taken(restored: socket.socket) -> None:
     port = restored.getsockname()[1]
     with pytest.raises(PortTaken, match=f"port {port} is taken") as caught:
-        check_owned(at(port), [])
+        verify_listeners(at(port), [])
     assert f"PID {os.getpid()}" in str(caught.value.details)
 
 
 def test_a_listener_that_does_not_stand_is_a_failed_restore(port: int) -> None:
     with pytest.raises(RestoreFailed, match="1 listener"):
-        check_owned(at(port), [os.getpid()])
+        verify_listeners(at(port), [os.getpid()])
 
 
 def test_one_of_two_listeners_of_a_group_is_not_enough(restored: socket.socket) -> None:
     where = f"127.0.0.1:{restored.getsockname()[1]}"
     with pytest.raises(RestoreFailed, match="1 listener"):
-        check_owned(of(listener(where, 1), listener(where, 2)), [os.getpid()])
+        verify_listeners(of(listener(where, 1), listener(where, 2)), [os.getpid()])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="TCP_REPAIR needs CAP_NET_ADMIN; run as root")
@@ -321,7 +321,7 @@ def test_a_sealed_listener_is_as_exclusive_as_before_the_dump(port: int, address
     made = at(port, address)
     with closing(like_criu(address, port)) as restored:
         assert (0, 1) in gets_in(address, port), "the kernel no longer leaves it open: seal is idle"
-        seal(made)
+        clear_port_reuse(made)
         assert gets_in(address, port) == []
         with socket.create_connection(("127.0.0.1", port)):
             restored.accept()[0].close()
@@ -331,6 +331,6 @@ def test_a_sealed_listener_is_as_exclusive_as_before_the_dump(port: int, address
 def test_a_group_that_shares_by_design_goes_on_sharing(port: int) -> None:
     with closing(bound("127.0.0.1", port, 0, 1)) as first:
         first.listen()
-        seal(at(port))
+        clear_port_reuse(at(port))
         with closing(bound("127.0.0.1", port, 0, 1)) as second:
             second.listen()

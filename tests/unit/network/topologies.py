@@ -8,7 +8,7 @@ from random import Random
 from cria.model.inventory import Endpoint, Protocol
 from cria.model.socket import Occupant, PortSocket
 from cria.network.plan import Move, PortPlan
-from cria.network.requests import Mode, Wishes
+from cria.network.requests import Mode, PortRequests
 
 # Few ports, so that wishes, occupants and sockets meet all the time.
 PORTS = range(8000, 8024)
@@ -146,12 +146,12 @@ def in_use(random: Random, sockets: Iterable[PortSocket]) -> list[Occupant]:
     return found
 
 
-def wishes(random: Random, sockets: list[PortSocket]) -> Wishes:
+def wishes(random: Random, sockets: list[PortSocket]) -> PortRequests:
     ports = {}
     if sockets and random.random() < 0.4:
         for _ in range(random.choice((1, 1, 2))):
             ports[random.choice(sockets).local.port] = (random.choice(PORTS),)
-    return Wishes(
+    return PortRequests(
         ports=ports,
         mode=random.choice(MODES),
         offset=random.choice((1, 100, -3)),
@@ -198,7 +198,9 @@ def four(local: Endpoint, peer: Endpoint) -> tuple[str, int, str, int]:
     return bare(local.address), local.port, bare(peer.address), peer.port
 
 
-def check(sockets: list[PortSocket], there: list[Occupant], asked: Wishes, plan: PortPlan) -> None:
+def check(
+    sockets: list[PortSocket], there: list[Occupant], asked: PortRequests, plan: PortPlan
+) -> None:
     """Assert everything that must hold of any plan."""
     moves = {move.id: move for move in plan}
     assert len(moves) == len(plan.moves) == len(sockets)
@@ -263,7 +265,7 @@ def check_pairs(sockets: list[PortSocket], moves: dict[int, Move]) -> None:
                 assert moves[listener.id].new.port == move.new.port, "an accepted socket was left"
 
 
-def check_one(move: Move, asked: Wishes) -> None:
+def check_one(move: Move, asked: PortRequests) -> None:
     if move.closes:
         return
     assert 0 < move.new.port < 65536
