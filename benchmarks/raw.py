@@ -13,7 +13,7 @@ from cria.criu import log
 from cria.criu.client import CriuRefused
 from cria.engine.inventory.collect import collect_inventory
 from cria.errors import CriaError, DumpFailed, RestoreFailed
-from cria.model.manifest import CarriedFile
+from cria.model.manifest import SavedFile
 from cria.system import processes
 
 OPTIONS = ("--tcp-established", "--ext-unix-sk", "--file-locks", "--link-remap")
@@ -27,7 +27,7 @@ class RawImages:
     def __init__(self, criu: Path, directory: Path) -> None:
         self._criu = criu
         self.directory = directory
-        self._saved: tuple[CarriedFile, ...] = ()
+        self._saved: tuple[SavedFile, ...] = ()
         self._saved_in = directory.with_name(f"{directory.name}-saved-files")
 
     @property
@@ -48,7 +48,7 @@ class RawImages:
             shared = (Path(file.path) for file in inventory.shared_files if file.path)
             remaps = Path("/dev/shm").glob(f"{saved_files.LINK_REMAP}*")
             paths = dict.fromkeys(path for path in (*shared, *remaps) if path.exists())
-            self._saved = saved_files.store(paths, self._saved_in)
+            self._saved = saved_files.save(paths, self._saved_in)
         return seconds
 
     def restore(self) -> float:

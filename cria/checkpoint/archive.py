@@ -17,7 +17,7 @@ from cria.checkpoint import layout
 from cria.errors import CheckpointDamaged
 from cria.events import OnBytes
 from cria.model import manifest
-from cria.model.manifest import CARRIED, IMAGES, MANIFEST, MEMORY, Manifest, Part
+from cria.model.manifest import IMAGES, MANIFEST, MEMORY, SAVED_FILES, Manifest, Part
 from cria.system import compression, digests
 
 BLOCK = tarfile.BLOCKSIZE
@@ -28,7 +28,7 @@ LEVEL = (
 )
 LARGEST_MANIFEST = 64 << 20
 _ZEROS = bytes(PIECE)
-_NAME = re.compile(rf"({IMAGES}|{CARRIED}|{MEMORY})/[^/\0]+|[^/\0]+")
+_NAME = re.compile(rf"({IMAGES}|{SAVED_FILES}|{MEMORY})/[^/\0]+|[^/\0]+")
 
 
 def write(checkpoint: Path, known: Manifest, file: IO[bytes], moved: OnBytes) -> None:

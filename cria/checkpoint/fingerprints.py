@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from cria.criu.images.files import RegularFile
-from cria.model.manifest import RecordedFile
+from cria.model.manifest import Fingerprint
 from cria.system import digests
 
 SETTLED_NS = 2_000_000_000
 _NOT_FILES = ("/proc/", "/sys/", "/dev/")
 
 
-def wanted(opened: Iterable[RegularFile], remade: Set[int], carried: Set[str]) -> set[str]:
+def needed(opened: Iterable[RegularFile], remade: Set[int], carried: Set[str]) -> set[str]:
     """Of the files that are open or mapped those that are only read: programs, libraries, data.
 
     `remade` are the file IDs that CRIU makes again itself.
@@ -32,17 +32,17 @@ def wanted(opened: Iterable[RegularFile], remade: Set[int], carried: Set[str]) -
     }
 
 
-def record(paths: Iterable[str], root: Path = Path("/")) -> tuple[RecordedFile, ...]:
+def take(paths: Iterable[str], root: Path = Path("/")) -> tuple[Fingerprint, ...]:
     """What is needed to know the files at `paths` below `root` again; those that are gone are left out."""
 
-    def of(path: str) -> RecordedFile | None:
+    def of(path: str) -> Fingerprint | None:
         there = root / path.lstrip("/")
         try:
             # Before the samples are read: what is written meanwhile shows later.
             status = there.stat()
             digest = digests.sampled(there)
             stamp = _stamp(status) if _is_settled(status) else ""
-            return RecordedFile(path=path, size_bytes=status.st_size, digest=digest, stamp=stamp)
+            return Fingerprint(path=path, size_bytes=status.st_size, digest=digest, stamp=stamp)
         except OSError:
             return None
 
@@ -50,8 +50,8 @@ def record(paths: Iterable[str], root: Path = Path("/")) -> tuple[RecordedFile, 
 
 
 def differences(
-    recorded: Iterable[RecordedFile], root: Path = Path("/")
-) -> Iterator[tuple[RecordedFile, str, str]]:
+    recorded: Iterable[Fingerprint], root: Path = Path("/")
+) -> Iterator[tuple[Fingerprint, str, str]]:
     """The files that are not as they were: each with what is wrong and what is here.
 
     A file with the stamp of the dump is the same file and was not written to: it is not read.
@@ -61,7 +61,7 @@ def differences(
     yield from ((file, *found) for file, found in compared if found is not None)
 
 
-def _is_untouched(file: RecordedFile, root: Path) -> bool:
+def _is_untouched(file: Fingerprint, root: Path) -> bool:
     try:
         return file.stamp == _stamp((root / file.path.lstrip("/")).stat())
     except OSError:
@@ -79,7 +79,7 @@ def _stamp(status: os.stat_result) -> str:
     return ":".join(map(str, known))
 
 
-def _difference(file: RecordedFile, root: Path) -> tuple[str, str] | None:
+def _difference(file: Fingerprint, root: Path) -> tuple[str, str] | None:
     there = root / file.path.lstrip("/")
     try:
         size = there.stat().st_size

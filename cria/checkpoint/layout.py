@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from cria.errors import CheckpointExists, NotWritable
-from cria.model.manifest import CARRIED, DUMP_LOG, IMAGES, MANIFEST, MEMORY
+from cria.model.manifest import DUMP_LOG, IMAGES, MANIFEST, MEMORY, SAVED_FILES
 
 NOT_PARTS = frozenset({MANIFEST, DUMP_LOG, "stats-dump"})
 
@@ -29,7 +29,7 @@ def stage(target: Path) -> Path:
         staged = target.parent / f".{target.name}.{os.urandom(4).hex()}.partial"
         staged.mkdir(mode=PRIVATE)
         (staged / IMAGES).mkdir(mode=PRIVATE)
-        (staged / CARRIED).mkdir(mode=PRIVATE)
+        (staged / SAVED_FILES).mkdir(mode=PRIVATE)
     except OSError as error:
         raise NotWritable(
             f"cannot write a checkpoint at {target}",
@@ -41,7 +41,7 @@ def stage(target: Path) -> Path:
 
 def publish(staged: Path, target: Path) -> None:
     """Give a whole checkpoint its name. After a crash there is either all of it or none of it."""
-    for path in (staged / MEMORY, staged / CARRIED, staged / IMAGES, staged):
+    for path in (staged / MEMORY, staged / SAVED_FILES, staged / IMAGES, staged):
         if path.is_dir():
             _sync(path)
     try:

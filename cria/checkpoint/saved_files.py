@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from cria.errors import CheckpointDamaged, PathTaken
-from cria.model.manifest import CarriedFile
+from cria.model.manifest import SavedFile
 from cria.system import digests, files
 from cria.system.files import MEMORY_FILE_SYSTEMS
 
 LINK_REMAP = "link_remap."
 
 
-def wanted(paths: Iterable[str]) -> list[Path]:
+def needed(paths: Iterable[str]) -> list[Path]:
     """Those of the engine's open or mapped files that have to be carried."""
     below = tuple(f"{root}/" for root in MEMORY_FILE_SYSTEMS)
     return sorted(
@@ -28,13 +28,13 @@ def wanted(paths: Iterable[str]) -> list[Path]:
     )
 
 
-def store(
+def save(
     paths: Iterable[Path],
     into: Path,
     root: Path = Path("/"),
     *,
     temporary: Collection[Path] = (),
-) -> tuple[CarriedFile, ...]:
+) -> tuple[SavedFile, ...]:
     """Copy each file below `root` into the directory `into`, while nothing can write to them.
 
     Those of them that are `temporary` will not be owned.
@@ -42,17 +42,17 @@ def store(
     A file with several names is stored once: glibc's semaphores are linked under a second name, and
     what CRIU remaps is often a name of something else here.
     """
-    stored: dict[tuple[int, int], CarriedFile] = {}
+    stored: dict[tuple[int, int], SavedFile] = {}
     for path in paths:
         there = root / path.relative_to("/")
         status = there.lstat()
         if (status.st_dev, status.st_ino) not in stored:
-            kept = _store(there, str(path), into / f"{len(stored):04}", path not in temporary)
+            kept = _save(there, str(path), into / f"{len(stored):04}", path not in temporary)
             stored[status.st_dev, status.st_ino] = kept
     return tuple(stored.values())
 
 
-def _store(there: Path, path: str, stored: Path, owned: bool) -> CarriedFile:
+def _save(there: Path, path: str, stored: Path, owned: bool) -> SavedFile:
     source = os.open(there, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(source)
@@ -63,7 +63,7 @@ def _store(there: Path, path: str, stored: Path, owned: bool) -> CarriedFile:
             os.close(target)
     finally:
         os.close(source)
-    return CarriedFile(
+    return SavedFile(
         path=path,
         stored_as=stored.name,
         size_bytes=status.st_size,
@@ -82,7 +82,7 @@ def _other_names(there: Path, path: Path, status: os.stat_result) -> tuple[str, 
     return tuple(str(path.with_name(name)) for name in same if name != path.name)
 
 
-def check_free(carried: Iterable[CarriedFile], stored_in: Path) -> None:
+def check_free(carried: Iterable[SavedFile], stored_in: Path) -> None:
     """Raises PathTaken when a living process uses one of the paths that would be replaced.
 
     Likewise when a temporary file is there and is not the one in the directory `stored_in`.
@@ -106,7 +106,7 @@ def check_free(carried: Iterable[CarriedFile], stored_in: Path) -> None:
             )
 
 
-def is_there(file: CarriedFile, stored_in: Path) -> bool:
+def is_there(file: SavedFile, stored_in: Path) -> bool:
     """Whether the file is in its place as it was at the dump."""
     path = Path(file.path)
     try:
@@ -116,12 +116,12 @@ def is_there(file: CarriedFile, stored_in: Path) -> bool:
         return False
 
 
-def missing(carried: Iterable[CarriedFile]) -> tuple[CarriedFile, ...]:
+def missing(carried: Iterable[SavedFile]) -> tuple[SavedFile, ...]:
     """Those that have to be put back on the host: all but temporary files that are there."""
     return tuple(file for file in carried if file.owned or not os.path.lexists(file.path))
 
 
-def put_back(carried: Iterable[CarriedFile], from_: Path, root: Path = Path("/")) -> int:
+def put_back(carried: Iterable[SavedFile], from_: Path, root: Path = Path("/")) -> int:
     """Recreate each file where the engine expects it below `root`, replacing leftovers.
 
     Returns bytes copied.
@@ -129,7 +129,7 @@ def put_back(carried: Iterable[CarriedFile], from_: Path, root: Path = Path("/")
     return sum(_put_back(file, from_ / file.stored_as, root) for file in carried)
 
 
-def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
+def _put_back(file: SavedFile, stored: Path, root: Path) -> int:
     """Written under a fresh name and renamed: nobody ever opens half a file."""
     path, *others = (root / name.lstrip("/") for name in file.every_name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,24 +156,24 @@ def _put_back(file: CarriedFile, stored: Path, root: Path) -> int:
     return copied
 
 
-def remove(carried: Iterable[CarriedFile]) -> None:
+def remove(carried: Iterable[SavedFile]) -> None:
     """Take away what an ended engine left behind of these files; link remaps may be another's by now."""
     for name in names(carried):
         Path(name).unlink(missing_ok=True)
 
 
-def remove_links(carried: Iterable[CarriedFile], root: Path = Path("/")) -> None:
+def remove_link_remaps(carried: Iterable[SavedFile], root: Path = Path("/")) -> None:
     """Free the names of CRIU's link remaps for others on this host, while it is one's turn."""
     for name in (name for file in carried for name in file.every_name):
         if is_link_remap(name):
             (root / name.lstrip("/")).unlink(missing_ok=True)
 
 
-def has_links(carried: Iterable[CarriedFile]) -> bool:
+def has_link_remaps(carried: Iterable[SavedFile]) -> bool:
     return any(is_link_remap(name) for file in carried for name in file.every_name)
 
 
-def names(carried: Iterable[CarriedFile]) -> list[str]:
+def names(carried: Iterable[SavedFile]) -> list[str]:
     """The paths of these files, but for link remaps."""
     every = (name for file in carried for name in file.every_name)
     return [name for name in every if not is_link_remap(name)]

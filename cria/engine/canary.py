@@ -18,7 +18,7 @@ _REMEDY = "do without it: --no-canary"
 
 def before_dump(inventory: Inventory, *, wanted: bool) -> tuple[Canary | None, str | None]:
     """Return a canary of the engine, or None and the reason. Raises EngineFailed."""
-    listeners = inventory.published() if inventory.is_engine else ()
+    listeners = inventory.api_listeners() if inventory.is_engine else ()
     if not wanted:
         return None, "not wanted: --no-canary"
     if not listeners:

@@ -31,7 +31,7 @@ def prepared(
     """The view for one clone, after this host was given the directories and logs that it lacks."""
     image = files.read(images)
     opened, sockets = files.regular_files(image, criu), files.unix_sockets(image, criu)
-    carried = (name for file in manifest.carried for name in file.every_name)
+    carried = (name for file in manifest.saved_files for name in file.every_name)
     view = view_for(opened, sockets, carried, tag, shares_network=shares_network)
     make_directories(view.copy_on_write, manifest.inventory.root.uid)
     make_sure_of(log for _, log in view.binds)

@@ -225,7 +225,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     def listeners(self) -> tuple[Socket, ...]:
         return tuple(s for s in self.sockets if s.state == "LISTEN")
 
-    def published(self) -> tuple[Socket, ...]:
+    def api_listeners(self) -> tuple[Socket, ...]:
         """The listeners that clients of the engine know: its HTTP API."""
         return tuple(s for s in self.listeners() if s.role.name == "HTTP API")
 

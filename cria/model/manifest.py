@@ -18,7 +18,7 @@ SCHEMA_VERSION: Final = 1
 # The names of what lies in a checkpoint's directory, beside the manifest itself.
 MANIFEST = "manifest.json"
 IMAGES = "images"
-CARRIED = "carried"
+SAVED_FILES = "carried"
 MEMORY = "memory"  # compressed pages that are not in the images; only there where something is
 DUMP_LOG = "dump.log"  # beside the images, where CRIU also writes its statistics
 
@@ -46,7 +46,7 @@ class DumpOptions(msgspec.Struct, frozen=True, kw_only=True):
     shell_job: bool
 
 
-class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
+class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file the engine needs and CRIU's images do not hold: put back at `path` before a restore.
 
     `names` are its other names (hard links). What is in the place of an `owned` file is a leftover of
@@ -68,7 +68,7 @@ class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
         return (self.path, *self.names)
 
 
-class RecordedFile(msgspec.Struct, frozen=True, kw_only=True):
+class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """A file the engine needs and can find again: `digest` is the one of cria.system.digests.sampled.
 
     `stamp` is the one of cria.checkpoint.fingerprints; empty in old checkpoints.
@@ -148,10 +148,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     criu_version: str
     options: DumpOptions
     inventory: Inventory
-    published: tuple[Endpoint, ...]
-    carried: tuple[CarriedFile, ...]
+    api_endpoints: tuple[Endpoint, ...] = msgspec.field(name="published")
+    saved_files: tuple[SavedFile, ...] = msgspec.field(name="carried")
     parts: tuple[Part, ...]
-    recorded: tuple[RecordedFile, ...] = ()
+    fingerprints: tuple[Fingerprint, ...] = msgspec.field(default=(), name="recorded")
     timings: Timings
     canary: Canary | None = None
     no_canary: str | None = None

@@ -9,7 +9,7 @@ import msgspec
 
 from cria.model.inventory import Endpoint, Family, Protocol
 
-PUBLISHED_ROLE = "HTTP API"
+API_ROLE = "HTTP API"
 UNKNOWN_ROLE = "unknown"
 
 Policy = Literal["refuse", "close", "keep"]  # for a connection with one end in the checkpoint
@@ -41,8 +41,8 @@ class PortSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.state == "LISTEN"
 
     @property
-    def published(self) -> bool:
-        return self.role == PUBLISHED_ROLE
+    def is_api(self) -> bool:
+        return self.role == API_ROLE
 
 
 class Occupant(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -9,7 +9,7 @@ import msgspec
 
 from cria.errors import PortPlanRefused, PortTaken, PortUnknown
 from cria.model.inventory import Protocol
-from cria.model.socket import PUBLISHED_ROLE, UNKNOWN_ROLE, Occupant, overlap, plain
+from cria.model.socket import API_ROLE, UNKNOWN_ROLE, Occupant, overlap, plain
 from cria.network.groups import GroupedSocket, GroupKey
 from cria.network.requests import HIGHEST, LOWEST_UNPRIVILEGED, PortRequests, check_range
 
@@ -194,7 +194,7 @@ def _movable(
         return True
     # as-needed: somebody outside may know the port of a listener whose use nobody knows.
     stands = (each.socket.role for each in group if each.socket.peer is None)
-    return all(role not in {PUBLISHED_ROLE, UNKNOWN_ROLE} for role in stands)
+    return all(role not in {API_ROLE, UNKNOWN_ROLE} for role in stands)
 
 
 def _house(key: GroupKey, free: Free, why: str) -> Choice:

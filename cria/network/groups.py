@@ -43,7 +43,7 @@ def group_sockets(sockets: Iterable[PortSocket]) -> tuple[GroupedSocket, ...]:
             stands[socket.ns_id, socket.protocol, socket.local.port].append(socket)
         else:
             connected[_ends(socket, socket.local, socket.peer)] = socket
-    guess = not any(socket.published for socket in bound)
+    guess = not any(socket.is_api for socket in bound)
     return tuple(_grouped(socket, stands, connected, guess) for socket in bound)
 
 
@@ -73,7 +73,7 @@ def _grouped(
 
 def _serves_clients(listener: PortSocket, guess: bool) -> bool:
     # Where nobody told the roles, the listeners of the image are all that can be called published.
-    return listener.published or (guess and listener.role == UNKNOWN_ROLE)
+    return listener.is_api or (guess and listener.role == UNKNOWN_ROLE)
 
 
 def _standing(

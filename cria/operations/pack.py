@@ -14,7 +14,7 @@ from cria.checkpoint.handle import Checkpoint
 from cria.checkpoint.layout import StagedCheckpoint
 from cria.errors import CheckpointMissing, NoSpace
 from cria.events import Listener, progress
-from cria.model.manifest import CARRIED, Manifest
+from cria.model.manifest import SAVED_FILES, Manifest
 from cria.operation import Step, StepState, run_steps
 from cria.requests import StrPath
 from cria.system.files import StagedFile, writing_failed
@@ -143,7 +143,9 @@ def read_manifest(state: UnpackState) -> None:
     """Read the manifest, which declares all other parts, and check that they have room on the disk."""
     with _reading(state):
         state.manifest = archive.read_manifest(state.tar, state.staged.path)
-    stored = {f"{CARRIED}/{file.stored_as}": file.stored_bytes for file in state.manifest.carried}
+    stored = {
+        f"{SAVED_FILES}/{file.stored_as}": file.stored_bytes for file in state.manifest.saved_files
+    }
     needed = sum(stored.get(part.path, part.size_bytes) for part in state.manifest.parts)
     room = os.statvfs(state.staged.path)
     free = room.f_bavail * room.f_frsize

@@ -88,7 +88,7 @@ def test_both_cores_and_both_api_servers_are_known_and_can_be_controlled(
 
     assert {"API server 0", "API server 1", "EngineCore_DP0", "EngineCore_DP1"} < set(roles(engine))
     assert len([s for s in inventory.unix_sockets if s.role.name == "cria control"]) == 2
-    assert len(inventory.published()) == 1
+    assert len(inventory.api_listeners()) == 1
     control = find_client(inventory)
     assert control is not None
     assert len(control.call("groups", seconds=10)["ranks"]) == 2, "a worker of each core answers"

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.root, pytest.mark.engine]
 
 def stores(checkpoint: cria.Checkpoint) -> list[Path]:
     """With two ranks shared memory is named after the store, too."""
-    carried = (Path(file.path) for file in checkpoint.manifest.carried)
+    carried = (Path(file.path) for file in checkpoint.manifest.saved_files)
     named = (path for path in carried if path.name.startswith("vllm_dist_"))
     return [path for path in named if path.parent != Path("/dev/shm")]
 
@@ -28,9 +28,9 @@ def test_its_store_is_carried_and_its_model_is_recorded(engine: RunningEngine) -
 
     [store] = stores(checkpoint)
     assert not store.exists(), "the engine has ended, and its store with it"
-    recorded = {Path(file.path).name for file in checkpoint.manifest.recorded}
+    recorded = {Path(file.path).name for file in checkpoint.manifest.fingerprints}
     assert {"model.safetensors", "config.json", "libc.so.6"} <= recorded
-    assert not any("safetensors" in file.path for file in checkpoint.manifest.carried)
+    assert not any("safetensors" in file.path for file in checkpoint.manifest.saved_files)
     assert checkpoint.verify() > 100 << 20
 
 
@@ -51,7 +51,7 @@ def test_it_comes_back_from_an_archive_and_the_canary_agrees(engine: RunningEngi
 def test_other_weights_are_refused_by_name(engine: RunningEngine) -> None:
     checkpoint = cria.open_checkpoint(engine.place / "checkpoint")
     weights = next(
-        Path(f.path) for f in checkpoint.manifest.recorded if f.path.endswith(".safetensors")
+        Path(f.path) for f in checkpoint.manifest.fingerprints if f.path.endswith(".safetensors")
     )
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

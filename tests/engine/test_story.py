@@ -65,7 +65,7 @@ def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
     roles = [process.role.name for process in inventory.processes]
     assert "API server" in roles
     assert sum(role.startswith("Worker") for role in roles) == engine.ranks
-    assert [socket.local.port for socket in inventory.published()] == [engine.port]
+    assert [socket.local.port for socket in inventory.api_listeners()] == [engine.port]
 
 
 def test_every_listener_is_accounted_for_and_none_is_invented(engine: RunningEngine) -> None:
@@ -229,6 +229,6 @@ def test_nothing_is_left_on_shared_memory_once_it_ends(engine: RunningEngine) ->
 
     answer("stop", engine.url)
 
-    for carried in checkpoint.manifest.carried:
+    for carried in checkpoint.manifest.saved_files:
         for name in (carried.path, *carried.names):
             assert not Path(name).exists()

@@ -54,7 +54,7 @@ def published(
     checkpoint.manifest = replace(
         checkpoint.manifest,
         inventory=inventory,
-        published=tuple(s.local for s in inventory.published()),
+        api_endpoints=tuple(s.local for s in inventory.api_listeners()),
     )
     monkeypatch.setattr("cria.engine.health.wait_until_healthy", lambda *_a, **_k: None)
 
@@ -100,7 +100,7 @@ def test_a_clone_has_namespaces_of_its_own(
         assert namespace(engine.pid, kind) != namespace(launched.pid, kind)
     assert namespace(engine.pid, "net") == namespace(launched.pid, "net")
     shared = {p.name for p in Path(f"/proc/{engine.pid}/root/dev/shm").iterdir()}
-    assert shared == {Path(f.path).name for f in checkpoint.manifest.carried}
+    assert shared == {Path(f.path).name for f in checkpoint.manifest.saved_files}
 
 
 def test_the_original_keeps_its_socket_path(
@@ -251,7 +251,7 @@ def test_a_clone_is_dumped_and_restored_again_three_generations_deep(
         checkpoint = cria.dump(engine.pid, tmp_path / f"generation-{generation}", any_process=True)
         with pytest.raises(ConnectionRefusedError):
             ask(new)
-        assert [file.path for file in checkpoint.manifest.carried if "psm_" in file.path]
+        assert [file.path for file in checkpoint.manifest.saved_files if "psm_" in file.path]
         port = new
 
     last = free_port()

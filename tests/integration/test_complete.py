@@ -167,13 +167,13 @@ class TestWhatItFindsAgain:
         self, dumped: tuple[cria.Checkpoint, int, Launched], model: Path
     ) -> None:
         checkpoint, _, _ = dumped
-        recorded = {file.path: file for file in checkpoint.manifest.recorded}
+        recorded = {file.path: file for file in checkpoint.manifest.fingerprints}
 
         assert recorded[str(model / "model.safetensors")].size_bytes == 1 << 20
         assert str(model / "config.json") in recorded
         assert os.path.realpath(sys.executable) in recorded
         assert any(path.endswith(".so") or ".so." in path for path in recorded)
-        assert not any(file.path.startswith(str(model)) for file in checkpoint.manifest.carried)
+        assert not any(file.path.startswith(str(model)) for file in checkpoint.manifest.saved_files)
 
     def test_one_error_names_every_file_that_differs_and_how(
         self, dumped: tuple[cria.Checkpoint, int, Launched], model: Path
@@ -244,7 +244,7 @@ class TestTemporaryFiles:
         engine = checkpoint.restore()
         ended_after.append(engine.pid)
 
-        [file] = [f for f in checkpoint.manifest.carried if f.path == str(temporary)]
+        [file] = [f for f in checkpoint.manifest.saved_files if f.path == str(temporary)]
         assert not file.owned
         assert temporary.read_bytes() == self.content(engine.pid, "/temporary") == b"temporary\n"
         assert self.content(engine.pid, "(deleted)") == b"nameless\n"
@@ -338,6 +338,6 @@ def test_a_checkpoint_from_before_digests_is_still_restored(
     parts = tuple(msgspec.structs.replace(part, digest="") for part in known.parts)
     place = checkpoint.path / MANIFEST
     place.unlink()
-    manifest.write(msgspec.structs.replace(known, parts=parts, recorded=()), place)
+    manifest.write(msgspec.structs.replace(known, parts=parts, fingerprints=()), place)
 
     assert restored(cria.open_checkpoint(checkpoint.path), port)["tcp"]

@@ -142,7 +142,7 @@ def test_the_manifest_records_what_was_dumped(little: tuple[Launched, int], tmp_
     assert port in {socket.local.port for socket in manifest.inventory.listeners()}
     assert manifest.host.kernel == os.uname().release
     assert manifest.criu_version
-    assert [file.path for file in manifest.carried if "psm_" in file.path]
+    assert [file.path for file in manifest.saved_files if "psm_" in file.path]
     assert {"write-images"} <= {step.id for step in manifest.timings.steps}
     assert checkpoint.path.stat().st_mode & 0o777 == 0o700
 
@@ -153,7 +153,7 @@ def test_a_dump_that_ends_the_engine_clears_its_shared_memory_and_socket_paths(
     checkpoint = dumped(little, tmp_path / "checkpoint")
 
     assert not (tmp_path / "little.sock").exists()
-    assert all(not os.path.lexists(file.path) for file in checkpoint.manifest.carried)
+    assert all(not os.path.lexists(file.path) for file in checkpoint.manifest.saved_files)
 
 
 def test_a_failed_dump_leaves_the_engine_serving_and_nothing_on_disk(
@@ -195,7 +195,7 @@ def test_a_failed_restore_leaves_nothing(
     pid = checkpoint.manifest.inventory.root.pid
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
     assert set(Path("/tmp").glob("cria-restore-*")) == views
-    assert all(not os.path.lexists(file.path) for file in checkpoint.manifest.carried)
+    assert all(not os.path.lexists(file.path) for file in checkpoint.manifest.saved_files)
     stop(checkpoint.restore())
 
 
@@ -317,7 +317,7 @@ class TestBadInput:
         import mmap
 
         checkpoint = dumped(little, tmp_path / "checkpoint")
-        segment = Path(next(f.path for f in checkpoint.manifest.carried if "psm_" in f.path))
+        segment = Path(next(f.path for f in checkpoint.manifest.saved_files if "psm_" in f.path))
         segment.write_bytes(b"x" * 4096)
         with (
             segment.open("r+b") as file,

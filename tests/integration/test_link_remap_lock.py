@@ -67,4 +67,4 @@ def test_one_that_is_in_the_way_is_named_and_the_program_runs_on(
     assert f"/dev/shm/{LINK_REMAP}*" in (caught.value.remedy or "")
     known = len(worth(program))
     wait_for(lambda: len(worth(program)) > known)
-    assert dump(program, tmp_path / "cp").manifest.carried
+    assert dump(program, tmp_path / "cp").manifest.saved_files

@@ -152,7 +152,7 @@ def test_the_checkpoint_of_a_clone_that_shares_holds_all_it_needs(
     ended_after.append(plain.pid)
     assert is_same(third)
     assert all(tell(third, "habits").values())
-    names = {file.path for file in second.manifest.recorded}
+    names = {file.path for file in second.manifest.fingerprints}
     assert not any(directory.is_ours(name) for name in names)
     assert all(tell(share_again(second, new, ended_after, free_port), "habits").values())
 

@@ -43,7 +43,7 @@ def test_a_file_that_is_all_hole_keeps_its_size(tmp_path: Path) -> None:
 def test_only_shared_memory_and_link_remaps_are_carried() -> None:
     paths = ["/dev/shm/psm_1", "/usr/lib/x.so", "/data/link_remap.7", "/dev/shm/psm_1"]
 
-    assert [str(p) for p in saved_files.wanted(paths)] == ["/data/link_remap.7", "/dev/shm/psm_1"]
+    assert [str(p) for p in saved_files.needed(paths)] == ["/data/link_remap.7", "/dev/shm/psm_1"]
 
 
 def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> 
     os.link(segment, second_name)
     content = segment.read_bytes()
 
-    carried = saved_files.store([segment, second_name], kept)
+    carried = saved_files.save([segment, second_name], kept)
     saved_files.remove(carried)
     assert not segment.exists()
     assert not second_name.exists()
@@ -73,7 +73,7 @@ def test_a_leftover_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     kept.mkdir()
     segment = tmp_path / "psm"
     segment.write_bytes(b"dumped")
-    carried = saved_files.store([segment], kept)
+    carried = saved_files.save([segment], kept)
     segment.write_bytes(b"leftover")
     leftover = segment.stat().st_ino
 
@@ -88,7 +88,7 @@ def test_a_missing_part_is_damage_and_leaves_nothing(tmp_path: Path) -> None:
     kept.mkdir()
     segment = tmp_path / "psm"
     segment.write_bytes(b"x")
-    carried = saved_files.store([segment], kept)
+    carried = saved_files.save([segment], kept)
     saved_files.remove(carried)
     (kept / carried[0].stored_as).unlink()
 

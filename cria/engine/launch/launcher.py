@@ -141,7 +141,7 @@ def wait_until_serving(launched: Launched, *, seconds: float) -> str:
                 remedy="read its log; start the engine without cria to see whether it runs at all",
                 log=str(launched.log),
             )
-        for listener in collect_inventory(launched.pid, any_process=True).published():
+        for listener in collect_inventory(launched.pid, any_process=True).api_listeners():
             url = listener.local.http_url
             if http_api.is_healthy(url):
                 return url

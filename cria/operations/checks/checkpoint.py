@@ -22,7 +22,7 @@ from cria.errors import (
     PortPlanRefused,
     PortTaken,
 )
-from cria.model.manifest import CARRIED
+from cria.model.manifest import SAVED_FILES
 from cria.operations.checks.descriptors import may_grow
 from cria.operations.checks.rows import Row, fail, of_error, ok, skip, warn
 from cria.system.host import available_memory
@@ -37,14 +37,14 @@ def opened(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
     if any(checkpoint.images.glob("mountpoints-*.img")):
         yield skip("open files", "the checkpoint has a mount namespace of its own")
         return
-    known = {file.path for file in checkpoint.manifest.recorded}
+    known = {file.path for file in checkpoint.manifest.fingerprints}
     for file in checked(checkpoint, criu):
         yield from _compared(file, recorded_too=file.path in known)
 
 
 def recorded(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
     """Models, programs and libraries, by the size and the sampled digest that they had at the dump."""
-    for file, what, present in fingerprints.differences(checkpoint.manifest.recorded):
+    for file, what, present in fingerprints.differences(checkpoint.manifest.fingerprints):
         then = f"{file.size_bytes} bytes, digest {file.digest[:16]}"
         yield fail(f"{file.path} {what}", present, _PUT_BACK, CheckpointMismatch, recorded=then)
 
@@ -73,7 +73,7 @@ def all_same(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
     named = tuple(row.subject.rpartition(" has ")[0] + " " for row in rows)
     rows += [row for row in libraries(checkpoint, criu) if not row.subject.startswith(named)]
     files = {file.path for file in checked(checkpoint, criu)}
-    files |= {file.path for file in checkpoint.manifest.recorded}
+    files |= {file.path for file in checkpoint.manifest.fingerprints}
     yield from rows or [ok("files", f"{len(files)} are as they were")]
 
 
@@ -82,7 +82,7 @@ def checked(checkpoint: Checkpoint, criu: Path) -> tuple[RegularFile, ...]:
     from cria.criu.images import files, summary
 
     remade = {remap.file_id for remap in summary.remaps(checkpoint.images, criu)}
-    carried = {n for file in checkpoint.manifest.carried for n in (file.path, *file.names)}
+    carried = {n for file in checkpoint.manifest.saved_files for n in (file.path, *file.names)}
     found: dict[tuple[str, int], RegularFile] = {}
     for file in files.regular_files(files.read(checkpoint.images), criu):
         remade_or_carried = file.file_id in remade or file.path in carried
@@ -220,11 +220,11 @@ def paths(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
     from cria.checkpoint import saved_files
 
     try:
-        saved_files.check_free(checkpoint.manifest.carried, checkpoint.path / CARRIED)
+        saved_files.check_free(checkpoint.manifest.saved_files, checkpoint.path / SAVED_FILES)
     except PathTaken as error:
         yield of_error(error)
     else:
-        yield ok("shared memory", f"{len(checkpoint.manifest.carried)} files can be put back")
+        yield ok("shared memory", f"{len(checkpoint.manifest.saved_files)} files can be put back")
 
 
 def room(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
@@ -252,7 +252,7 @@ def room(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
 
 
 def _carried_to_shm(checkpoint: Checkpoint) -> int:
-    carried = checkpoint.manifest.carried
+    carried = checkpoint.manifest.saved_files
     return sum(file.stored_bytes for file in carried if file.path.startswith("/dev/shm/"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cria.checkpoint.handle import Checkpoint
 from cria.model.inventory import Inventory
-from cria.model.manifest import CARRIED
+from cria.model.manifest import SAVED_FILES
 from cria.operations.checks.rows import raise_first, rows_of
 
 
@@ -33,7 +33,7 @@ def restore(checkpoint: Checkpoint, criu: Path) -> None:
     checks = (restore_checks.pids, restore_checks.unix_names)
     rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
-    saved_files.check_free(checkpoint.manifest.carried, checkpoint.path / CARRIED)
+    saved_files.check_free(checkpoint.manifest.saved_files, checkpoint.path / SAVED_FILES)
 
 
 def fits(checkpoint: Checkpoint, criu: Path) -> None:

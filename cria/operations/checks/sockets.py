@@ -21,7 +21,7 @@ _LOOKS, _BETWEEN_LOOKS = 5, 0.05
 
 def connections(inventory: Inventory) -> Iterator[Row]:
     """Connections with one end inside: clients of the HTTP API may hang up, others may not."""
-    published = {s.local.port for s in inventory.published()}
+    published = {s.local.port for s in inventory.api_listeners()}
     for socket in inventory.sockets:
         if socket.protocol != "tcp" or socket.peer is None or socket.peer_holders:
             continue

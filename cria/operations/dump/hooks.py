@@ -48,7 +48,7 @@ def dump_failed(state: DumpState) -> None:
 
 
 def _call(state: DumpState, stage: Stage) -> HookCall:
-    published = state.inventory.published() if state.has("inventory") else ()
+    published = state.inventory.api_listeners() if state.has("inventory") else ()
     return HookCall(
         stage=stage,
         operation="dump",

@@ -13,7 +13,7 @@ from cria.criu.link_remap_lock import LinkRemapLock
 from cria.criu.options import dump_options
 from cria.errors import CriaError, DumpFailed, EngineBusy
 from cria.isolation.namespaces import NamespacesOfProcess, in_other_pid_namespace
-from cria.model.manifest import CARRIED, DUMP_LOG
+from cria.model.manifest import DUMP_LOG, SAVED_FILES
 from cria.operations.dump.engine import resume_engine
 from cria.operations.dump.gpu import restore_memory_of_live_engine
 from cria.operations.dump.state import DumpState
@@ -67,16 +67,16 @@ def save_files(state: DumpState) -> int:
     state.images = files.read(state.staged.images)
     remapped = {remap.file_id for remap in summary.remaps(state.staged.images, criu)}
     opened = files.regular_files(state.images, criu)
-    paths = saved_files.wanted(file.path for file in opened if file.file_id not in remapped)
+    paths = saved_files.needed(file.path for file in opened if file.file_id not in remapped)
     temporary = [path for path in map(Path, state.temporary_files) if path not in paths]
-    state.saved_files = saved_files.store(
+    state.saved_files = saved_files.save(
         [*paths, *map(Path, state.stores), *temporary],
-        state.staged.path / CARRIED,
+        state.staged.path / SAVED_FILES,
         state.files_root,
         temporary=temporary,
     )
     if not state.request.leave_running:  # else CRIU removes them when it lets the engine run
-        saved_files.remove_links(state.saved_files, state.files_root)
+        saved_files.remove_link_remaps(state.saved_files, state.files_root)
         _release_link_remap_lock(state)
     return sum(file.stored_bytes for file in state.saved_files)
 

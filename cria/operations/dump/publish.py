@@ -41,8 +41,8 @@ def take_fingerprints(state: DumpState) -> None:
     images, criu = state.staged.images, state.client.criu
     remapped = {remap.file_id for remap in summary.remaps(images, criu)}
     saved = {name for file in state.saved_files for name in file.every_name}
-    read = fingerprints.wanted(files.regular_files(state.images, criu), remapped, saved)
-    state.fingerprints = fingerprints.record(read | set(state.model_files), state.files_root)
+    read = fingerprints.needed(files.regular_files(state.images, criu), remapped, saved)
+    state.fingerprints = fingerprints.take(read | set(state.model_files), state.files_root)
 
 
 def compresses(state: DumpState) -> bool:
@@ -95,10 +95,10 @@ def write_manifest(state: DumpState) -> None:
         criu_version=state.criu_version,
         options=state.options,
         inventory=state.inventory,
-        published=tuple(socket.local for socket in state.inventory.published()),
-        carried=state.saved_files,
+        api_endpoints=tuple(socket.local for socket in state.inventory.api_listeners()),
+        saved_files=state.saved_files,
         parts=state.parts,
-        recorded=state.fingerprints,
+        fingerprints=state.fingerprints,
         timings=state.stopwatch.read(),
         canary=state.canary,
         no_canary=state.no_canary,

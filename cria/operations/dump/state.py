@@ -16,12 +16,12 @@ from cria.gpu.memory import GpuMemory
 from cria.model.inventory import Inventory
 from cria.model.manifest import (
     Canary,
-    CarriedFile,
     DumpOptions,
+    Fingerprint,
     GpuState,
     Manifest,
     Part,
-    RecordedFile,
+    SavedFile,
 )
 from cria.operation import StepState, Stopwatch
 from cria.operations.hooks import Hooks
@@ -65,8 +65,8 @@ class DumpState(StepState):
     lost: GpuLost | None = None
 
     # The checkpoint.
-    saved_files: tuple[CarriedFile, ...] = ()
-    fingerprints: tuple[RecordedFile, ...] = ()
+    saved_files: tuple[SavedFile, ...] = ()
+    fingerprints: tuple[Fingerprint, ...] = ()
     parts: tuple[Part, ...] = ()
     manifest: Manifest = field(init=False)
 

@@ -27,7 +27,7 @@ def restore_failed(state: RestoreState) -> None:
 
 def _call(state: RestoreState, stage: Stage) -> HookCall:
     """Describe the stage. The URL is known before the engine runs: its port is planned and reserved."""
-    published = state.checkpoint.manifest.published
+    published = state.checkpoint.manifest.api_endpoints
     return HookCall(
         stage=stage,
         operation="restore",

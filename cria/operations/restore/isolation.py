@@ -12,7 +12,7 @@ from cria.errors import PathTaken, PidTaken
 from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
 from cria.isolation.view import make_sure_of, prepared
 from cria.memory import compressed
-from cria.model.manifest import CARRIED
+from cria.model.manifest import SAVED_FILES
 from cria.network.images import private_view, rewrite
 from cria.operations.checks import preflight
 from cria.operations.restore.state import RestoreState
@@ -68,14 +68,14 @@ def remove_images(state: RestoreState) -> None:
 
 def put_back_files(state: RestoreState) -> int:
     """Put back what the engine finds missing. In namespaces of its own that is everything."""
-    state.placed_files = state.checkpoint.manifest.carried
+    state.placed_files = state.checkpoint.manifest.saved_files
     if state.own_namespaces is None:
         # A temporary file may still be in its place: preflight saw that it is the one of the dump.
         state.placed_files = saved_files.missing(state.placed_files)
-        if saved_files.has_links(state.placed_files):
+        if saved_files.has_link_remaps(state.placed_files):
             state.link_remap_lock = LinkRemapLock(state.request.wait_seconds)
     return saved_files.put_back(
-        state.placed_files, state.checkpoint.path / CARRIED, state.namespaces.root
+        state.placed_files, state.checkpoint.path / SAVED_FILES, state.namespaces.root
     )
 
 
@@ -83,5 +83,5 @@ def remove_files(state: RestoreState) -> None:
     if state.own_namespaces is None:
         saved_files.remove(state.placed_files)
     if state.link_remap_lock is not None and state.link_remap_lock.held:
-        saved_files.remove_links(state.placed_files)
+        saved_files.remove_link_remaps(state.placed_files)
         state.link_remap_lock.release()

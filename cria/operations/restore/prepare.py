@@ -97,7 +97,7 @@ def _plan_own_network(state: RestoreState) -> PortPlan:
     inventory = state.checkpoint.manifest.inventory
     any_port = asked.mode in ("auto", "fresh")
     state.forwarded_ports = listen_on_host(
-        inventory.published(), asked.for_clone(state.clone), any_port=any_port
+        inventory.api_listeners(), asked.for_clone(state.clone), any_port=any_port
     )
     sockets = sockets_of(state.checkpoint.images, state.client.criu, inventory=inventory)
     return plan(sockets, outside=state.request.outside, clients=state.request.clients)

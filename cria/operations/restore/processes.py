@@ -116,7 +116,7 @@ def resume_engine(state: RestoreState) -> None:
 def wait_until_healthy(state: RestoreState) -> None:
     from cria.engine import health  # loaded by the thread above
 
-    published = state.checkpoint.manifest.published
+    published = state.checkpoint.manifest.api_endpoints
     if published:
         state.url = state.host_endpoint(published[0]).http_url
         health.wait_until_healthy(state.url, state.root, seconds=state.request.wait_seconds)

@@ -15,7 +15,7 @@ from cria.events import Listener, Warned, nobody
 from cria.isolation.forwarded_ports import ForwardedPort
 from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
 from cria.model.inventory import Endpoint
-from cria.model.manifest import CarriedFile
+from cria.model.manifest import SavedFile
 from cria.network.plan import PortPlan
 from cria.network.reservation import Reservation
 from cria.operation import StepState, Stopwatch
@@ -62,7 +62,7 @@ class RestoreState(OpenedState):
     namespaces: HostNamespaces | CloneNamespaces = field(init=False)
     unix_names: dict[int, bytes] = field(default_factory=dict)
     view: Path = field(init=False)
-    placed_files: tuple[CarriedFile, ...] = ()
+    placed_files: tuple[SavedFile, ...] = ()
     link_remap_lock: LinkRemapLock | None = None
 
     # The processes. `root` is the PID of the root process on this host, `inner_root` in its namespace;

@@ -30,7 +30,7 @@ def restore(request: RestoreRequest) -> Engine:
 
 def engine_of(state: RestoreState, timings: Timings) -> Engine:
     """Return the engine that a finished restore has started."""
-    published = state.checkpoint.manifest.published
+    published = state.checkpoint.manifest.api_endpoints
     return Engine(
         pid=state.root,
         url=state.url,

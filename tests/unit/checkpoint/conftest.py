@@ -13,7 +13,15 @@ from cria.checkpoint.handle import Checkpoint
 from cria.events import Timings
 from cria.model import manifest
 from cria.model.inventory import Inventory, Process
-from cria.model.manifest import CARRIED, IMAGES, MANIFEST, CarriedFile, DumpOptions, Host, Manifest
+from cria.model.manifest import (
+    IMAGES,
+    MANIFEST,
+    SAVED_FILES,
+    DumpOptions,
+    Host,
+    Manifest,
+    SavedFile,
+)
 from cria.system import digests
 
 HOLE = 8 << 20
@@ -22,7 +30,7 @@ HOLE = 8 << 20
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
     place = tmp_path / "checkpoint"
-    for directory in (place, place / IMAGES, place / CARRIED):
+    for directory in (place, place / IMAGES, place / SAVED_FILES):
         directory.mkdir(mode=0o700)
     (place / "images/files.img").write_bytes(b"small")
     (place / "images/pages-1.img").write_bytes(os.urandom(3 << 20))
@@ -47,7 +55,7 @@ def described(parts: tuple[manifest.Part, ...]) -> Manifest:
         threads=1,
         namespaces={},
     )
-    ring = CarriedFile(
+    ring = SavedFile(
         path="/dev/shm/psm_1",
         stored_as="0000",
         size_bytes=HOLE,
@@ -65,8 +73,8 @@ def described(parts: tuple[manifest.Part, ...]) -> Manifest:
             leave_running=False, network_lock="SKIP", image_io_mode=None, shell_job=False
         ),
         inventory=Inventory(taken=0.0, is_engine=False, processes=(process,)),
-        published=(),
-        carried=(ring,),
+        api_endpoints=(),
+        saved_files=(ring,),
         parts=parts,
         timings=Timings(wall_seconds=0, unaccounted_seconds=0, steps=()),
     )

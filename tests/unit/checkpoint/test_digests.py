@@ -111,7 +111,7 @@ def test_an_old_checkpoint_without_digests_can_still_be_read(checkpoint: Checkpo
 
 
 def test_the_same_file_elsewhere_and_later_is_the_same(large: Path, tmp_path: Path) -> None:
-    recorded = fingerprints.record([str(large)])
+    recorded = fingerprints.take([str(large)])
     other = tmp_path / "other-host"
     (other / str(large.parent).lstrip("/")).mkdir(parents=True)
     (other / str(large).lstrip("/")).write_bytes(large.read_bytes())
@@ -123,7 +123,7 @@ def test_the_same_file_elsewhere_and_later_is_the_same(large: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("offset", [0, LARGE - 1], ids=["first", "last"])
 def test_other_content_of_the_same_size_is_seen(large: Path, offset: int) -> None:
-    recorded = fingerprints.record([str(large)])
+    recorded = fingerprints.take([str(large)])
     overwrite(large, offset, bytes([large.read_bytes()[offset] ^ 1]))
 
     [(file, what, present)] = fingerprints.differences(recorded)
@@ -135,9 +135,7 @@ def test_other_content_of_the_same_size_is_seen(large: Path, offset: int) -> Non
 def test_each_difference_is_told(tmp_path: Path) -> None:
     for name in ("same", "gone", "grown", "changed"):
         (tmp_path / name).write_bytes(b"12345")
-    recorded = fingerprints.record(
-        [str(tmp_path / n) for n in ("same", "gone", "grown", "changed")]
-    )
+    recorded = fingerprints.take([str(tmp_path / n) for n in ("same", "gone", "grown", "changed")])
     (tmp_path / "gone").unlink()
     (tmp_path / "grown").write_bytes(b"123456")
     (tmp_path / "changed").write_bytes(b"54321")
@@ -157,7 +155,7 @@ def test_a_file_that_nobody_touched_is_not_read_again(
 ) -> None:
     (tmp_path / "library").write_bytes(b"code")
     monkeypatch.setattr(fingerprints, "SETTLED_NS", 0)
-    recorded = fingerprints.record([str(tmp_path / "library")])
+    recorded = fingerprints.take([str(tmp_path / "library")])
 
     def read(_: Path) -> str:
         raise AssertionError("it was read")
@@ -172,7 +170,7 @@ def test_one_written_with_the_times_it_had_is_seen(
     library = tmp_path / "library"
     library.write_bytes(b"code")
     monkeypatch.setattr(fingerprints, "SETTLED_NS", 0)
-    recorded = fingerprints.record([str(library)])
+    recorded = fingerprints.take([str(library)])
     before = library.stat()
     time.sleep(0.05)  # clocks of file systems tick slowly
     library.write_bytes(b"evil")
@@ -184,6 +182,6 @@ def test_one_written_with_the_times_it_had_is_seen(
 
 def test_one_that_changed_a_moment_before_the_dump_is_always_read(tmp_path: Path) -> None:
     (tmp_path / "library").write_bytes(b"code")
-    (recorded,) = fingerprints.record([str(tmp_path / "library")])
+    (recorded,) = fingerprints.take([str(tmp_path / "library")])
 
     assert recorded.stamp == ""

@@ -114,8 +114,8 @@ def moved(sockets: tuple[Socket, ...], old: int, new: int) -> Iterator[Socket]:
 def test_the_http_api_of_a_clone_on_another_port_is_still_known(snapshot: Recorded) -> None:
     seen = snapshot("tp1")
     found = changed(seen, sockets=tuple(moved(seen.sockets, 8000, 8777)))
-    assert [s.local.port for s in found.published()] == [8777]
-    assert found.published()[0].role.confidence == "certain"
+    assert [s.local.port for s in found.api_listeners()] == [8777]
+    assert found.api_listeners()[0].role.confidence == "certain"
     assert found.topology.url == "http://127.0.0.1:8777"
 
 
@@ -127,7 +127,7 @@ def test_the_http_api_on_another_port_without_its_backlog_is_only_likely(
         msgspec.structs.replace(s, backlog=128) if s.local.port == 8777 else s
         for s in moved(seen.sockets, 8000, 8777)
     )
-    (http,) = changed(seen, sockets=sockets).published()
+    (http,) = changed(seen, sockets=sockets).api_listeners()
     assert http.role.confidence == "likely"
 
 
@@ -160,9 +160,9 @@ def test_a_second_listener_of_the_api_server_is_not_taken_for_the_http_api(
         backlog=5,
         holders=(Holder(pid=seen.processes[0].pid, fd=999),),
     )
-    assert [s.local.port for s in changed(seen, sockets=(*seen.sockets, stranger)).published()] == [
-        8000
-    ]
+    assert [
+        s.local.port for s in changed(seen, sockets=(*seen.sockets, stranger)).api_listeners()
+    ] == [8000]
 
 
 def test_a_client_of_the_http_api_is_an_http_connection(snapshot: Recorded) -> None:
