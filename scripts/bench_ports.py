@@ -12,9 +12,9 @@ from cria.criu import program
 from cria.criu.images import framing
 from cria.criu.messages import load
 from cria.model.socket import Occupant
-from cria.network.images import rewrite, sockets_of
 from cria.network.planner import plan
 from cria.network.requests import PortRequests
+from cria.ports import rewrite, sockets_of
 
 ROUNDS = 7
 LOOPBACK = 0x0100007F

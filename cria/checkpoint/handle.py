@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from cria.criu import program
+from cria.criu.images import CriuImages
 from cria.errors import CheckpointDamaged
 from cria.model.manifest import IMAGES, MANIFEST, MEMORY
 
@@ -41,6 +44,11 @@ class Checkpoint:
     @property
     def images(self) -> Path:
         return self.path / IMAGES
+
+    @cached_property
+    def criu_images(self) -> CriuImages:
+        """The images in `images`, each read once. Raises CriuMissing where there is no CRIU to read them with."""
+        return CriuImages(self.images, program.find())
 
     @property
     def size_bytes(self) -> int:

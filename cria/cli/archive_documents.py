@@ -72,18 +72,18 @@ class InspectedArchive(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, path: Path) -> InspectedArchive:
         """Read the archive at `path`. Raises a CriaError where it cannot be read."""
-        archive, criu = reader.open_archive(path), program.find()
-        processes = archive.holders(criu)
+        archive = reader.open_archive(path)
+        images = archive.criu_images(program.find())
         return cls(
             target=str(path),
             compression=archive.compression,
             origin=archive.origin,
             sizes=archive.sizes,
-            machine=next((process.machine for process in processes), ""),
-            processes=tuple(map(_process, processes)),
-            sockets=tuple(map(_socket, plan.sockets(archive, criu))),
-            unix_sockets=tuple(map(_unix_socket, plan.unix_sockets(archive, criu))),
-            needs=contents.needed(archive, criu),
+            machine=next((process.machine for process in images.holders), ""),
+            processes=tuple(map(_process, images.holders)),
+            sockets=tuple(map(_socket, plan.sockets(images))),
+            unix_sockets=tuple(map(_unix_socket, images.unix_sockets())),
+            needs=contents.needed(archive, images),
         )
 
 

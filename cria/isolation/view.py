@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import files
+from cria.criu.images import CriuImages
 from cria.criu.images.files import RegularFile, UnixSocket
 from cria.model.manifest import Manifest
 from cria.system.files import MEMORY_FILE_SYSTEMS
@@ -25,12 +25,9 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     abstract: dict[int, bytes]
 
 
-def prepared(
-    images: Path, manifest: Manifest, tag: str, *, shares_network: bool, criu: Path
-) -> View:
+def prepared(images: CriuImages, manifest: Manifest, tag: str, *, shares_network: bool) -> View:
     """The view for one clone, after this host was given the directories and logs that it lacks."""
-    image = files.read(images)
-    opened, sockets = files.regular_files(image, criu), files.unix_sockets(image, criu)
+    opened, sockets = images.regular_files(), images.unix_sockets()
     carried = (name for file in manifest.saved_files for name in file.every_name)
     view = view_for(opened, sockets, carried, tag, shares_network=shares_network)
     make_directories(view.copy_on_write, manifest.inventory.root.uid)

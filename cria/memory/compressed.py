@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cria.criu.images import memory
+from cria.criu.images import CriuImages
 from cria.criu.images.memory import MAP_GROWSDOWN, PROT_WRITE, Memory, Run
 from cria.errors import CheckpointDamaged, RestoreFailed
 from cria.events import OnBytes
@@ -32,22 +32,20 @@ Place = tuple[int, int]  # address and size
 # At the dump -----------------------------------------------------------------------------------
 
 
-def take_aside(
-    images: Path, aside: Path, known: Memory, moved: OnBytes, criu_binary: Path | None = None
-) -> None:
+def take_aside(images: CriuImages, aside: CriuImages, known: Memory, moved: OnBytes) -> None:
     """Move the large plain memory of one process from `images` to frames in the directory `aside`."""
     ours: list[Run] = []
     rest: list[Run] = []
-    source = images / known.pages_file
+    source = images.path / known.pages_file
     with source.open("rb", buffering=0) as file:
         pages = file.fileno()
         for piece in zero_pages.pieces(known):
             for left in zero_pages.piece_without_zeros(pages, piece):
                 (ours if _can_be_ours(left) else rest).append(left.run)
-        frames.write(_frames_of(aside, known.pid), _content(pages, ours, moved))
-        memory.write_pagemap(aside, known.pid, known.pid, ours, criu_binary)
+        frames.write(_frames_of(aside.path, known.pid), _content(pages, ours, moved))
+        aside.write_pagemap(known.pid, known.pid, ours)
         frames.write(_compressed(source), _content(pages, rest, moved))
-    memory.write_pagemap(images, known.pid, known.pages_id, rest, criu_binary)
+    images.write_pagemap(known.pid, known.pages_id, rest)
     source.unlink()
 
 
@@ -113,7 +111,7 @@ def unpack_rest(images: Path, view: Path) -> int:
     return total
 
 
-def put_back(aside: Path, host_pid: Callable[[int], int], criu_binary: Path | None = None) -> int:
+def put_back(aside: CriuImages, host_pid: Callable[[int], int]) -> int:
     """Write the memory in `aside` into the processes that CRIU has restored and still holds.
 
     `host_pid` tells the PID here of a process of the images. Every processor decompresses; returns the
@@ -123,9 +121,9 @@ def put_back(aside: Path, host_pid: Callable[[int], int], criu_binary: Path | No
 
     with ExitStack() as opened, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         work = []
-        for path in sorted(aside.glob(f"*{SUFFIX}")):
+        for path in sorted(aside.path.glob(f"*{SUFFIX}")):
             pid = int(path.name.removesuffix(SUFFIX))
-            runs = memory.runs(aside, pid, criu_binary)
+            runs = aside.runs(pid)
             source = opened.enter_context(Frames(path))
             if source.size != sum(run.size for run in runs):
                 raise CheckpointDamaged(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import memory
+from cria.criu.images import CriuImages
 from cria.criu.images.memory import PAGE, Mapping, Memory, Run
 
 READ = 4 << 20
@@ -30,18 +29,18 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
         return self.mapping is not None and self.mapping.is_plain
 
 
-def make_lean(images: Path, known: Memory, criu_binary: Path | None = None) -> int:
+def make_lean(images: CriuImages, known: Memory) -> int:
     """Take the zero pages of one process out of `images`; returns the bytes that this saved.
 
     Images with few of them, or already made lean, are left as they are.
     """
-    with (images / known.pages_file).open("r+b", buffering=0) as file:
+    with (images.path / known.pages_file).open("r+b", buffering=0) as file:
         if zero_share(file.fileno(), known) < WORTH_IT:
             return 0
         runs = list(without_zeros(file.fileno(), known))
         before = os.fstat(file.fileno()).st_size
         after = compact(file.fileno(), runs)
-    memory.write_pagemap(images, known.pid, known.pages_id, runs, criu_binary)
+    images.write_pagemap(known.pid, known.pages_id, runs)
     return before - after
 
 

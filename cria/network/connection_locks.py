@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
 
-from cria.criu.images import summary
+from cria.criu.images import CriuImages
 from cria.errors import PrivilegeMissing
 from cria.model.inventory import Endpoint
 from cria.model.socket import plain
@@ -25,9 +25,7 @@ from cria.system.netfilter import CRIU_MARK, Connection, Netfilter
 _RUN_ID_PART = 21
 
 
-def needed(
-    images_dir: Path, plan: PortPlan, criu_binary: Path | None = None
-) -> tuple[Connection, ...]:
+def needed(images: CriuImages, plan: PortPlan) -> tuple[Connection, ...]:
     """The new connections of `plan` that need a lock: those with full queues, or half closed.
 
     None is needed where every moved connection is ESTABLISHED and empty, as quiesce leaves them.
@@ -37,10 +35,7 @@ def needed(
         for move in plan.changes
         if move.new_peer is not None
         and move.protocol == "tcp"
-        and (
-            move.state != "ESTABLISHED"
-            or summary.unsent_or_unread(images_dir, move.inode, criu_binary)
-        )
+        and (move.state != "ESTABLISHED" or images.queued_bytes(move.inode))
     )
 
 
@@ -66,11 +61,9 @@ def locked(connections: tuple[Connection, ...], netns: Path | None = None) -> It
         netfilter.close()
 
 
-def leftovers(
-    images_dir: Path, netns: Path | None = None, criu_binary: Path | None = None
-) -> tuple[str, ...]:
-    """The nftables tables that the dump of `images_dir` left; CRIU removes them at a restore."""
-    run_id = summary.inventory(images_dir, criu_binary).run_id
+def leftovers(images: CriuImages, netns: Path | None = None) -> tuple[str, ...]:
+    """The nftables tables that the dump of `images` left; CRIU removes them at a restore."""
+    run_id = images.inventory.run_id
     if not run_id:
         return ()
     name = f"CRIU-{run_id[:_RUN_ID_PART]}"
@@ -79,21 +72,18 @@ def leftovers(
 
 
 def remove_leftovers(
-    images_dir: Path,
-    plan: PortPlan | None = None,
-    netns: Path | None = None,
-    criu_binary: Path | None = None,
+    images: CriuImages, plan: PortPlan | None = None, netns: Path | None = None
 ) -> int:
     """Remove the locks that a dump left and no restore has removed; how many there were.
 
     Tables are found by the run ID. Rules of `iptables` are those of the old ports of `plan`: CRIU
     removes only those of the ports in the image that it restores, which are the new ones.
     """
-    tables = leftovers(images_dir, netns, criu_binary)
+    tables = leftovers(images, netns)
     with within(netns, Netfilter) as netfilter:
         for table in tables:
             netfilter.delete(table)
-    by_iptables = summary.inventory(images_dir, criu_binary).network_lock == "iptables"
+    by_iptables = images.inventory.network_lock == "iptables"
     moves = plan.changes if plan is not None and by_iptables else ()
     rules = [rule for move in moves for rule in iptables_rules(move)]
     return len(tables) + within(netns, lambda: sum(map(delete_rule, rules)))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
-from cria.criu.images import files, framing
-from cria.criu.images.files import InetSocket
-from cria.criu.images.framing import Image
-from cria.errors import NotWritable
+from cria.criu.images.files import FilesImage, InetSocket, edit_sockets
 from cria.model.inventory import Endpoint, Inventory, Socket
 from cria.model.socket import PortSocket
 from cria.network import plan
@@ -19,27 +14,28 @@ _Ends = tuple[Endpoint, Endpoint | None]
 
 
 def sockets_of(
-    images_dir: Path, criu_binary: Path | None = None, *, inventory: Inventory | None = None
+    files: FilesImage,
+    *,
+    inventory: Inventory | None = None,
+    owners: Mapping[int, str] | None = None,
 ) -> tuple[PortSocket, ...]:
-    """The inet sockets in `images_dir`; roles and owners come from the `inventory` of the same dump."""
-    found = files.inet_sockets(files.read(images_dir), criu_binary)
-    by_inode = {each.inode: each for each in inventory.sockets} if inventory else {}
-    by_ends: dict[_Ends, Socket] = {(each.local, each.peer): each for each in by_inode.values()}
-    return tuple(
-        _of_image(each, by_inode.get(each.inode) or by_ends.get((each.local, each.peer)), inventory)
-        for each in found
-    )
+    """Return the inet sockets in files.img.
 
-
-def sockets_of_image(
-    image: Image, criu_binary: Path | None = None, *, owners: Mapping[int, str]
-) -> tuple[PortSocket, ...]:
-    """The inet sockets of a files.img in memory, of which nobody took an inventory.
-
-    `owners` names the processes that have a file open, by its ID; the roles are not known.
+    Roles and owners come from the `inventory` of the same dump. Without one the roles are not known, and
+    `owners` says for a file ID which processes have the file open.
     """
-    found = files.inet_sockets(image, criu_binary)
-    return tuple(_of_image(each, None, None, owners.get(each.file_id, "")) for each in found)
+    live_sockets = inventory.sockets if inventory else ()
+    by_inode = {live.inode: live for live in live_sockets}
+    by_ends: dict[_Ends, Socket] = {(live.local, live.peer): live for live in live_sockets}
+    return tuple(
+        _of_image(
+            socket,
+            by_inode.get(socket.inode) or by_ends.get((socket.local, socket.peer)),
+            inventory,
+            owners.get(socket.file_id, "") if owners else "",
+        )
+        for socket in files.inet_sockets
+    )
 
 
 def sockets_of_engine(inventory: Inventory) -> tuple[PortSocket, ...]:
@@ -95,45 +91,11 @@ def _named(pid: int, names: dict[int, str]) -> str:
     return f"PID {pid} ({names[pid]})" if names.get(pid) else f"PID {pid}"
 
 
-def rewrite(
-    images_dir: Path,
-    plan: PortPlan,
-    out: Path | None = None,
-    *,
-    unix: Mapping[int, bytes] | None = None,
-    criu_binary: Path | None = None,
-) -> Path:
-    """Put the endpoints of `plan` into files.img and return its path.
+def apply_plan(
+    files: FilesImage, plan: PortPlan, unix_names: Mapping[int, bytes] | None = None
+) -> FilesImage:
+    """Return files.img with every socket where `plan` has it, and new names of unix sockets by file ID.
 
-    It is written to the directory `out`, which becomes a private view of `images_dir` where it is none
-    yet; without `out` the file is replaced in place. `unix` gives new names to unix sockets by file ID.
-    Raises CheckpointMissing, CheckpointDamaged, or CheckpointMismatch for the plan of another image.
+    Raises CheckpointMismatch for the plan of other images.
     """
-    image = files.read(images_dir)
-    moves = {move.id: move for move in plan.moves if move.changes}
-    changed = files.edited(image, inet=moves, unix=unix, criu_binary=criu_binary)
-    if out is not None and not (out / files.NAME).exists():
-        private_view(images_dir, out)
-    target = (out or images_dir) / files.NAME
-    try:
-        framing.write(target, changed, durable=out is None)
-    except OSError as error:
-        raise NotWritable(f"{target} cannot be written", details=str(error)) from error
-    return target
-
-
-def private_view(images_dir: Path, at: Path) -> Path:
-    """Make `at` a directory of links to the images in `images_dir`, and return it.
-
-    files.img is linked like the others: `rewrite` replaces the link and leaves the original alone.
-    Logs and statistics are left out, for CRIU would write through their links.
-    """
-    try:
-        at.mkdir(parents=True, exist_ok=True)
-        there = images_dir.resolve()
-        for name in os.listdir(there):  # noqa: PTH208 - a hundred of them, before every restore
-            if name.endswith(".img") or name == "parent":
-                os.symlink(f"{there}/{name}", f"{at}/{name}")  # noqa: PTH211
-    except OSError as error:
-        raise NotWritable(f"{at} cannot hold a view of {images_dir}", details=str(error)) from error
-    return at
+    return edit_sockets(files, inet={move.id: move for move in plan.changes}, unix=unix_names)

@@ -11,7 +11,6 @@ from functools import partial
 import msgspec
 
 from cria.checkpoint.handle import Checkpoint
-from cria.criu import program
 from cria.engine.handle import Engine
 from cria.errors import CriaError, NoSpace, NoSuchProcess
 from cria.events import Event, Listener, StepFailed, StepFinished, Warned
@@ -108,7 +107,7 @@ def plans_for(
     Raises PortPlanRefused, PortUnknown or PortTaken.
     """
     asked = prepare.port_requests(request, default="auto")
-    sockets = sockets_of(checkpoint.images, program.find(), inventory=checkpoint.manifest.inventory)
+    sockets = sockets_of(checkpoint.criu_images.files, inventory=checkpoint.manifest.inventory)
     return plan_clones(
         sockets,
         replicas,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cria.checkpoint.handle import Checkpoint
-from cria.criu import program
 from cria.events import Listener, progress
 from cria.memory.shared import directory
 from cria.memory.shared.backing_store import Backing
@@ -19,7 +18,7 @@ def share_memory(
 
     Raises CannotShare, NoSpace or NotWritable.
     """
-    store = Backing(checkpoint.path, checkpoint.manifest.gpu_state, place, program.find())
+    store = Backing(checkpoint.path, checkpoint.criu_images, checkpoint.manifest.gpu_state, place)
     size = checkpoint.memory_bytes()
     return store.make_sure_of(progress(listener, "build-backing-store", size))
 

@@ -14,7 +14,7 @@ import pytest
 
 import cria
 from cria.criu import program as binary
-from cria.criu.images import memory
+from cria.criu.images import CriuImages
 from cria.engine.launch.launcher import Launched
 from cria.errors import CheckpointDamaged
 from cria.memory import zero_pages
@@ -103,15 +103,14 @@ def test_images_that_are_lean_stay_as_they_are(
 ) -> None:
     launched, _, _ = program
     made = cria.dump(launched.pid, tmp_path / "cp", any_process=True, leave_running=True)
-    images = shutil.copytree(made.images, tmp_path / "images")
+    images = CriuImages(shutil.copytree(made.images, tmp_path / "images"), binary.find())
 
-    dropped = [
-        zero_pages.make_lean(images, memory.read(images, pid, binary.find()), binary.find())
-        for pid in memory.pids(images)
-    ]
+    dropped = [zero_pages.make_lean(images, images.memory(pid)) for pid in images.pids]
 
     assert set(dropped) == {0}
-    assert filecmp.cmpfiles(made.images, images, os.listdir(images), shallow=False)[1:] == ([], [])
+    assert filecmp.cmpfiles(made.images, images.path, os.listdir(images.path), shallow=False)[
+        1:
+    ] == ([], [])
 
 
 def test_a_clone_of_a_compressed_checkpoint_can_be_dumped_in_turn(

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 
 from cria.criu import program as binary
-from cria.criu.images import files, summary
+from cria.criu.images import CriuImages
 from cria.errors import CheckpointMismatch, PortPlanRefused, PortTaken
 from cria.network import connection_locks
-from cria.network.images import rewrite, sockets_of
 from cria.network.listeners import clear_port_reuse, verify_listeners
 from cria.network.occupancy import occupants
 from cria.network.plan import PortPlan
 from cria.network.planner import plan
 from cria.network.requests import PortRequests
 from cria.network.reservation import reserve
+from cria.ports import rewrite, sockets_of
 from cria.system import processes
 from cria.system.netfilter import Netfilter
 from cria.system.procfs import tree
@@ -42,7 +42,8 @@ class Images:
         self.directory = directory
         self.criu = binary.find()
         self.sockets = sockets_of(directory, self.criu)
-        self.pids = [process.pid for process in summary.processes(directory, self.criu)]
+        self.images = CriuImages(directory, self.criu)
+        self.pids = [process.pid for process in self.images.processes]
 
     def restore(self, made: PortPlan, view: Path) -> subprocess.CompletedProcess[bytes]:
         """Hold, rewrite, restore, seal, check; raises PortTaken when it is not ours alone."""
@@ -50,7 +51,7 @@ class Images:
         with reserve(made) as held:
             rewrite(self.directory, made, view, criu_binary=self.criu)
             held.open()
-            new = connection_locks.needed(self.directory, made, self.criu)
+            new = connection_locks.needed(self.images, made)
             command = [self.criu, "restore", "-D", view, "-d", "--tcp-established", "-v1"]
             with connection_locks.locked(new):
                 done = subprocess.run([*command, "-o", "restore.log"], check=False, timeout=60)
@@ -98,7 +99,7 @@ def dumped(programs: Path, tmp_path: Path) -> Iterator[Callable[..., Images]]:
     yield dump
     for images in made:
         images.end()
-        connection_locks.remove_leftovers(images.directory, criu_binary=images.criu)
+        connection_locks.remove_leftovers(images.images)
 
 
 def tables() -> list[str]:
@@ -129,14 +130,14 @@ def test_a_pair_answers_over_its_inner_connection_on_other_ports(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("pair", 28100)
-    before = (images.directory / files.NAME).read_bytes()
+    before = (images.directory / "files.img").read_bytes()
     made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
     assert {move.kind for move in made} == {"listener", "accepted", "dialled"}
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28250) == "alive"
     stands = {each.local.port for each in occupants() if each.owner and not each.waits}
     assert not stands & {move.old.port for move in made}, "something is left on an old port"
-    assert (images.directory / files.NAME).read_bytes() == before
+    assert (images.directory / "files.img").read_bytes() == before
 
 
 def test_a_dual_stack_listener_moves_with_its_mapped_connection(
@@ -213,16 +214,16 @@ def test_full_queues_move_too_and_no_lock_is_left(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("queued", 28107)
-    assert connection_locks.leftovers(images.directory), (
+    assert connection_locks.leftovers(images.images), (
         "CRIU has locked nothing: this test shows nothing"
     )
     made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
-    assert connection_locks.needed(images.directory, made, images.criu)
+    assert connection_locks.needed(images.images, made)
     before = set(tables())
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28257) == "alive"
     assert set(tables()) - before == set()
-    assert not connection_locks.leftovers(images.directory), (
+    assert not connection_locks.leftovers(images.images), (
         "CRIU removes its table with the first restore"
     )
 
@@ -230,9 +231,9 @@ def test_full_queues_move_too_and_no_lock_is_left(
 def test_an_empty_established_pair_needs_no_lock(dumped: Callable[..., Images]) -> None:
     images = dumped("pair", 28108)
     made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
-    assert connection_locks.needed(images.directory, made, images.criu) == ()
-    assert connection_locks.remove_leftovers(images.directory, made) == 1
-    assert connection_locks.remove_leftovers(images.directory, made) == 0
+    assert connection_locks.needed(images.images, made) == ()
+    assert connection_locks.remove_leftovers(images.images, made) == 1
+    assert connection_locks.remove_leftovers(images.images, made) == 0
 
 
 @pytest.mark.many

@@ -1,1 +1,5 @@
-"""CRIU's image files: framing, files.img, memory, and what a directory of them holds."""
+"""CRIU's images: framing, messages, files.img, memory, and the images of one dump as CriuImages."""
+
+from cria.criu.images.directory import CriuImages
+
+__all__ = ["CriuImages"]

@@ -1,22 +1,31 @@
-"""The entries of files.img: inet sockets, unix sockets and regular files, to read and to edit in place."""
+"""files.img: its inet sockets, unix sockets and regular files, read as structs and edited as entries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, inet_ntop, inet_pton
 from struct import pack, unpack
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from cria.criu.images import framing
 from cria.criu.images.framing import Image
-from cria.criu.messages import load
+from cria.criu.images.schema import (
+    FileEntry,
+    InetEntry,
+    RegularEntry,
+    Schema,
+    UnixEntry,
+    decoding,
+)
 from cria.errors import CheckpointMismatch, DumpIncomplete
 from cria.model.inventory import Endpoint, Family, Socket
 from cria.model.inventory import Protocol as Transport
+from cria.system.files import writing_failed
 
 NAME = "files.img"
 
@@ -33,7 +42,7 @@ _CLOSE = STATES.index("CLOSE")
 # Source: enum sk_shutdown in criu/images/sk-opts.proto.
 _SHUTDOWN_BOTH = 3
 
-# Source: USK_EXTERN in criu/include/sockets.h: the far end of a socket that leads out of the tree.
+# Source: USK_EXTERN in criu/sk-unix.c: the far end of a socket that leads out of the tree.
 _EXTERNAL = 1
 
 
@@ -95,73 +104,147 @@ class InetChange(Protocol):
     def closes(self) -> bool: ...
 
 
-def read(images_dir: Path) -> Image:
-    """files.img as raw entries."""
-    return framing.read(images_dir / NAME, framing.FILES)
+class AddedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A regular file to add to files.img, opened read-only; `mode` as in stat(2)."""
+
+    file_id: int
+    path: str
+    size_bytes: int
+    mode: int
 
 
-def inet_sockets(image: Image, criu_binary: Path | None = None) -> tuple[InetSocket, ...]:
-    """Every inet socket in `image`, in its order."""
-    return tuple(_inet(entry.isk) for _, entry in _of_type(image, _INET, criu_binary))
+class FilesImage:
+    """files.img of one dump: the entries as they stand in it, and as structs where cria knows their kind.
 
-
-def unix_sockets(image: Image, criu_binary: Path | None = None) -> tuple[UnixSocket, ...]:
-    """Every unix socket in `image`, in its order."""
-    return tuple(_unix(entry.usk) for _, entry in _of_type(image, _UNIX, criu_binary))
-
-
-def regular_files(image: Image, criu_binary: Path | None = None) -> tuple[RegularFile, ...]:
-    """Every regular file in `image`, in its order."""
-    return tuple(_regular(entry.reg) for _, entry in _of_type(image, _REGULAR, criu_binary))
-
-
-def edited(
-    image: Image,
-    *,
-    inet: Mapping[int, InetChange],
-    unix: Mapping[int, bytes] | None = None,
-    criu_binary: Path | None = None,
-) -> Image:
-    """`image` with the sockets named by file ID changed; `unix` gives new names, as bound.
-
-    Only changed entries are encoded again, and fields this pycriu does not know stay in them. Raises
-    CheckpointMismatch where `image` does not hold the sockets that should change.
+    It is not changed: the functions below return another one. Entries are decoded when they are first
+    asked for, and raise CheckpointDamaged where they are no messages of CRIU.
     """
-    entries = list(image.entries)
+
+    def __init__(self, image: Image, schema: Schema, name: object = NAME) -> None:
+        """`name` is what errors call the image."""
+        self.image = image
+        self.schema = schema
+        self.name = name
+
+    @cached_property
+    def inet_sockets(self) -> tuple[InetSocket, ...]:
+        """Every inet socket, in the order of the image."""
+        with decoding(self.name):
+            return tuple(_inet(entry.isk) for _, entry in self.of_type(_INET))
+
+    @cached_property
+    def unix_sockets(self) -> tuple[UnixSocket, ...]:
+        """Every unix socket, in the order of the image."""
+        with decoding(self.name):
+            return tuple(_unix(entry.usk) for _, entry in self.of_type(_UNIX))
+
+    @cached_property
+    def regular_files(self) -> tuple[RegularFile, ...]:
+        """Every regular file, in the order of the image."""
+        with decoding(self.name):
+            return tuple(_regular(entry.reg) for _, entry in self.of_type(_REGULAR))
+
+    @cached_property
+    def highest_id(self) -> int:
+        """The highest file ID in the image, of any kind of file; 0 where there is none."""
+        with decoding(self.name):
+            decode = self.schema.file_entry.FromString
+            return max((decode(payload).id for payload in self.image.entries), default=0)
+
+    def of_type(self, kind: int) -> Iterator[tuple[int, FileEntry]]:
+        """Decode the entries of one kind, each with its place in the image."""
+        # The type is field 1, and every encoder writes fields in the order of their numbers, so that
+        # most entries need no decoding.
+        prefix, typed = bytes((0x08, kind)), b"\x08"
+        decode = self.schema.file_entry.FromString
+        for index, payload in enumerate(self.image.entries):
+            if payload.startswith(prefix) or not payload.startswith(typed):
+                entry = decode(payload)
+                if entry.type == kind:
+                    yield index, entry
+
+    def with_entries(self, entries: Iterable[bytes]) -> FilesImage:
+        """Return an image with other entries, named as this one."""
+        image = Image(header=self.image.header, entries=tuple(entries))
+        return FilesImage(image, self.schema, self.name)
+
+    def write(self, directory: Path, *, durable: bool = True) -> Path:
+        """Replace files.img in `directory` in one step, and return its path.
+
+        What only one restore needs need not be `durable`. Raises NotWritable or NoSpace.
+        """
+        path = directory / NAME
+        try:
+            framing.write(path, self.image, durable=durable)
+        except OSError as error:
+            raise writing_failed(error, path) from error
+        return path
+
+
+def edit_sockets(
+    files: FilesImage, *, inet: Mapping[int, InetChange], unix: Mapping[int, bytes] | None = None
+) -> FilesImage:
+    """Change the sockets named by file ID: inet sockets as `inet` says, names of unix sockets to `unix`.
+
+    Only changed entries are encoded again, and fields that this pycriu does not know stay in them. Raises
+    CheckpointMismatch where the image does not hold the sockets to change.
+    """
+    entries = list(files.image.entries)
     left = dict(inet)
-    for index, entry in _of_type(image, _INET, criu_binary) if inet else ():
-        if (change := left.pop(entry.id, None)) is not None:
-            _apply(entry.isk, change)
-            entries[index] = entry.SerializeToString()
-    for missing in left:
-        raise _foreign(missing, "there is none")
-    for index, entry in _of_type(image, _UNIX, criu_binary) if unix else ():
-        if unix and (name := unix.get(entry.id)) is not None:
-            entry.usk.name = name
-            entries[index] = entry.SerializeToString()
-    return Image(header=image.header, entries=tuple(entries))
+    with decoding(files.name):
+        for index, entry in files.of_type(_INET) if inet else ():
+            if (change := left.pop(entry.id, None)) is not None:
+                _apply(entry.isk, change)
+                entries[index] = entry.SerializeToString()
+        for missing in left:
+            raise _foreign(missing, "there is none")
+        for index, entry in files.of_type(_UNIX) if unix else ():
+            if unix and (name := unix.get(entry.id)) is not None:
+                entry.usk.name = name
+                entries[index] = entry.SerializeToString()
+    return files.with_entries(entries)
 
 
-def _foreign(file_id: int, what: str) -> CheckpointMismatch:
+def add_files(files: FilesImage, added: Iterable[AddedFile]) -> FilesImage:
+    """Add regular files. Raises CheckpointMismatch where one of their IDs is taken or below one that is."""
+    new = tuple(_entry(file, files.schema) for file in added)
+    highest = files.highest_id
+    if any(entry.id <= highest for entry in new):
+        raise CheckpointMismatch(
+            "the file for shared memory was made for other images",
+            details=f"it is to have an ID of {highest} or below, which is taken",
+        )
+    return files.with_entries([*files.image.entries, *(e.SerializeToString() for e in new)])
+
+
+def remove_files(files: FilesImage, ids: Collection[int]) -> FilesImage:
+    """Remove the regular files with these IDs."""
+    with decoding(files.name):
+        removed = {index for index, entry in files.of_type(_REGULAR) if entry.id in ids}
+    entries = files.image.entries
+    return files.with_entries([e for index, e in enumerate(entries) if index not in removed])
+
+
+def _entry(file: AddedFile, schema: Schema) -> FileEntry:
+    entry = schema.file_entry(type=_REGULAR, id=file.file_id)
+    entry.reg.id, entry.reg.name = file.file_id, file.path
+    entry.reg.flags, entry.reg.pos = os.O_RDONLY, 0
+    entry.reg.size, entry.reg.mode = file.size_bytes, file.mode
+    # Required by the schema: the owner of SIGIO, which nobody asks for.
+    owner = entry.reg.fown
+    owner.uid = owner.euid = owner.signum = owner.pid_type = owner.pid = 0
+    return entry
+
+
+def _foreign(file_id: int, why: str) -> CheckpointMismatch:
     return CheckpointMismatch(
         f"socket {file_id} of the image is not the one to change",
-        details=what,
+        details=why,
         remedy="plan the ports from this image directory again",
     )
 
 
-def _of_type(image: Image, kind: int, criu_binary: Path | None) -> Iterator[tuple[int, Any]]:
-    parse = load("fdinfo", criu_binary).file_entry.FromString
-    # The type is field 1 and every encoder writes fields by number, so most entries need no parsing.
-    wanted, typed = bytes((0x08, kind)), b"\x08"
-    for index, payload in enumerate(image.entries):
-        if payload.startswith(wanted) or not payload.startswith(typed):
-            entry = parse(payload)
-            if entry.type == kind:
-                yield index, entry
-
-
-def _inet(isk: Any) -> InetSocket:
+def _inet(isk: InetEntry) -> InetSocket:
     ipv6 = isk.family == AF_INET6
     connected = isk.dst_port != 0
     return InetSocket(
@@ -179,7 +262,7 @@ def _inet(isk: Any) -> InetSocket:
     )
 
 
-def _unix(usk: Any) -> UnixSocket:
+def _unix(usk: UnixEntry) -> UnixSocket:
     kinds: dict[int, Literal["stream", "dgram"]] = {SOCK_STREAM: "stream", SOCK_DGRAM: "dgram"}
     return UnixSocket(
         file_id=usk.id,
@@ -195,7 +278,7 @@ def _unix(usk: Any) -> UnixSocket:
     )
 
 
-def _regular(reg: Any) -> RegularFile:
+def _regular(reg: RegularEntry) -> RegularFile:
     return RegularFile(
         file_id=reg.id,
         path=reg.name,
@@ -207,7 +290,7 @@ def _regular(reg: Any) -> RegularFile:
     )
 
 
-def _apply(isk: Any, change: InetChange) -> None:
+def _apply(isk: InetEntry, change: InetChange) -> None:
     old, new, old_peer, new_peer = change.old, change.new, change.old_peer, change.new_peer
     if isk.src_port != old.port or isk.dst_port != (old_peer.port if old_peer else 0):
         raise _foreign(isk.id, f"it has ports {isk.src_port} and {isk.dst_port}")
@@ -243,13 +326,16 @@ def _words(address: str, family: int) -> tuple[int, ...]:
     return unpack(f"={len(packed) // 4}I", packed)
 
 
-def check_complete(image: Image, listeners: Iterable[Socket], criu: Path) -> None:
-    """Raise DumpIncomplete, naming each of `listeners` that files.img lacks."""
-    stored = {socket.inode for socket in inet_sockets(image, criu)}
-    missing = [each for each in listeners if each.inode not in stored]
+def check_complete(files: FilesImage, listeners: Iterable[Socket]) -> None:
+    """Raise DumpIncomplete, naming each of `listeners` that files.img lacks.
+
+    CRIU can leave out listeners without an error (its issue 2764).
+    """
+    stored = {socket.inode for socket in files.inet_sockets}
+    missing = [socket for socket in listeners if socket.inode not in stored]
     if missing:
         raise DumpIncomplete(
             "CRIU left listeners out of the checkpoint",
-            details="\n".join(f"{each.local} ({each.role.name})" for each in missing),
+            details="\n".join(f"{socket.local} ({socket.role.name})" for socket in missing),
             remedy="try again; if it stays, please report it with the log",
         )

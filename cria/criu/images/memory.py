@@ -1,21 +1,19 @@
-"""Which memory the images hold: the mappings of a process, and where in its pages file each page lies."""
+"""The memory in the images: the mappings of a process, and where in its pages file each page lies."""
 
 from __future__ import annotations
 
 import mmap
 import os
-import stat
-from collections import abc
 from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Mapping as Map
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from cria.criu.images import framing
 from cria.criu.images.framing import Image
-from cria.criu.messages import load
-from cria.errors import CheckpointDamaged, CheckpointMismatch
+from cria.criu.images.schema import MmEntry, Schema
+from cria.errors import CheckpointDamaged
 
 PAGE = mmap.PAGESIZE  # bytes; CRIU counts in those of the host it ran on
 
@@ -84,157 +82,96 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return f"pages-{self.pages_id}.img"
 
 
-def pids(images_dir: Path) -> list[int]:
-    """The processes whose memory is in `images_dir`."""
-    return sorted(int(path.stem.split("-")[1]) for path in images_dir.glob("mm-*.img"))
-
-
-def read(images_dir: Path, pid: int, criu_binary: Path | None = None) -> Memory:
-    """What mm-PID.img and pagemap-PID.img say. Raises CheckpointDamaged or CheckpointMissing."""
-    raw = framing.first(images_dir / f"mm-{pid}.img", framing.MM)
-    mappings = tuple(
-        Mapping(
-            start=v.start,
-            end=v.end,
-            prot=v.prot,
-            flags=v.flags,
-            status=v.status,
-            advice=v.madv,
-            file_id=v.shmid,
-            offset=v.pgoff,
-        )
-        for v in load("mm", criu_binary).mm_entry.FromString(raw).vmas
-    )
-    pages_id, found = _pagemap(images_dir, pid, criu_binary)
-    memory = Memory(pid=pid, pages_id=pages_id, mappings=mappings, runs=found)
-    _check_sizes(images_dir, memory)
-    return memory
-
-
-def runs(directory: Path, pid: int, criu_binary: Path | None = None) -> tuple[Run, ...]:
-    """What a pagemap that `write_pagemap` put into `directory` tells of."""
-    return _pagemap(directory, pid, criu_binary)[1]
-
-
-def write_pagemap(
-    directory: Path, pid: int, pages_id: int, runs: Iterable[Run], criu_binary: Path | None = None
-) -> None:
-    """Put a pagemap of `runs` into `directory`: their pages must lie in the pages file in this order."""
-    schema = load("pagemap", criu_binary)
-    entry = schema.pagemap_entry
-    wide = "nr_pages" in entry.DESCRIPTOR.fields_by_name  # since CRIU 4.1
-    payloads = [schema.pagemap_head(pages_id=pages_id).SerializeToString()]
-    for run in runs:
-        few = min(run.pages, 0xFFFFFFFF)
-        fields: dict[str, Any] = {"nr_pages": run.pages} if wide else {}
-        made = entry(vaddr=run.start, compat_nr_pages=few, flags=run.flags, **fields)
-        payloads.append(made.SerializeToString())
-    framing.write(
-        directory / pagemap_name(pid),
-        framing.Image(header=framing.header(framing.PAGEMAP), entries=tuple(payloads)),
-    )
-
-
-def _pagemap(directory: Path, pid: int, criu_binary: Path | None) -> tuple[int, tuple[Run, ...]]:
-    head, *entries = framing.read(directory / pagemap_name(pid), framing.PAGEMAP).entries
-    pages_id = load("pagemap", criu_binary).pagemap_head.FromString(head).pages_id
-    return pages_id, tuple(_runs(entries, criu_binary))
+def mm_name(pid: int) -> str:
+    """Return the name of the image with the mappings of a process."""
+    return f"mm-{pid}.img"
 
 
 def pagemap_name(pid: int) -> str:
+    """Return the name of the image that says which pages of a process are stored."""
     return f"pagemap-{pid}.img"
 
 
-def _runs(entries: Iterable[bytes], criu_binary: Path | None) -> Iterator[Run]:
-    parse, offset = load("pagemap", criu_binary).pagemap_entry.FromString, 0
-    for raw in entries:
-        entry = parse(raw)
+def mappings(image: Image, schema: Schema) -> tuple[Mapping, ...]:
+    """Read the mappings of an mm image, by address."""
+    return tuple(
+        Mapping(
+            start=vma.start,
+            end=vma.end,
+            prot=vma.prot,
+            flags=vma.flags,
+            status=vma.status,
+            advice=vma.madv,
+            file_id=vma.shmid,
+            offset=vma.pgoff,
+        )
+        for vma in _mm(image, schema).vmas
+    )
+
+
+def pagemap(image: Image, schema: Schema) -> tuple[int, tuple[Run, ...]]:
+    """Read a pagemap: the number of its pages file, and the runs by address."""
+    head, *entries = image.entries
+    return schema.pagemap_head.FromString(head).pages_id, tuple(_runs(entries, schema))
+
+
+def _runs(entries: Iterable[bytes], schema: Schema) -> Iterator[Run]:
+    decode, offset = schema.pagemap_entry.FromString, 0
+    for payload in entries:
+        entry = decode(payload)
+        # The same defaults as init_compat_pagemap_entry in criu/pagemap.c: images of old CRIUs have no
+        # flags, and those of before CRIU 4.2 (commit afb2e6c3f) no nr_pages.
         pages = getattr(entry, "nr_pages", 0) or entry.compat_nr_pages
-        # Images of before CRIU 1.8 have no flags; every page is then in the file or in a parent.
         flags = entry.flags or (IN_PARENT if entry.in_parent else PRESENT)
         present = bool(flags & PRESENT)
         yield Run(start=entry.vaddr, pages=pages, flags=flags, offset=offset if present else None)
         offset += pages * PAGE if present else 0
 
 
-def _check_sizes(images_dir: Path, memory: Memory) -> None:
-    told = sum(run.size for run in memory.runs if run.offset is not None)
-    path = images_dir / memory.pages_file
-    found = path.stat().st_size if path.exists() else 0
-    if told != found:
+def make_pagemap(pages_id: int, runs: Iterable[Run], schema: Schema) -> Image:
+    """Make a pagemap of `runs`, whose pages must lie in the pages file in this order."""
+    entry = schema.pagemap_entry
+    has_nr_pages = "nr_pages" in entry.DESCRIPTOR.fields_by_name
+    payloads = [schema.pagemap_head(pages_id=pages_id).SerializeToString()]
+    for run in runs:
+        message = entry(
+            vaddr=run.start, compat_nr_pages=min(run.pages, 0xFFFFFFFF), flags=run.flags
+        )
+        if has_nr_pages:
+            message.nr_pages = run.pages
+        payloads.append(message.SerializeToString())
+    return Image(header=framing.header(framing.PAGEMAP), entries=tuple(payloads))
+
+
+def check_pages_file(memory: Memory, directory: Path) -> None:
+    """Raise CheckpointDamaged where the pages file has not the size that the pagemap says."""
+    expected = sum(run.size for run in memory.runs if run.offset is not None)
+    path = directory / memory.pages_file
+    size = path.stat().st_size if path.exists() else 0
+    if size != expected:
         raise CheckpointDamaged(
             f"{path} does not hold the pages that {pagemap_name(memory.pid)} tells of",
-            details=f"it has {found} bytes, the pagemap tells of {told}; pages of {PAGE} bytes",
+            details=f"it has {size} bytes, the pagemap tells of {expected}; pages of {PAGE} bytes",
         )
 
 
-_REG = 1  # enum fd_types in criu/images/fdinfo.proto
+def map_file(image: Image, schema: Schema, *, offsets: Map[int, int], file_id: int) -> Image:
+    """Make mappings of an mm image private mappings of the file `file_id`.
 
-
-class MappedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A regular file that mappings of the images are to be of; `mode` as of stat(2)."""
-
-    file_id: int
-    path: str
-    size_bytes: int
-    mode: int
-
-
-def name(pid: int) -> str:
-    return f"mm-{pid}.img"
-
-
-def highest_id(image: Image, criu: Path | None = None) -> int:
-    """The highest file ID that is taken in files.img."""
-    parse = load("fdinfo", criu).file_entry.FromString
-    return max((parse(payload).id for payload in image.entries), default=0)
-
-
-def with_files(image: Image, files: Iterable[MappedFile], criu: Path | None = None) -> Image:
-    """files.img with `files` besides. Raises CheckpointMismatch where one of their IDs is taken."""
-    added = tuple(_entry(file, criu) for file in files)
-    highest = highest_id(image, criu)
-    if any(entry.id <= highest for entry in added):
-        raise CheckpointMismatch(
-            "the file for shared memory was made for other images",
-            details=f"it is to have an ID of {highest} or below, which is taken",
-        )
-    entries = (*image.entries, *(entry.SerializeToString() for entry in added))
-    return Image(header=image.header, entries=entries)
-
-
-def without_files(image: Image, ids: Collection[int], criu: Path | None = None) -> Image:
-    """files.img without the regular files `ids`."""
-    parse = load("fdinfo", criu).file_entry.FromString
-    kept = (e for e, known in ((e, parse(e)) for e in image.entries) if _stays(known, ids))
-    return Image(header=image.header, entries=tuple(kept))
-
-
-def map_file(
-    images: Path,
-    out: Path,
-    pid: int,
-    *,
-    places: abc.Mapping[int, int],
-    file_id: int,
-    criu: Path | None = None,
-) -> None:
-    """Write to `out` the mappings of `pid`, those that begin at `places` being of the file `file_id`.
-
-    `places` gives the offset in the file for the address of each.
+    `offsets` has, for the address at which such a mapping begins, the offset in the file in bytes.
     """
-    entry = _read(images, pid, criu)
+    entry = _mm(image, schema)
     for vma in entry.vmas:
-        if (offset := places.get(vma.start)) is not None:
+        if (offset := offsets.get(vma.start)) is not None:
             vma.flags &= ~MAP_ANONYMOUS
             vma.status = REGULAR | FILE_PRIVATE
             vma.shmid, vma.pgoff, vma.fdflags = file_id, offset, os.O_RDONLY
-    _write(out, pid, entry)
+    return _with_entry(image, entry)
 
 
-def map_nothing(images: Path, pid: int, ids: Collection[int], criu: Path | None = None) -> None:
-    """Make the private mappings of the files `ids` anonymous, in place."""
-    entry = _read(images, pid, criu)
+def map_anonymous(image: Image, schema: Schema, ids: Collection[int]) -> Image:
+    """Make the private mappings of the files `ids` in an mm image anonymous."""
+    entry = _mm(image, schema)
     for vma in entry.vmas:
         if vma.status & FILE_PRIVATE and vma.shmid in ids:
             heap = vma.start < entry.mm_brk and vma.end > entry.mm_start_brk
@@ -242,29 +179,12 @@ def map_nothing(images: Path, pid: int, ids: Collection[int], criu: Path | None 
             vma.status = REGULAR | ANON_PRIVATE | (HEAP if heap else 0)
             vma.shmid = vma.pgoff = 0
             vma.ClearField("fdflags")
-    _write(images, pid, entry)
+    return _with_entry(image, entry)
 
 
-def _stays(known: Any, ids: Collection[int]) -> bool:
-    return known.type != _REG or known.id not in ids
+def _mm(image: Image, schema: Schema) -> MmEntry:
+    return schema.mm_entry.FromString(image.entries[0])
 
 
-def _read(images: Path, pid: int, criu: Path | None) -> Any:
-    raw = framing.first(images / name(pid), framing.MM)
-    return load("mm", criu).mm_entry.FromString(raw)
-
-
-def _write(directory: Path, pid: int, entry: Any) -> None:
-    image = Image(header=framing.header(framing.MM), entries=(entry.SerializeToString(),))
-    framing.write(directory / name(pid), image)
-
-
-def _entry(file: MappedFile, criu: Path | None) -> Any:
-    assert stat.S_ISREG(file.mode)
-    entry = load("fdinfo", criu).file_entry(type=_REG, id=file.file_id)
-    entry.reg.id, entry.reg.name = file.file_id, file.path
-    entry.reg.flags, entry.reg.pos = os.O_RDONLY, 0
-    entry.reg.size, entry.reg.mode = file.size_bytes, file.mode
-    owner = entry.reg.fown  # of SIGIO, which nobody asked for
-    owner.uid = owner.euid = owner.signum = owner.pid_type = owner.pid = 0
-    return entry
+def _with_entry(image: Image, entry: MmEntry) -> Image:
+    return Image(header=image.header, entries=(entry.SerializeToString(),))

@@ -10,17 +10,15 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
-from cria.criu.images import files, framing, summary
+from cria.criu.images import CriuImages
 from cria.criu.images.files import RegularFile
-from cria.errors import CheckpointDamaged
 from cria.kubernetes.archive.origin import SPEC
-from cria.kubernetes.archive.reader import Archive
+from cria.kubernetes.archive.reader import Archive, damaged
 from cria.kubernetes.node import criu_shared_memory
 
 LONGEST_LIST = 50
@@ -108,28 +106,17 @@ class _VolumesSpec(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[_Mount, ...] = ()
 
 
-def needed(archive: Archive, criu: Path | None = None) -> tuple[NeededFile, ...]:
-    """The files that the pod's volumes must hold, by path. Raises CheckpointDamaged."""
-    volumes, remapped = _volumes(archive), _found_elsewhere(archive, criu)
-    with decoding(archive):
-        found = files.regular_files(archive.files_image(), criu)
+def needed(archive: Archive, images: CriuImages) -> tuple[NeededFile, ...]:
+    """Return the files that the pod's volumes must hold, by path. Raises CheckpointDamaged."""
+    volumes = _volumes(archive)
     wanted = {
-        NeededFile(path=each.path, size_bytes=each.size_bytes, linked=_is_linked(each))
-        for each in found
-        if each.file_id not in remapped and _is_below(each.path, volumes)
-        if _is_linked(each) or (stat.S_ISREG(each.mode) and not each.flags & os.O_APPEND)
+        NeededFile(path=file.path, size_bytes=file.size_bytes, linked=_is_linked(file))
+        for file in images.regular_files()
+        # A file without a path at the dump is in the images, or CRIU has given it another name.
+        if file.file_id not in images.remapped_ids and _is_below(file.path, volumes)
+        if _is_linked(file) or (stat.S_ISREG(file.mode) and not file.flags & os.O_APPEND)
     }
     return tuple(sorted(wanted))
-
-
-def _found_elsewhere(archive: Archive, criu: Path | None) -> frozenset[int]:
-    """The files that had no name, by ID: they are in the images, or have got another name."""
-    data = archive.images.get("remap-fpath.img")
-    if data is None:
-        return frozenset()
-    image = framing.parse(data, f"remap-fpath.img in {archive.path}", framing.REMAP_FPATH)
-    with decoding(archive):
-        return frozenset(remap.file_id for remap in summary.remaps_of(image, criu))
 
 
 def _is_linked(found: RegularFile) -> bool:
@@ -137,8 +124,10 @@ def _is_linked(found: RegularFile) -> bool:
 
 
 def _volumes(archive: Archive) -> list[str]:
-    with decoding(archive):
+    try:
         spec = msgspec.json.decode(archive.texts[SPEC], type=_VolumesSpec)
+    except msgspec.DecodeError as error:
+        raise damaged(archive.path, f"{SPEC} is not as it should be: {error}") from error
     return [
         mount.destination
         for mount in spec.mounts
@@ -150,17 +139,3 @@ def _volumes(archive: Archive) -> list[str]:
 
 def _is_below(path: str, volumes: Iterable[str]) -> bool:
     return any(PurePosixPath(volume) in PurePosixPath(path).parents for volume in volumes)
-
-
-@contextmanager
-def decoding(archive: Archive) -> Iterator[None]:
-    """An entry of files.img that is no message of CRIU is damage."""
-    from google.protobuf.message import DecodeError
-
-    try:
-        yield
-    except (DecodeError, ValueError) as error:
-        raise CheckpointDamaged(
-            f"files.img in {archive.path} is not a whole CRIU image of its kind",
-            details=str(error),
-        ) from error

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cria.criu.images import files, framing
-from cria.criu.images.files import UnixSocket
-from cria.kubernetes.archive.contents import Mention, decoding, mentions
+from cria.criu.images import CriuImages, framing
+from cria.kubernetes.archive.contents import Mention, mentions
 from cria.kubernetes.archive.reader import Archive
 from cria.model.socket import Occupant, PortSocket
-from cria.network.images import sockets_of_image
+from cria.network.images import apply_plan, sockets_of
 from cria.network.plan import PortPlan
 from cria.network.planner import plan
 from cria.network.requests import PortRequests
@@ -33,28 +31,20 @@ class ArchivePlan(msgspec.Struct, frozen=True, kw_only=True):
     mentions: tuple[Mention, ...]
 
 
-def sockets(archive: Archive, criu: Path | None = None) -> tuple[PortSocket, ...]:
-    """The inet sockets of an archive, with the processes that hold them; their roles are not known."""
+def sockets(images: CriuImages) -> tuple[PortSocket, ...]:
+    """Return the inet sockets of an archive, with the processes that hold them; their roles are not known."""
     owners: dict[int, str] = {}
-    for holder in archive.holders(criu):
+    for holder in images.holders:
         for file_id in holder.file_ids:
             owners[file_id] = f"{owners[file_id]}, {holder}" if file_id in owners else str(holder)
-    with decoding(archive):
-        return sockets_of_image(archive.files_image(), criu, owners=owners)
-
-
-def unix_sockets(archive: Archive, criu: Path | None = None) -> tuple[UnixSocket, ...]:
-    """The unix sockets of an archive."""
-    with decoding(archive):
-        return files.unix_sockets(archive.files_image(), criu)
+    return sockets_of(images.files, owners=owners)
 
 
 def plan_archive(
     archive: Archive,
+    images: CriuImages,
     wishes: PortRequests,
     in_use: Iterable[Occupant] = (),
-    *,
-    criu: Path | None = None,
     **policies: Any,
 ) -> ArchivePlan:
     """Plan an archive as cria.network.planner does a checkpoint; unless ports are kept, a network is shared.
@@ -62,8 +52,8 @@ def plan_archive(
     Then abstract unix names, which belong to the network, are changed as well. Raises what that raises,
     and CheckpointDamaged.
     """
-    made = plan(sockets(archive, criu), in_use, wishes, **policies)
-    names = {} if wishes.mode == "keep" else _unix_names(archive, criu)
+    made = plan(sockets(images), in_use, wishes, **policies)
+    names = {} if wishes.mode == "keep" else _unix_names(images)
     old_ports = made.moved_ports.keys()
     return ArchivePlan(
         ports=made,
@@ -72,20 +62,16 @@ def plan_archive(
     )
 
 
-def edited(archive: Archive, planned: ArchivePlan, criu: Path | None = None) -> bytes:
-    """The files.img of the archive with its sockets where `planned` has them."""
-    moves = {move.id: move for move in planned.ports.changes}
-    with decoding(archive):
-        image = files.edited(
-            archive.files_image(), inet=moves, unix=planned.unix_names, criu_binary=criu
-        )
+def edited(images: CriuImages, planned: ArchivePlan) -> bytes:
+    """Return the files.img of an archive with its sockets where `planned` has them."""
+    image = apply_plan(images.files, planned.ports, planned.unix_names).image
     return framing.join(image.header, image.entries)
 
 
-def _unix_names(archive: Archive, criu: Path | None) -> dict[int, bytes]:
+def _unix_names(images: CriuImages) -> dict[int, bytes]:
     tag = f".cria-{secrets.token_hex(4)}".encode()
     return {
         socket.file_id: socket.name[: LONGEST_UNIX_NAME - len(tag)] + tag
-        for socket in unix_sockets(archive, criu)
+        for socket in images.unix_sockets()
         if socket.name.startswith(b"\0")
     }

@@ -16,9 +16,7 @@ from typing import IO
 import msgspec
 
 from cria.checkpoint.tar_reader import Malformed, Member, NoTar, TarReader
-from cria.criu.images import framing, summary
-from cria.criu.images.framing import Image
-from cria.criu.images.summary import Holder
+from cria.criu.images import CriuImages
 from cria.errors import CheckpointDamaged, CheckpointMissing, NotACheckpoint
 from cria.kubernetes.archive.origin import CONFIG, SPEC, Origin, origin
 from cria.kubernetes.node import criu_shared_memory
@@ -68,13 +66,9 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     files: Member
     shared_memory: bool
 
-    def files_image(self) -> Image:
-        """files.img as raw entries. Raises CheckpointDamaged."""
-        return framing.parse(self.images["files.img"], f"files.img in {self.path}", framing.FILES)
-
-    def holders(self, criu: Path | None = None) -> tuple[Holder, ...]:
-        """Its processes, as they are numbered in the container. Raises CheckpointDamaged."""
-        return summary.holders(self.images, criu)
+    def criu_images(self, program: Path | None = None) -> CriuImages:
+        """Return the images that were kept, decoded with the pycriu of `program`."""
+        return CriuImages(self.path, program, contents=self.images)
 
 
 @contextmanager

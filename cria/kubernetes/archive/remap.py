@@ -22,6 +22,7 @@ from cria.kubernetes.archive.splice import Patch, splice, splice_files
 from cria.operation import Step, run_steps
 
 if TYPE_CHECKING:
+    from cria.criu.images import CriuImages
     from cria.events import Listener, OnBytes, Timings
     from cria.kubernetes.archive.contents import NeededFile
     from cria.kubernetes.archive.oci import StagedImage
@@ -134,6 +135,7 @@ class Remapping:
     stood: os.stat_result = field(init=False)
     criu: Path = field(init=False)
     archive: Archive = field(init=False)
+    images: CriuImages = field(init=False)
     plan: ArchivePlan = field(init=False)
     needs: tuple[NeededFile, ...] = ()
     staged: StagedFile | StagedImage = field(init=False)
@@ -157,6 +159,7 @@ def find_criu(work: Remapping) -> None:
 
 def read_its_sockets(work: Remapping) -> None:
     work.archive = archives.read(work.file, work.path)
+    work.images = work.archive.criu_images(work.criu)
 
 
 def plan_the_ports(work: Remapping) -> None:
@@ -165,8 +168,8 @@ def plan_the_ports(work: Remapping) -> None:
     from cria.network.occupancy import occupants
 
     in_use = () if work.elsewhere else occupants()
-    work.plan = plan_archive(work.archive, work.wishes, in_use, criu=work.criu, **work.policies)
-    work.needs = needed(work.archive, work.criu)
+    work.plan = plan_archive(work.archive, work.images, work.wishes, in_use, **work.policies)
+    work.needs = needed(work.archive, work.images)
 
 
 def begin_the_new_one(work: Remapping) -> None:
@@ -250,7 +253,7 @@ def _write_image(work: Remapping, image: StagedImage, moved: OnBytes) -> None:
     with archives.intact(work.path):
         source = compressed.reader(work.file, work.archive.compression)
         splice(source, image.layer, _patch(work), moved)
-    machine = next((each.machine for each in work.archive.holders(work.criu)), "")
+    machine = next((each.machine for each in work.images.holders), "")
     image.finish(work.archive.origin, machine)
     work.digest = image.digest
 
@@ -260,7 +263,7 @@ def _patch(work: Remapping) -> Patch | None:
     from cria.checkpoint.tar_reader import BLOCK, Malformed, resized
     from cria.kubernetes.archive.plan import edited
 
-    content, member = edited(work.archive, work.plan, work.criu), work.archive.files
+    content, member = edited(work.images, work.plan), work.archive.files
     if content == work.archive.images["files.img"]:
         return None
     try:

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from cria.criu.images import memory
+from cria.criu.images import CriuImages
 from cria.errors import CriaError
 from cria.memory.lazy import client, protocol
 from cria.memory.lazy import server as serve
@@ -50,8 +50,9 @@ def main() -> None:
 def open_all(images: Path, told: Serve) -> dict[int, Source]:
     """Everything that will be read is open before CRIU begins."""
     sources = {}
+    opened = CriuImages(images, Path(told.criu))
     for pid in told.pids:
-        found = memory.read(images, pid, Path(told.criu))
+        found = opened.memory(pid)
         sources[pid] = Source(memory=found, pages=PagesFile(images / found.pages_file))
     return sources
 

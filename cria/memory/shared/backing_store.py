@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import files, framing, memory
-from cria.criu.images.memory import MappedFile
+from cria.criu.images import CriuImages
+from cria.criu.images.files import AddedFile, FilesImage, add_files
 from cria.errors import CannotShare, NoSpace
 from cria.events import OnBytes
 from cria.memory.shared import directory as places
 from cria.memory.shared.builder import fill
 from cria.memory.shared.directory import SharedMemory, SharedProcess
 from cria.memory.shared.selection import Allocators, Choice, choose
-from cria.model.manifest import IMAGES, MANIFEST, MEMORY, GpuState
+from cria.model.manifest import MANIFEST, MEMORY, GpuState
 from cria.system import digests
 
 VERSION = 1
@@ -35,7 +35,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True):
 class _Description(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     processes: tuple[SharedProcess, ...]
-    mapped: tuple[MappedFile, ...]
+    mapped: tuple[AddedFile, ...]
     parts: tuple[_Part, ...]
 
 
@@ -43,15 +43,15 @@ class Backing:
     """The files for one checkpoint, in a directory that is named by what the checkpoint holds."""
 
     def __init__(
-        self, path: Path, gpu_state: GpuState | None, place: Path | None, criu: Path
+        self, path: Path, images: CriuImages, gpu_state: GpuState | None, place: Path | None
     ) -> None:
-        """`path` is the checkpoint's. Raises CannotShare where its memory is not in plain images."""
+        """`path` is the checkpoint's, `images` its images. Raises CannotShare where its memory is not in plain images."""
         if (path / MEMORY).exists():
             raise CannotShare(
                 f"the memory of {path} is compressed",
                 remedy="take a checkpoint without --compress",
             )
-        self._images, self._criu = path / IMAGES, criu
+        self._images = images
         self._ranks = frozenset(gpu_state.ranks if gpu_state is not None else ())
         self._is_beside = place is None
         self.place = (place or places.beside(path)).absolute()
@@ -76,19 +76,19 @@ class Backing:
                 self._description = self._make(moved)
         return self._told(made)
 
-    def put_into(self, view: Path) -> None:
-        """Replace in a private view of the images what is shared by mappings of the files here."""
+    def put_into(self, view: Path, files: FilesImage) -> FilesImage:
+        """Replace in a private view of the images what is shared by mappings of the files here.
+
+        Returns `files`, the files.img of the view, with the files here.
+        """
         assert self._description is not None
         for part in self._description.parts:
             if part.name.endswith(".img"):
                 link = view / part.name
                 link.unlink(missing_ok=True)
                 link.symlink_to(self.directory / part.name)
-        image = files.read(view)
         # Where they are now: the directory may have been moved, with the checkpoint beside it.
-        there = [self._there(each) for each in self._description.mapped]
-        made = memory.with_files(image, there, self._criu)
-        framing.write(view / files.NAME, made, durable=False)
+        return add_files(files, [self._there(each) for each in self._description.mapped])
 
     def _told(self, made: bool) -> SharedMemory:
         assert self._description is not None
@@ -130,13 +130,13 @@ class Backing:
 
     def _fill(
         self, out: Path, moved: OnBytes
-    ) -> tuple[tuple[SharedProcess, ...], tuple[MappedFile, ...]]:
+    ) -> tuple[tuple[SharedProcess, ...], tuple[AddedFile, ...]]:
         from concurrent.futures import ThreadPoolExecutor  # only needed where it is not there yet
 
-        image = files.read(self._images)
-        paths = {f.file_id: f.path for f in files.regular_files(image, self._criu)}
-        highest = memory.highest_id(image, self._criu)
-        known = [memory.read(self._images, pid, self._criu) for pid in memory.pids(self._images)]
+        images, partial = self._images, CriuImages(out, self._images.program)
+        paths = {file.file_id: file.path for file in images.regular_files()}
+        highest = images.files.highest_id
+        known = [images.memory(pid) for pid in images.pids]
         allocators = Allocators()
         choices = [choose(m, self._why_not(m.pid) or allocators.why_not(m, paths)) for m in known]
         # A file for each process: CRIU takes a child's mapping for its parent's where both are at one
@@ -145,14 +145,13 @@ class Backing:
             futures = [
                 pool.submit(
                     fill,
-                    self._images,
-                    out,
+                    images,
+                    partial,
                     each,
                     choice,
                     file_id=highest + number,
                     room=places.room(),
                     moved=moved,
-                    criu=self._criu,
                 )
                 for number, (each, choice) in enumerate(zip(known, choices, strict=True), start=1)
                 if choice.mappings
@@ -160,7 +159,7 @@ class Backing:
         made = tuple(self._there(future.result()) for future in futures)
         return tuple(_process(m.pid, c) for m, c in zip(known, choices, strict=True)), made
 
-    def _there(self, made: MappedFile) -> MappedFile:
+    def _there(self, made: AddedFile) -> AddedFile:
         """The file under the name that it will have."""
         return msgspec.structs.replace(made, path=str(self.directory / Path(made.path).name))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import memory
-from cria.criu.images.memory import PAGE, Mapping, Memory, Run
+from cria.criu.images import CriuImages
+from cria.criu.images.files import AddedFile
+from cria.criu.images.memory import PAGE, Mapping, Memory, Run, map_file
 from cria.errors import CannotShare, CheckpointDamaged
 from cria.events import OnBytes
 from cria.memory import zero_pages
@@ -54,23 +55,22 @@ def slots(mappings: Iterable[Mapping], room: int) -> tuple[tuple[Slot, ...], int
 
 
 def fill(
-    images: Path,
-    out: Path,
+    images: CriuImages,
+    out: CriuImages,
     known: Memory,
     choice: Choice,
     *,
     file_id: int,
     room: int,
     moved: OnBytes,
-    criu: Path | None = None,
-) -> memory.MappedFile:
+) -> AddedFile:
     """Write to `out` the file of one process, its mappings, and the pages that are still copied."""
     places, size = slots(choice.mappings, room)
     offsets = {slot.mapping.start: slot.offset for slot in places}
-    path = out / f"{known.pid}.mem"
+    path = out.path / f"{known.pid}.mem"
     rest: list[Run] = []
-    source = os.open(images / known.pages_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    target, left = _made(path), _made(out / known.pages_file)
+    source = os.open(images.path / known.pages_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    target, left = _made(path), _made(out.path / known.pages_file)
     try:
         os.ftruncate(target, size)
         end = 0
@@ -89,11 +89,10 @@ def fill(
     finally:
         for each in (source, target, left):
             os.close(each)
-    memory.write_pagemap(out, known.pid, known.pages_id, rest, criu)
-    memory.map_file(images, out, known.pid, places=offsets, file_id=file_id, criu=criu)
-    return memory.MappedFile(
-        file_id=file_id, path=str(path), size_bytes=size, mode=stat.S_IFREG | 0o400
-    )
+    out.write_pagemap(known.pid, known.pages_id, rest)
+    mm = map_file(images.mm(known.pid), images.schema, offsets=offsets, file_id=file_id)
+    out.write_mm(known.pid, mm)
+    return AddedFile(file_id=file_id, path=str(path), size_bytes=size, mode=stat.S_IFREG | 0o400)
 
 
 def copy(  # noqa: PLR0917 - as copy_file_range(2)

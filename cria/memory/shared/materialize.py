@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import files, framing, memory
-from cria.criu.images.files import RegularFile
-from cria.criu.images.framing import Image
-from cria.criu.images.memory import FILE_PRIVATE, LAZY, PAGE, PRESENT, Mapping, Memory, Run
+from cria.criu.images import CriuImages
+from cria.criu.images.files import RegularFile, remove_files
+from cria.criu.images.memory import (
+    FILE_PRIVATE,
+    LAZY,
+    PAGE,
+    PRESENT,
+    Mapping,
+    Memory,
+    Run,
+    map_anonymous,
+)
 from cria.errors import DumpFailed
 from cria.events import OnBytes
 from cria.memory import zero_pages
@@ -29,30 +36,27 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
-def shared_files(image: Image, criu: Path | None = None) -> tuple[RegularFile, ...]:
+def shared_files(images: CriuImages) -> tuple[RegularFile, ...]:
     """Those of the files in files.img that were made for sharing."""
-    return tuple(f for f in files.regular_files(image, criu) if is_ours(f.path))
+    return tuple(f for f in images.regular_files() if is_ours(f.path))
 
 
-def fold(images: Path, moved: OnBytes | None = None, criu: Path | None = None) -> Image:
+def fold(images: CriuImages, moved: OnBytes | None = None) -> None:
     """Make all private mappings of files that were made for sharing anonymous again, with their pages.
 
     A process has, of a page that it wrote to, its own in the images, and sees of any other what the file
-    holds: the images then tell the same without the file. Returns the new files.img.
+    holds: the images then tell the same without the file.
     """
-    image = files.read(images)
-    shared = shared_files(image, criu)
+    shared = shared_files(images)
     ids = {file.file_id for file in shared}
     with ExitStack() as opened:
         sources = {file.file_id: _opened(file, opened) for file in shared}
-        for pid in memory.pids(images):
-            known = memory.read(images, pid, criu)
+        for pid in images.pids:
+            known = images.memory(pid)
             if any(_is_shared(mapping, ids) for mapping in known.mappings):
-                _fold(images, known, sources, moved, criu)
-                memory.map_nothing(images, pid, ids, criu)
-    changed = memory.without_files(image, ids, criu)
-    framing.write(images / files.NAME, changed)
-    return changed
+                _fold(images, known, sources, moved)
+                images.write_mm(pid, map_anonymous(images.mm(pid), images.schema, ids))
+    images.write_files(remove_files(images.files, ids))
 
 
 def _opened(file: RegularFile, opened: ExitStack) -> int:
@@ -81,13 +85,9 @@ def _is_shared(mapping: Mapping, ids: Iterable[int]) -> bool:
 
 
 def _fold(
-    images: Path,
-    known: Memory,
-    sources: dict[int, int],
-    moved: OnBytes | None,
-    criu: Path | None,
+    images: CriuImages, known: Memory, sources: dict[int, int], moved: OnBytes | None
 ) -> None:
-    path = images / known.pages_file
+    path = images.path / known.pages_file
     fresh = path.with_suffix(".folded")
     with path.open("rb", buffering=0) as old, fresh.open("xb", buffering=0) as new:
         os.fchmod(new.fileno(), 0o600)
@@ -98,7 +98,7 @@ def _fold(
                 copy(piece.source, piece.offset, new.fileno(), end, piece.run.size, moved)
                 end += piece.run.size
     fresh.replace(path)
-    memory.write_pagemap(images, known.pid, known.pages_id, (p.run for p in pieces), criu)
+    images.write_pagemap(known.pid, known.pages_id, (p.run for p in pieces))
 
 
 def merged(known: Memory, own: int, sources: dict[int, int]) -> Iterator[Piece]:

@@ -7,10 +7,10 @@ import platform
 import shutil
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 from cria.checkpoint import fingerprints
 from cria.checkpoint.handle import Checkpoint
+from cria.criu import program
 from cria.criu.images.files import RegularFile
 from cria.errors import (
     CheckpointDamaged,
@@ -32,28 +32,28 @@ _NOT_FILES = ("/proc/", "/dev/shm/", "/dev/pts/")  # made with the processes, or
 _PUT_BACK = "put the file back as it was at the dump"
 
 
-def opened(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def opened(checkpoint: Checkpoint) -> Iterator[Row]:
     """Files that are missing or have another mode or size: CRIU names one of them, and gives up."""
     if any(checkpoint.images.glob("mountpoints-*.img")):
         yield skip("open files", "the checkpoint has a mount namespace of its own")
         return
     known = {file.path for file in checkpoint.manifest.fingerprints}
-    for file in checked(checkpoint, criu):
+    for file in checked(checkpoint):
         yield from _compared(file, recorded_too=file.path in known)
 
 
-def recorded(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+def recorded(checkpoint: Checkpoint) -> Iterator[Row]:
     """Models, programs and libraries, by the size and the sampled digest that they had at the dump."""
     for file, what, present in fingerprints.differences(checkpoint.manifest.fingerprints):
         then = f"{file.size_bytes} bytes, digest {file.digest[:16]}"
         yield fail(f"{file.path} {what}", present, _PUT_BACK, CheckpointMismatch, recorded=then)
 
 
-def libraries(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def libraries(checkpoint: Checkpoint) -> Iterator[Row]:
     """Programs and libraries that were replaced: CRIU compares the build-id of ELF files."""
     from cria.system.elf import build_id
 
-    for file in checked(checkpoint, criu):
+    for file in checked(checkpoint):
         if not file.build_id or not os.path.isfile(file.path):  # noqa: PTH113
             continue
         present = build_id(file.path)
@@ -67,25 +67,23 @@ def libraries(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
             )
 
 
-def all_same(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def all_same(checkpoint: Checkpoint) -> Iterator[Row]:
     """Every mismatch of files and libraries, or one word that there is none."""
-    rows = [row for check in (recorded, opened) for row in check(checkpoint, criu)]
+    rows = [row for check in (recorded, opened) for row in check(checkpoint)]
     named = tuple(row.subject.rpartition(" has ")[0] + " " for row in rows)
-    rows += [row for row in libraries(checkpoint, criu) if not row.subject.startswith(named)]
-    files = {file.path for file in checked(checkpoint, criu)}
+    rows += [row for row in libraries(checkpoint) if not row.subject.startswith(named)]
+    files = {file.path for file in checked(checkpoint)}
     files |= {file.path for file in checkpoint.manifest.fingerprints}
     yield from rows or [ok("files", f"{len(files)} are as they were")]
 
 
-def checked(checkpoint: Checkpoint, criu: Path) -> tuple[RegularFile, ...]:
+def checked(checkpoint: Checkpoint) -> tuple[RegularFile, ...]:
     """The files that CRIU opens by their path: not those it remade, nor those cria carries or begins."""
-    from cria.criu.images import files, summary
-
-    remade = {remap.file_id for remap in summary.remaps(checkpoint.images, criu)}
+    images = checkpoint.criu_images
     carried = {n for file in checkpoint.manifest.saved_files for n in (file.path, *file.names)}
     found: dict[tuple[str, int], RegularFile] = {}
-    for file in files.regular_files(files.read(checkpoint.images), criu):
-        remade_or_carried = file.file_id in remade or file.path in carried
+    for file in images.regular_files():
+        remade_or_carried = file.file_id in images.remapped_ids or file.path in carried
         if not remade_or_carried and not file.path.startswith(_NOT_FILES):
             found.setdefault((file.path, file.flags & _FLAGS), file)
     return tuple(found.values())
@@ -117,7 +115,7 @@ def _described(file: RegularFile) -> str:
     return "a directory" if stat.S_ISDIR(file.mode) else f"{file.size_bytes} bytes"
 
 
-def whole(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+def whole(checkpoint: Checkpoint) -> Iterator[Row]:
     """Whether every part is there with its size."""
     try:
         Checkpoint.open(checkpoint.path)
@@ -128,7 +126,7 @@ def whole(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
         yield ok("parts", f"all {parts} are there with their sizes")
 
 
-def machine(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+def machine(checkpoint: Checkpoint) -> Iterator[Row]:
     host = checkpoint.manifest.host
     here = platform.machine()
     if host.machine != here:
@@ -145,7 +143,7 @@ def machine(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
         yield ok("kernel", f"{host.kernel} {here}, as at the dump")
 
 
-def cpu(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+def cpu(checkpoint: Checkpoint) -> Iterator[Row]:
     """An engine keeps the code it chose for the CPU it started on: a lesser one ends it (SIGILL)."""
     from cria.system.host import model_and_features
 
@@ -164,10 +162,8 @@ def cpu(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
         yield ok("CPU", f"{name}: all {len(host.cpu_features)} features are here")
 
 
-def criu_version(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
-    from cria.criu import program
-
-    here = program.version(criu)
+def criu_version(checkpoint: Checkpoint) -> Iterator[Row]:
+    here = program.version(program.find())
     recorded = tuple(map(int, checkpoint.manifest.criu_version.split(".")))
     text = ".".join(map(str, here))
     if here[:2] < recorded[:2]:
@@ -182,10 +178,8 @@ def criu_version(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
         yield ok("CRIU", f"{text}; the dump was made with {checkpoint.manifest.criu_version}")
 
 
-def tcp_close(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
-    from cria.criu.images.summary import inventory
-
-    if inventory(checkpoint.images, criu).tcp_close:
+def tcp_close(checkpoint: Checkpoint) -> Iterator[Row]:
+    if checkpoint.criu_images.inventory.tcp_close:
         yield fail(
             "connections were closed at the dump",
             "CRIU restores such images only with --tcp-close",
@@ -194,13 +188,13 @@ def tcp_close(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
         )
 
 
-def ports(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def ports(checkpoint: Checkpoint) -> Iterator[Row]:
     """Whether every port is free as it was, asked without holding any."""
     from cria.network.images import sockets_of
     from cria.network.occupancy import occupants
     from cria.network.planner import plan
 
-    sockets = sockets_of(checkpoint.images, criu, inventory=checkpoint.manifest.inventory)
+    sockets = sockets_of(checkpoint.criu_images.files, inventory=checkpoint.manifest.inventory)
     try:
         kept = plan(sockets, occupants())
     except PortTaken as error:
@@ -215,7 +209,7 @@ def ports(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
         yield ok("ports", f"{len(numbers)} to listen on are free: {shown}" if numbers else "none")
 
 
-def paths(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+def paths(checkpoint: Checkpoint) -> Iterator[Row]:
     """Whether a living process uses a path of the shared memory that would be put back."""
     from cria.checkpoint import saved_files
 
@@ -227,7 +221,7 @@ def paths(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
         yield ok("shared memory", f"{len(checkpoint.manifest.saved_files)} files can be put back")
 
 
-def room(checkpoint: Checkpoint, _criu: Path) -> Iterator[Row]:
+def room(checkpoint: Checkpoint) -> Iterator[Row]:
     """Memory for the engine, and room on /dev/shm for what is put back there."""
     needed, free = checkpoint.manifest.inventory.checkpoint_bytes(), available_memory()
     if free < needed:

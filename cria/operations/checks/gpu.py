@@ -126,7 +126,7 @@ def sharing(inventory: Inventory) -> Iterator[Row]:
             )
 
 
-def checkpoint(opened: Checkpoint, _criu: Path) -> Iterator[Row]:
+def checkpoint(opened: Checkpoint) -> Iterator[Row]:
     """Whether the GPUs of a checkpoint are here, or others that can take their place."""
     state = opened.manifest.gpu_state
     if state is None:

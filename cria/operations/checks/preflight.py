@@ -22,7 +22,7 @@ def dump(inventory: Inventory, output: Path) -> None:
     raise_first(rows, f"engine {inventory.root.pid} cannot be dumped")
 
 
-def restore(checkpoint: Checkpoint, criu: Path) -> None:
+def restore(checkpoint: Checkpoint) -> None:
     """Raises the error of the first check that this host fails.
 
     PidTaken and PathTaken come last: where they are the only hindrance, namespaces are the way out.
@@ -31,12 +31,12 @@ def restore(checkpoint: Checkpoint, criu: Path) -> None:
     from cria.operations.checks import restore as restore_checks
 
     checks = (restore_checks.pids, restore_checks.unix_names)
-    rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
+    rows = [row for check in checks for row in rows_of(check, checkpoint)]
     raise_first(rows, f"{checkpoint.path} cannot be restored here")
     saved_files.check_free(checkpoint.manifest.saved_files, checkpoint.path / SAVED_FILES)
 
 
-def fits(checkpoint: Checkpoint, criu: Path) -> None:
+def fits(checkpoint: Checkpoint) -> None:
     """Raises what keeps the engine from being restored anywhere on this host.
 
     That is a missing capability, or CheckpointMismatch with every file that is not as it was.
@@ -45,7 +45,7 @@ def fits(checkpoint: Checkpoint, criu: Path) -> None:
     from cria.operations.checks import restore as restore_checks
 
     checks = (restore_checks.privileges, files.recorded, files.opened)
-    rows = [row for check in checks for row in rows_of(check, checkpoint, criu)]
+    rows = [row for check in checks for row in rows_of(check, checkpoint)]
     raise_first(rows, f"{checkpoint.path} does not fit this host")
 
 

@@ -15,7 +15,7 @@ ZOMBIE_SECONDS = 5.0
 # Source: include/linux/threads.h. For a zombie CRIU writes a thread whose number is chance.
 PID_MAX_LIMIT = 4 << 20
 
-Check = Callable[[Checkpoint, Path], Iterator[Row]]
+Check = Callable[[Checkpoint], Iterator[Row]]
 
 
 def privileges(*_: object) -> Iterator[Row]:
@@ -31,13 +31,9 @@ def privileges(*_: object) -> Iterator[Row]:
         )
 
 
-def pids(
-    checkpoint: Checkpoint, criu: Path, *, wait_seconds: float = ZOMBIE_SECONDS
-) -> Iterator[Row]:
+def pids(checkpoint: Checkpoint, *, wait_seconds: float = ZOMBIE_SECONDS) -> Iterator[Row]:
     """A restore takes the PIDs and TIDs of the dump; a zombie holds its PID until it is reaped."""
-    from cria.criu.images.summary import processes
-
-    stored = processes(checkpoint.images, criu)
+    stored = checkpoint.criu_images.processes
     needed = {tid for p in stored for tid in (p.pid, *p.threads) if tid <= PID_MAX_LIMIT}
     highest = int(Path("/proc/sys/kernel/pid_max").read_text())
     if max(needed) >= highest:
@@ -62,19 +58,18 @@ def pids(
         )
 
 
-def pids_now(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def pids_now(checkpoint: Checkpoint) -> Iterator[Row]:
     """The same without waiting, and with a word when all is well."""
-    taken = list(pids(checkpoint, criu, wait_seconds=0))
+    taken = list(pids(checkpoint, wait_seconds=0))
     yield from taken or [ok("PIDs", "all free")]
 
 
-def unix_names(checkpoint: Checkpoint, criu: Path) -> Iterator[Row]:
+def unix_names(checkpoint: Checkpoint) -> Iterator[Row]:
     """Names that living sockets have: CRIU takes a path over without a word, and a server with it."""
-    from cria.criu.images import files
     from cria.network.occupancy import owners_of
     from cria.system.sock_diag import unix_rows
 
-    stored = files.unix_sockets(files.read(checkpoint.images), criu)
+    stored = checkpoint.criu_images.unix_sockets()
     bound = {_shown(s.name): s for s in stored if _binds(s)}
     if not bound:
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cria.checkpoint import layout, saved_files
 from cria.criu import log
-from cria.criu.images import files, summary
+from cria.criu.images import CriuImages, files
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.criu.options import dump_options
 from cria.errors import CriaError, DumpFailed, EngineBusy
@@ -63,11 +63,9 @@ def unfreeze(state: DumpState) -> None:
 
 def save_files(state: DumpState) -> int:
     """Save shared memory, link remaps, stores and temporary files: of the same moment as the memory."""
-    criu = state.client.criu
-    state.images = files.read(state.staged.images)
-    remapped = {remap.file_id for remap in summary.remaps(state.staged.images, criu)}
-    opened = files.regular_files(state.images, criu)
-    paths = saved_files.needed(file.path for file in opened if file.file_id not in remapped)
+    state.images = images = CriuImages(state.staged.images, state.client.criu)
+    opened = (f for f in images.regular_files() if f.file_id not in images.remapped_ids)
+    paths = saved_files.needed(file.path for file in opened)
     temporary = [path for path in map(Path, state.temporary_files) if path not in paths]
     state.saved_files = saved_files.save(
         [*paths, *map(Path, state.stores), *temporary],
@@ -83,7 +81,7 @@ def save_files(state: DumpState) -> int:
 
 def check_images(state: DumpState) -> None:
     """Compare the listeners in the images with the inventory: CRIU can omit some silently (CRIU #2764)."""
-    files.check_complete(state.images, state.inventory.listeners(), state.client.criu)
+    files.check_complete(state.images.files, state.inventory.listeners())
 
 
 def resume(state: DumpState) -> None:

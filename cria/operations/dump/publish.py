@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cria.checkpoint import fingerprints, layout
-from cria.criu.images import files, memory, summary
+from cria.criu.images import CriuImages
 from cria.events import progress
 from cria.memory import compressed, zero_pages
 from cria.memory.shared import materialize
@@ -28,20 +28,19 @@ def discard_checkpoint(state: DumpState) -> None:
 
 def shares_memory(state: DumpState) -> bool:
     """Say whether the engine is a clone that maps memory from a backing store."""
-    return bool(materialize.shared_files(state.images, state.client.criu))
+    return bool(materialize.shared_files(state.images))
 
 
 def materialize_shared_memory(state: DumpState) -> int:
     """Copy what the engine mapped from a backing store: that is of one host, and may be removed."""
-    state.images = materialize.fold(state.staged.images, criu=state.client.criu)
+    materialize.fold(state.images)
     return layout.size_bytes(state.staged.images)
 
 
 def take_fingerprints(state: DumpState) -> None:
-    images, criu = state.staged.images, state.client.criu
-    remapped = {remap.file_id for remap in summary.remaps(images, criu)}
+    images = state.images
     saved = {name for file in state.saved_files for name in file.every_name}
-    read = fingerprints.needed(files.regular_files(state.images, criu), remapped, saved)
+    read = fingerprints.needed(images.regular_files(), images.remapped_ids, saved)
     state.fingerprints = fingerprints.take(read | set(state.model_files), state.files_root)
 
 
@@ -54,22 +53,22 @@ def is_plain(state: DumpState) -> bool:
 
 
 def compress_pages(state: DumpState) -> int:
-    images, criu = state.staged.images, state.client.criu
-    size = layout.size_bytes(images)
+    images = state.images
+    size = layout.size_bytes(images.path)
     moved = progress(state.request.listener, "compress-pages", size)
-    extracted = state.staged.path / MEMORY
-    extracted.mkdir(mode=layout.PRIVATE)
-    for process in [memory.read(images, pid, criu) for pid in memory.pids(images)]:
-        compressed.take_aside(images, extracted, process, moved, criu)
-    compressed.compress_rest(images, moved)
+    extracted = CriuImages(state.staged.path / MEMORY, images.program)
+    extracted.path.mkdir(mode=layout.PRIVATE)
+    for process in [images.memory(pid) for pid in images.pids]:
+        compressed.take_aside(images, extracted, process, moved)
+    compressed.compress_rest(images.path, moved)
     return size
 
 
 def drop_zero_pages(state: DumpState) -> int:
-    images, criu = state.staged.images, state.client.criu
-    size = layout.size_bytes(images)
-    for process in [memory.read(images, pid, criu) for pid in memory.pids(images)]:
-        zero_pages.make_lean(images, process, criu)
+    images = state.images
+    size = layout.size_bytes(images.path)
+    for process in [images.memory(pid) for pid in images.pids]:
+        zero_pages.make_lean(images, process)
     return size
 
 

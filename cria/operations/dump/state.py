@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cria.checkpoint.layout import StagedCheckpoint
 from cria.criu.client import Client, Conversation
-from cria.criu.images.framing import Image
+from cria.criu.images import CriuImages
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.engine.control.quiesce import QuiesceSession
 from cria.errors import GpuLost
@@ -57,7 +57,7 @@ class DumpState(StepState):
     options: DumpOptions = field(init=False)
     link_remap_lock: LinkRemapLock | None = None
     conversation: Conversation = field(init=False)
-    images: Image = field(init=False)
+    images: CriuImages = field(init=False)
 
     # GPUs. `lost` is set where their memory could not be given back to an engine that runs on.
     gpu_memory: GpuMemory = field(init=False)

@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 
 from cria.checkpoint import saved_files
+from cria.criu.images.directory import private_view
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.errors import PathTaken, PidTaken
 from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
 from cria.isolation.view import make_sure_of, prepared
 from cria.memory import compressed
 from cria.model.manifest import SAVED_FILES
-from cria.network.images import private_view, rewrite
+from cria.network.images import apply_plan
 from cria.operations.checks import preflight
 from cria.operations.restore.state import RestoreState
 
@@ -23,15 +24,14 @@ def choose_namespaces(state: RestoreState) -> None:
     isolate = state.request.isolate
     state.namespaces = HostNamespaces()
     view = prepared(
-        state.checkpoint.images,
+        state.checkpoint.criu_images,
         state.checkpoint.manifest,
         state.tag,
         shares_network=isolate != "net",
-        criu=state.client.criu,
     )
     if isolate in ("auto", "never"):
         try:
-            preflight.restore(state.checkpoint, state.client.criu)
+            preflight.restore(state.checkpoint)
         except (PidTaken, PathTaken) as taken:
             if isolate == "never":
                 raise
@@ -53,12 +53,12 @@ def leave_namespaces(state: RestoreState) -> None:
 def prepare_images(state: RestoreState) -> None:
     """Make a directory of links to the images, with its own files.img for the new ports."""
     state.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
-    images = state.checkpoint.images
-    private_view(images, state.view)
-    compressed.unpack_rest(images, state.view)
-    rewrite(images, state.plan, state.view, unix=state.unix_names, criu_binary=state.client.criu)
+    private_view(state.checkpoint.images, state.view)
+    compressed.unpack_rest(state.checkpoint.images, state.view)
+    files = apply_plan(state.checkpoint.criu_images.files, state.plan, state.unix_names)
     if state.backing_store is not None:
-        state.backing_store.put_into(state.view)
+        files = state.backing_store.put_into(state.view, files)
+    files.write(state.view, durable=False)
 
 
 def remove_images(state: RestoreState) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cria.criu.images import memory
 from cria.errors import UsageError
 from cria.memory.lazy.client import PageServer
 from cria.model.manifest import MEMORY
@@ -40,7 +39,7 @@ def start_page_server(state: RestoreState) -> None:
     state.page_server = PageServer(
         state.view,
         state.checkpoint.path,
-        pids=memory.pids(state.view),
+        pids=state.checkpoint.criu_images.pids,
         criu=state.client.criu,
     )
 

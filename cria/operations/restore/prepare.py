@@ -41,7 +41,7 @@ def check_checkpoint(state: OpenedState) -> int:
     verify` compares them.
     """
     compared = state.checkpoint.check_small_parts()
-    preflight.fits(state.checkpoint, state.client.criu)
+    preflight.fits(state.checkpoint)
     return compared
 
 
@@ -63,7 +63,7 @@ def plan_for(checkpoint: Checkpoint, request: RestoreRequest, clone: int = 0) ->
     if isinstance(request.ports, PortPlan):
         return request.ports
     asked = port_requests(request)
-    sockets = sockets_of(checkpoint.images, program.find(), inventory=checkpoint.manifest.inventory)
+    sockets = sockets_of(checkpoint.criu_images.files, inventory=checkpoint.manifest.inventory)
     # Where every port stays, only those who stand on these ports can be in the way.
     near = None if request.ports else {socket.local.port for socket in sockets}
     return plan(
@@ -99,7 +99,7 @@ def _plan_own_network(state: RestoreState) -> PortPlan:
     state.forwarded_ports = listen_on_host(
         inventory.api_listeners(), asked.for_clone(state.clone), any_port=any_port
     )
-    sockets = sockets_of(state.checkpoint.images, state.client.criu, inventory=inventory)
+    sockets = sockets_of(state.checkpoint.criu_images.files, inventory=inventory)
     return plan(sockets, outside=state.request.outside, clients=state.request.clients)
 
 

@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 
 from cria.criu import log
+from cria.criu.images import CriuImages
 from cria.criu.options import restore_options
 from cria.errors import NoSuchProcess, RestoreFailed
 from cria.isolation import forwarded_ports
@@ -28,7 +29,7 @@ def restore_processes(state: RestoreState) -> None:
     message.images_dir_fd = images
     message.log_file = _LOG
     message.lazy_pages = state.request.lazy
-    connections = connection_locks.needed(state.checkpoint.images, state.plan, state.client.criu)
+    connections = connection_locks.needed(state.checkpoint.criu_images, state.plan)
     state.connection_locks.enter_context(
         connection_locks.locked(connections, state.network_namespace)
     )
@@ -69,8 +70,8 @@ def has_compressed_pages(state: RestoreState) -> bool:
 
 def decompress_pages(state: RestoreState) -> int:
     """Write compressed pages straight into the processes, which CRIU still holds."""
-    extracted = state.checkpoint.path / MEMORY
-    return compressed.put_back(extracted, state.namespaces.host_pid, state.client.criu)
+    extracted = CriuImages(state.checkpoint.path / MEMORY, state.client.criu)
+    return compressed.put_back(extracted, state.namespaces.host_pid)
 
 
 def verify_listeners(state: RestoreState) -> None:
@@ -96,7 +97,7 @@ def start_processes(state: RestoreState) -> None:
     state.connection_locks.close()
     if state.checkpoint.manifest.options.network_lock != "SKIP":
         connection_locks.remove_leftovers(
-            state.checkpoint.images, state.plan, state.network_namespace, state.client.criu
+            state.checkpoint.criu_images, state.plan, state.network_namespace
         )
     if state.own_namespaces is not None:
         forwarded_ports.hand_over(state.forwarded_ports, state.own_namespaces)

@@ -15,9 +15,9 @@ def build_backing_store(state: OpenedState) -> int:
     checkpoint = state.checkpoint
     state.backing_store = Backing(
         checkpoint.path,
+        checkpoint.criu_images,
         checkpoint.manifest.gpu_state,
         Path(share_in) if share_in is not None else None,
-        state.client.criu,
     )
     size = checkpoint.memory_bytes()
     state.shared_memory = state.backing_store.make_sure_of(

@@ -129,8 +129,8 @@ def test_a_checkpoint_says_whether_its_gpus_are_here(here: Any) -> None:
     opened: Any = SimpleNamespace(manifest=SimpleNamespace(gpu_state=state))
 
     here(Device(gpu=card(0)))
-    assert next(gpu.checkpoint(opened, Path())).value == "all 1 are here"
+    assert next(gpu.checkpoint(opened)).value == "all 1 are here"
     here(Device(gpu=card(3)))
-    assert next(gpu.checkpoint(opened, Path())).value == "1 become others"
+    assert next(gpu.checkpoint(opened)).value == "1 become others"
     here()
-    assert next(gpu.checkpoint(opened, Path())).level == "fail"
+    assert next(gpu.checkpoint(opened)).level == "fail"

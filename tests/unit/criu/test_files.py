@@ -1,19 +1,24 @@
-"""The entries of files.img: read as structs, edited in place, nothing else touched."""
+"""The entries of files.img are read as structs, and an edit changes nothing but what it names."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
 
-from cria.criu.images import files
-from cria.criu.images.files import InetSocket
+from cria.criu.images.files import (
+    AddedFile,
+    FilesImage,
+    InetSocket,
+    add_files,
+    edit_sockets,
+    remove_files,
+)
 from cria.criu.images.framing import Image
-from cria.criu.messages import find_pycriu
-from cria.errors import CheckpointMismatch, PycriuMissing
+from cria.criu.images.schema import Schema
+from cria.errors import CheckpointDamaged, CheckpointMismatch
 from cria.model.inventory import Endpoint
 
 LOOPBACK = 0x0100007F
@@ -62,12 +67,16 @@ def entry(fdinfo: ModuleType, file_id: int, **fields: Any) -> Any:
     return complete(message)
 
 
-def image(*messages: Any) -> Image:
-    return Image(header=b"head", entries=tuple(m.SerializeToString() for m in messages))
+def image(*messages: Any) -> FilesImage:
+    return of_entries(*(message.SerializeToString() for message in messages))
+
+
+def of_entries(*entries: bytes) -> FilesImage:
+    return FilesImage(Image(header=b"head", entries=entries), Schema())
 
 
 def test_an_accepted_socket_has_both_ends(fdinfo: ModuleType) -> None:
-    (socket,) = files.inet_sockets(image(entry(fdinfo, 3)))
+    (socket,) = image(entry(fdinfo, 3)).inet_sockets
     assert (str(socket.local), str(socket.peer)) == ("127.0.0.1:8000", "127.0.0.1:40000")
     assert (socket.file_id, socket.inode, socket.ns_id) == (3, 103, 7)
     assert (socket.state, socket.protocol, socket.family) == ("ESTABLISHED", "tcp", "ipv4")
@@ -77,7 +86,7 @@ def test_a_dual_stack_listener_is_told_from_a_v6_only_one(fdinfo: ModuleType) ->
     words = {"family": 10, "state": 10, "dst_port": 0, "src_addr": [0] * 4, "dst_addr": [0] * 4}
     both = entry(fdinfo, 1, **words)
     only = entry(fdinfo, 2, **words, v6only=True)
-    one, two = files.inet_sockets(image(both, only))
+    one, two = image(both, only).inet_sockets
     assert (one.dual_stack, two.dual_stack) == (True, False)
     assert (one.local, one.peer, one.state) == (Endpoint(address="::", port=8000), None, "LISTEN")
 
@@ -85,10 +94,10 @@ def test_a_dual_stack_listener_is_told_from_a_v6_only_one(fdinfo: ModuleType) ->
 def test_a_v4_mapped_address_keeps_its_form_when_its_end_moves(fdinfo: ModuleType) -> None:
     mapped = [0, 0, 0xFFFF0000, LOOPBACK]
     old = image(entry(fdinfo, 1, family=10, src_addr=mapped, dst_addr=mapped))
-    (socket,) = files.inet_sockets(old)
+    (socket,) = old.inet_sockets
     assert socket.local.address == "::ffff:127.0.0.1"
     edit = change(socket, Endpoint(address="127.0.0.2", port=9))
-    (entry_after,) = files.edited(old, inet={1: edit}).entries
+    (entry_after,) = edit_sockets(old, inet={1: edit}).image.entries
     after = fdinfo.file_entry.FromString(entry_after)
     moved = [*mapped[:3], 0x0200007F]
     assert (after.isk.src_port, list(after.isk.src_addr)) == (9, moved)
@@ -96,39 +105,40 @@ def test_a_v4_mapped_address_keeps_its_form_when_its_end_moves(fdinfo: ModuleTyp
 
 def test_an_edit_changes_the_named_socket_only_and_keeps_unknown_fields(fdinfo: ModuleType) -> None:
     old = image(entry(fdinfo, 1), entry(fdinfo, 2), fdinfo.file_entry(type=1, id=3))
-    old = Image(header=old.header, entries=(old.entries[0] + UNKNOWN_FIELD, *old.entries[1:]))
-    edit = change(files.inet_sockets(old)[0], None, Endpoint(address="127.0.0.2", port=5))
-    new = files.edited(old, inet={1: edit})
-    assert new.entries[1:] == old.entries[1:]
-    assert new.entries[0].endswith(UNKNOWN_FIELD)
-    (first, _) = files.inet_sockets(new)
-    assert (str(first.local), str(first.peer)) == ("127.0.0.1:8000", "127.0.0.2:5")
+    first, *others = old.image.entries
+    old = of_entries(first + UNKNOWN_FIELD, *others)
+    edit = change(old.inet_sockets[0], None, Endpoint(address="127.0.0.2", port=5))
+    new = edit_sockets(old, inet={1: edit})
+    assert new.image.entries[1:] == old.image.entries[1:]
+    assert new.image.entries[0].endswith(UNKNOWN_FIELD)
+    moved, _ = new.inet_sockets
+    assert (str(moved.local), str(moved.peer)) == ("127.0.0.1:8000", "127.0.0.2:5")
 
 
 def test_a_closed_socket_keeps_its_inode_and_reads_as_hung_up(fdinfo: ModuleType) -> None:
     old = image(entry(fdinfo, 1))
-    edit = change(files.inet_sockets(old)[0], closes=True)
-    new = files.edited(old, inet={1: edit})
-    isk = fdinfo.file_entry.FromString(new.entries[0]).isk
+    edit = change(old.inet_sockets[0], closes=True)
+    new = edit_sockets(old, inet={1: edit})
+    isk = fdinfo.file_entry.FromString(new.image.entries[0]).isk
     assert (isk.state, isk.shutdown, isk.ino) == (7, 3, 101)
     assert (isk.src_port, isk.dst_port, list(isk.src_addr), list(isk.dst_addr)) == (0, 0, [0], [0])
 
 
 def test_a_change_for_another_image_is_refused(fdinfo: ModuleType) -> None:
     old = image(entry(fdinfo, 1))
-    (socket,) = files.inet_sockets(old)
+    (socket,) = old.inet_sockets
     edit = change(socket, Endpoint(address="127.0.0.1", port=9))
     with pytest.raises(CheckpointMismatch, match="socket 1 "):
-        files.edited(image(entry(fdinfo, 1, src_port=8001)), inet={1: edit})
+        edit_sockets(image(entry(fdinfo, 1, src_port=8001)), inet={1: edit})
     with pytest.raises(CheckpointMismatch, match="socket 2 "):
-        files.edited(old, inet={2: edit})
+        edit_sockets(old, inet={2: edit})
 
 
 def test_entries_whose_fields_stand_in_another_order_are_read_too(fdinfo: ModuleType) -> None:
     message = entry(fdinfo, 1)
     whole = message.SerializeToString()
     turned = whole[2:] + whole[:2]  # the type last
-    assert files.inet_sockets(Image(header=b"", entries=(turned,)))[0].file_id == 1
+    assert of_entries(turned).inet_sockets[0].file_id == 1
 
 
 def test_a_unix_socket_gets_a_new_name(fdinfo: ModuleType) -> None:
@@ -136,30 +146,31 @@ def test_a_unix_socket_gets_a_new_name(fdinfo: ModuleType) -> None:
     message.usk.name = b"\0old"
     message.usk.state = 10
     complete(message)
-    new = files.edited(
-        Image(header=b"", entries=(message.SerializeToString(),)),
-        inet={},
-        unix={9: b"\0new"},
-    )
-    assert fdinfo.file_entry.FromString(new.entries[0]).usk.name == b"\0new"
+    new = edit_sockets(image(message), inet={}, unix={9: b"\0new"})
+    assert fdinfo.file_entry.FromString(new.image.entries[0]).usk.name == b"\0new"
 
 
-def test_a_pycriu_that_is_nowhere_is_reported_with_the_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cria.criu.messages._SYSTEM", tmp_path / "system")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(PycriuMissing) as caught:
-        find_pycriu(tmp_path / "usr" / "sbin" / "criu")
-    assert str(tmp_path / "usr/lib/python3/dist-packages/pycriu") in str(caught.value.details)
-    assert str(tmp_path / "system/pycriu") in str(caught.value.details)
+def regular(number: int) -> AddedFile:
+    path = f"/c/.q.shared/k/{number}.mem"
+    return AddedFile(file_id=number, path=path, size_bytes=1 << 42, mode=0o100400)
 
 
-def test_the_pycriu_beside_the_program_is_taken_even_through_a_link(tmp_path: Path) -> None:
-    package = tmp_path / "usr/lib/python3/dist-packages/pycriu"
-    (package / "images").mkdir(parents=True)
-    (package / "images/fdinfo_pb2.py").touch()
-    (tmp_path / "usr/sbin").mkdir()
-    (tmp_path / "usr/sbin/criu").touch()
-    (tmp_path / "criu").symlink_to(tmp_path / "usr/sbin/criu")
-    assert find_pycriu(tmp_path / "criu") == package
+def test_files_are_added_and_removed_again(fdinfo: ModuleType) -> None:
+    before = image(entry(fdinfo, 4))
+
+    after = add_files(before, [regular(5)])
+
+    (added,) = after.regular_files
+    assert (added.path, added.size_bytes, added.mode) == ("/c/.q.shared/k/5.mem", 1 << 42, 0o100400)
+    assert (before.highest_id, after.highest_id) == (4, 5)
+    assert remove_files(after, {4, 5}).image == before.image
+
+
+def test_an_added_file_with_an_id_that_is_taken_is_refused(fdinfo: ModuleType) -> None:
+    with pytest.raises(CheckpointMismatch):
+        add_files(image(entry(fdinfo, 4)), [regular(4)])
+
+
+def test_an_entry_that_is_no_message_is_damage(fdinfo: ModuleType) -> None:
+    with pytest.raises(CheckpointDamaged, match=r"files\.img"):
+        of_entries(b"\x08\x04\xff").inet_sockets  # noqa: B018

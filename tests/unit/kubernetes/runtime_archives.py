@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from cria.criu import program
-from cria.criu.images import framing
-from cria.criu.images.framing import COMMON, Image
+from cria.criu.images import CriuImages, framing
+from cria.criu.images.files import FilesImage
+from cria.criu.images.framing import COMMON
 from cria.criu.messages import load
 from cria.system.compression import Compression, writer
 
@@ -164,10 +165,9 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def sockets_of(path: Path) -> tuple[Any, ...]:
-    from cria.criu.images.files import inet_sockets
-
-    return inet_sockets(parsed(path))
+    return parsed(path).inet_sockets
 
 
-def parsed(path: Path) -> Image:
-    return framing.parse(files_of(path)["checkpoint/files.img"], "files.img", framing.FILES)
+def parsed(path: Path) -> FilesImage:
+    contents = {"files.img": files_of(path)["checkpoint/files.img"]}
+    return CriuImages(path, program.find(), contents=contents).files

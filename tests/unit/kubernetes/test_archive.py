@@ -22,6 +22,7 @@ from runtime_archives import (
     word,
 )
 
+from cria.criu import program
 from cria.criu.images import framing
 from cria.errors import CheckpointDamaged, CheckpointMissing, CriaError
 from cria.kubernetes.archive.plan import plan_archive, sockets
@@ -45,7 +46,7 @@ def test_an_archive_tells_what_it_holds(
     assert archive.sizes.rootfs == len(files["rootfs-diff.tar"])
     assert archive.sizes.archive == path.stat().st_size
     assert archive.sizes.unpacked == len(tar(files))
-    (holder,) = archive.holders()
+    (holder,) = archive.criu_images(program.find()).holders
     assert (holder.pid, holder.name, holder.threads, holder.machine) == (7, "python", 2, "amd64")
 
 
@@ -63,7 +64,9 @@ def test_each_runtime_is_known_by_its_annotations(
 
 
 def test_sockets_name_the_processes_that_hold_them(archive: Path) -> None:
-    found = {each.id: each.owner for each in sockets(open_archive(archive))}
+    found = {
+        each.id: each.owner for each in sockets(open_archive(archive).criu_images(program.find()))
+    }
 
     assert found == {1: "PID 7 (python)", 2: "", 3: "PID 7 (python)", 4: "", 5: ""}
 
@@ -219,7 +222,8 @@ def test_a_broken_image_in_an_archive_is_one_clear_error(
     path = stored(tmp_path / "bad", tar(files | {f"checkpoint/{name}": data}))
 
     with pytest.raises(CheckpointDamaged, match=name):
-        plan_archive(open_archive(path), PortRequests())
+        archive = open_archive(path)
+        plan_archive(archive, archive.criu_images(program.find()), PortRequests())
 
 
 def test_a_bomb_takes_time_but_no_memory(files: Files, tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from runtime_archives import (
     unix,
 )
 
-from cria.criu.images.files import unix_sockets
 from cria.errors import (
     CheckpointDamaged,
     CheckpointExists,
@@ -108,7 +107,7 @@ def test_fields_of_a_newer_criu_survive(fdinfo: ModuleType, tmp_path: Path) -> N
     entry = fdinfo.file_entry.FromString(inet(fdinfo, 1, 8000).SerializeToString() + UNKNOWN_FIELD)
     archive = stored(tmp_path / "old", tar(members(fdinfo, entry)))
 
-    (payload,) = parsed(moved(archive, tmp_path / "new")).entries
+    (payload,) = parsed(moved(archive, tmp_path / "new")).image.entries
 
     assert UNKNOWN_FIELD in payload
     assert payload != entry.SerializeToString()
@@ -137,7 +136,7 @@ def test_ports_that_are_kept_leave_it_as_it_is(fdinfo: ModuleType, tmp_path: Pat
 def test_abstract_names_change_with_the_ports(archive: Path, tmp_path: Path) -> None:
     new = moved(archive, tmp_path / "new")
 
-    names = {each.file_id: each.name for each in unix_sockets(parsed(new))}
+    names = {each.file_id: each.name for each in parsed(new).unix_sockets}
     assert names[6].startswith(b"\0name.cria-")
     assert names[7] == b"/tmp/socket"
 
@@ -146,7 +145,7 @@ def test_an_abstract_name_of_full_length_stays_one(fdinfo: ModuleType, tmp_path:
     full = b"\0" + b"n" * 107
     archive = stored(tmp_path / "old", tar(members(fdinfo, unix(fdinfo, 1, full))))
 
-    (found,) = unix_sockets(parsed(moved(archive, tmp_path / "new", ())))
+    (found,) = parsed(moved(archive, tmp_path / "new", ())).unix_sockets
 
     assert len(found.name) == 108
     assert found.name != full
@@ -261,7 +260,9 @@ def test_a_kernel_that_cannot_copy_between_files_is_no_obstacle(
     monkeypatch.setattr(os, "copy_file_range", cannot)
     second = moved(archive, tmp_path / "second", "offset:10")
 
-    unnamed = [each.entries[:5] for each in (parsed(first), parsed(second))]  # names are random
+    unnamed = [
+        each.image.entries[:5] for each in (parsed(first), parsed(second))
+    ]  # names are random
     assert unnamed[0] == unnamed[1]
     assert around_files_img(first)[2] == around_files_img(second)[2]
 

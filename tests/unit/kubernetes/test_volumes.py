@@ -39,7 +39,8 @@ def archived(fdinfo: ModuleType, tmp_path: Path) -> Callable[..., tuple[NeededFi
             files["checkpoint/remap-fpath.img"] = remaps
         if kept:
             files["checkpoint/cria-shared-memory.img"] = b"of the action script"
-        return needed(open_archive(stored(tmp_path / "archive", tar(files))))
+        archive = open_archive(stored(tmp_path / "archive", tar(files)))
+        return needed(archive, archive.criu_images(program.find()))
 
     return of
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cria.errors import CheckpointMissing, NotWritable
-from cria.network.images import private_view, rewrite
-from cria.network.planner import plan
+from cria.ports import plan, private_view, rewrite
 
 
 @pytest.fixture
