@@ -69,7 +69,7 @@ def command(
     mode = ports or ("auto" if replicas and not moves else None)
     options |= {
         "ports": PortRequests.parse(moves, mode=mode, addresses=addresses),
-        "gpus": devices.parse(gpus),
+        "gpus": devices.parse_gpu_map(gpus),
         "listener": output.listener(progress),
     }
     opened = Checkpoint.open(checkpoint)
@@ -110,6 +110,6 @@ def _show(engines: tuple[Engine, ...], *, as_json: bool, with_timings: bool) -> 
     if with_timings and first.timings is not None:
         click.echo(f"\n{output.timings_table(first.timings)}", err=True)
     if first.shared_memory is not None:
-        click.echo(first.shared_memory.told, err=True)
+        click.echo(first.shared_memory.summary, err=True)
     for engine in engines:
         click.echo(engine.url or engine.pid)

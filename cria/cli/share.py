@@ -45,5 +45,5 @@ def command(
     if as_json:
         output.document(shared)
     else:
-        click.echo(shared.told, err=True)
+        click.echo(shared.summary, err=True)
         click.echo(shared.place)

@@ -12,23 +12,23 @@ from cria.model.manifest import Gpu
 NODES = "/dev/nvidia"
 
 
-def descriptors(held: Iterable[Descriptor]) -> Iterator[Descriptor]:
+def gpu_descriptors(held: Iterable[Descriptor]) -> Iterator[Descriptor]:
     """Those that lead to a GPU or to its driver."""
     return (each for each in held if each.kind == "device" and each.target.startswith(NODES))
 
 
 def uses_gpus(inventory: Inventory) -> bool:
     """Whether any process of an engine has a GPU open. Asks nobody: an engine without pays nothing."""
-    return any(True for _ in descriptors(inventory.descriptors))
+    return any(True for _ in gpu_descriptors(inventory.descriptors))
 
 
-def ranks(inventory: Inventory, driver: Driver) -> tuple[int, ...]:
+def cuda_processes(inventory: Inventory, driver: Driver) -> tuple[int, ...]:
     """The processes that compute on a GPU; others hold it open to count GPUs, or inherited it."""
-    holders = dict.fromkeys(each.pid for each in descriptors(inventory.descriptors))
+    holders = dict.fromkeys(each.pid for each in gpu_descriptors(inventory.descriptors))
     return tuple(pid for pid in holders if driver.has_context(pid))
 
 
-def split(
+def split_used(
     pids: Iterable[int], devices: Sequence[Device]
 ) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
     """The GPUs on which `pids` compute, and the others. All count as used where NVML shows none of them.
@@ -42,7 +42,7 @@ def split(
     return used, tuple(device.gpu for device in devices if device.gpu not in used)
 
 
-def fit(
+def map_gpus(
     recorded: Sequence[Gpu],
     here: Sequence[Gpu],
     wish: Mapping[str, str] | None = None,
@@ -84,7 +84,7 @@ def _place(gpus: Sequence[Gpu], here: Sequence[Gpu], chosen: dict[str, str]) -> 
                 chosen[gpu.uuid] = place.uuid
 
 
-def parse(words: Iterable[str]) -> dict[str, str]:
+def parse_gpu_map(words: Iterable[str]) -> dict[str, str]:
     """Read wishes such as GPU-1c2...=GPU-7fe...; raises UsageError."""
     pairs = [word.partition("=") for word in words]
     bad = [old + equals + new for old, equals, new in pairs if not (old and new)]

@@ -22,11 +22,11 @@ from cria.model.manifest import Gpu
 Call = Callable[[], None]
 
 
-class StillBusy(Exception):
+class CallTimedOut(Exception):
     """A call has not returned in time. It goes on: nothing can take it back."""
 
 
-class Calls:
+class DriverCalls:
     """Calls to the driver, one at a time for each process."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Calls:
         stuck = self.wait(calls, seconds)
         # A copy: a late call would still write into the other.
         late: dict[int, Exception] = {
-            pid: StillBusy(f"no answer in {seconds:g} s") for pid in stuck
+            pid: CallTimedOut(f"no answer in {seconds:g} s") for pid in stuck
         }
         return {**wrong, **late}
 
@@ -161,7 +161,7 @@ class Nvidia:
 
 def load() -> Driver:
     """The driver of this host. Raises CudaUnsuitable."""
-    why_not = missing()
+    why_not = unavailable_reason()
     if why_not is not None:
         raise CudaUnsuitable("this host's GPU driver cannot be used", details=why_not)
     try:
@@ -174,7 +174,7 @@ def load() -> Driver:
         ) from error
 
 
-def missing() -> str | None:
+def unavailable_reason() -> str | None:
     """What this host lacks, without loading anything; None where all seems to be there."""
     installed = version()
     if installed is None:

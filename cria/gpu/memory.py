@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from cria.errors import CudaUnsuitable, GpuLost, GpuNotGiven, GpuNotTaken
 from cria.gpu import devices, driver
 from cria.gpu.driver import Driver, DriverRefused
-from cria.gpu.ranks import Limits, Ranks, Trouble
+from cria.gpu.ranks import GoalMissed, Limits, Ranks
 from cria.model.inventory import Descriptor, Inventory
 from cria.model.manifest import GpuState
 from cria.system.descriptors import descriptors
@@ -25,28 +25,28 @@ class GpuMemory:
         self._inventory = inventory
         self._driver = driver.load()
         self._ranks = Ranks(
-            self._driver, devices.ranks(inventory, self._driver), limits=limits or Limits()
+            self._driver, devices.cuda_processes(inventory, self._driver), limits=limits or Limits()
         )
 
-    def take(self) -> GpuState:
+    def save(self) -> GpuState:
         """Take it off the GPUs, of all processes or of none; no process holds a GPU then.
 
         Raises GpuNotTaken, or GpuLost where a process did not come through the attempt.
         """
-        before, seen = self._resident(), seen_devices(self._driver)
+        before, seen = self._resident(), list_devices(self._driver)
         try:
             self._ranks.reach("checkpointed")
-        except Trouble as trouble:
+        except GoalMissed as trouble:
             raise self._not_taken(trouble) from trouble
-        held = list(still_held(process.pid for process in self._inventory.processes))
+        held = list(open_gpu_descriptors(process.pid for process in self._inventory.processes))
         if held:
-            self.give_back()
+            self.restore()
             raise GpuNotTaken(
-                f"{named(self._inventory, held[0].pid)} holds a GPU that it does not compute on",
+                f"{process_label(self._inventory, held[0].pid)} holds a GPU that it does not compute on",
                 details="\n".join(f"{each.pid}: fd {each.fd} is {each.target}" for each in held),
                 remedy="end that process, or let it be started anew instead of forked",
             )
-        used, others = devices.split(self._ranks.pids, seen)
+        used, others = devices.split_used(self._ranks.pids, seen)
         return GpuState(
             ranks=self._ranks.pids,
             gpus=used,
@@ -55,38 +55,38 @@ class GpuMemory:
             taken_bytes=max(0, self._resident() - before),
         )
 
-    def give_back(self) -> None:
+    def restore(self) -> None:
         """Give each process its GPU, from wherever it is; nothing is done where all have theirs.
 
         Raises GpuLost.
         """
         try:
             self._ranks.reach("running")
-        except Trouble as trouble:
+        except GoalMissed as trouble:
             raise GpuLost(
                 f"{self._named(trouble)} cannot be given its GPU memory back",
-                details=told(trouble, self._inventory),
+                details=describe(trouble, self._inventory),
             ) from trouble
 
-    def _not_taken(self, trouble: Trouble) -> GpuNotTaken | GpuLost:
-        details = told(trouble, self._inventory)
+    def _not_taken(self, trouble: GoalMissed) -> GpuNotTaken | GpuLost:
+        details = describe(trouble, self._inventory)
         if trouble.undone:
             return GpuNotTaken(
                 f"the GPU memory of {self._named(trouble)} cannot be taken",
                 details=details,
-                remedy=remedy(trouble),
+                remedy=suggest_remedy(trouble),
             )
         return GpuLost(f"{self._named(trouble)} lost its GPU", details=details)
 
-    def _named(self, trouble: Trouble) -> str:
-        return named(self._inventory, next(iter(trouble.reasons), self._inventory.root.pid))
+    def _named(self, trouble: GoalMissed) -> str:
+        return process_label(self._inventory, next(iter(trouble.reasons), self._inventory.root.pid))
 
     def _resident(self) -> int:
         mine = set(self._ranks.pids)
         return sum(p.memory.resident for p in tree(self._inventory.root.pid) if p.pid in mine)
 
 
-def give(
+def restore(
     state: GpuState,
     root: int,
     *,
@@ -106,24 +106,24 @@ def give(
         )
     try:
         Ranks(known, pids, limits=limits or Limits(), gpu_map=gpu_map).reach("running")
-    except Trouble as trouble:
+    except GoalMissed as trouble:
         raise GpuNotGiven(
             "the restored engine did not get its GPUs",
-            details=told(trouble),
-            remedy=remedy(trouble),
+            details=describe(trouble),
+            remedy=suggest_remedy(trouble),
         ) from trouble
 
 
-def choose(state: GpuState, wish: Mapping[str, str] | None = None) -> dict[str, str]:
+def map_gpus(state: GpuState, wish: Mapping[str, str] | None = None) -> dict[str, str]:
     """The map from the GPUs of a checkpoint to those of this host.
 
     Raises CheckpointMismatch, UsageError, and CudaUnsuitable.
     """
-    here = [device.gpu for device in seen_devices(driver.load())]
-    return devices.fit(state.gpus, here, wish, others=state.others, driver=driver.version())
+    here = [device.gpu for device in list_devices(driver.load())]
+    return devices.map_gpus(state.gpus, here, wish, others=state.others, driver=driver.version())
 
 
-def seen_devices(known: Driver) -> tuple[driver.Device, ...]:
+def list_devices(known: Driver) -> tuple[driver.Device, ...]:
     """The GPUs of this host. Raises CudaUnsuitable."""
     try:
         return known.devices()
@@ -133,29 +133,29 @@ def seen_devices(known: Driver) -> tuple[driver.Device, ...]:
         ) from refused
 
 
-def still_held(pids: Iterable[int]) -> Iterator[Descriptor]:
+def open_gpu_descriptors(pids: Iterable[int]) -> Iterator[Descriptor]:
     """What leads to a GPU still: a process that forked and never computed, or one that only looked."""
-    return (each for pid in pids for each in devices.descriptors(descriptors(pid)))
+    return (each for pid in pids for each in devices.gpu_descriptors(descriptors(pid)))
 
 
-def named(inventory: Inventory | None, pid: int) -> str:
+def process_label(inventory: Inventory | None, pid: int) -> str:
     """A process, with its part in the engine where that is known."""
     known = inventory.processes if inventory is not None else ()
     role = next((p.role.name for p in known if p.pid == pid), "unknown")
     return f"process {pid}" if role == "unknown" else f"process {pid} ({role})"
 
 
-def told(trouble: Trouble, inventory: Inventory | None = None) -> str:
+def describe(trouble: GoalMissed, inventory: Inventory | None = None) -> str:
     """Where every process is now, and why."""
     lines = (
-        f"{named(inventory, pid)}: {MEANING[state]}"
+        f"{process_label(inventory, pid)}: {STATE_DESCRIPTIONS[state]}"
         + (f"; {trouble.reasons[pid]}" if pid in trouble.reasons else "")
         for pid, state in trouble.states.items()
     )
     return "\n".join(lines)
 
 
-MEANING = {
+STATE_DESCRIPTIONS = {
     "running": "running",
     "locked": "locked: its CUDA calls wait",
     "checkpointed": "checkpointed: its GPU memory lies on the host, its CUDA calls wait",
@@ -164,7 +164,7 @@ MEANING = {
 }
 
 
-def remedy(trouble: Trouble) -> str | None:
+def suggest_remedy(trouble: GoalMissed) -> str | None:
     """What helps most likely, by the driver's words."""
     said = " ".join(trouble.reasons.values())
     if "NOT_READY" in said:

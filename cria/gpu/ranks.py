@@ -11,13 +11,13 @@ from typing import Literal
 
 import msgspec
 
-from cria.gpu.driver import Call, Calls, Driver, DriverRefused, State
+from cria.gpu.driver import Call, Driver, DriverCalls, DriverRefused, State
 
 Goal = Literal["running", "checkpointed"]
 Action = Literal["lock", "checkpoint", "restore", "unlock"]
 
 # From which state an action leads to which; whoever is elsewhere has no need of it.
-WAYS: dict[Goal, tuple[tuple[State, Action, State], ...]] = {
+TRANSITIONS: dict[Goal, tuple[tuple[State, Action, State], ...]] = {
     "checkpointed": (("running", "lock", "locked"), ("locked", "checkpoint", "checkpointed")),
     "running": (("checkpointed", "restore", "locked"), ("locked", "unlock", "running")),
 }
@@ -31,7 +31,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     copy: float = 300.0
 
 
-class Trouble(Exception):
+class GoalMissed(Exception):
     """Ranks did not reach a goal. `reasons` says why, `states` where each is now, None where unknown."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Ranks:
         self._driver = driver
         self._limits = limits or Limits()
         self._gpu_map = gpu_map or {}
-        self._calls = Calls()
+        self._calls = DriverCalls()
 
     def reach(self, goal: Goal) -> None:
         """Bring every rank to `goal`; one that is there already is left alone.
@@ -82,7 +82,7 @@ class Ranks:
             if self._together():
                 break
         if not self._all_at(goal):
-            raise Trouble(goal, reasons, self.states())
+            raise GoalMissed(goal, reasons, self.states())
 
     def states(self) -> dict[int, State | None]:
         """Where each rank is now; None where a call is under way still or the driver does not say."""
@@ -94,7 +94,7 @@ class Ranks:
         The state decides and not the answer: an action that is refused to a rank which has arrived
         has done its work. Returns what was said by those that have not.
         """
-        for before, action, after in WAYS[goal]:
+        for before, action, after in TRANSITIONS[goal]:
             there = [pid for pid, state in self.states().items() if state == before]
             wrong = self._calls.make(
                 {pid: self._call(action, pid) for pid in there}, self._seconds(action)

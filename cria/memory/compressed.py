@@ -32,14 +32,14 @@ Place = tuple[int, int]  # address and size
 # At the dump -----------------------------------------------------------------------------------
 
 
-def take_aside(images: CriuImages, aside: CriuImages, known: Memory, moved: OnBytes) -> None:
+def extract(images: CriuImages, aside: CriuImages, known: Memory, moved: OnBytes) -> None:
     """Move the large plain memory of one process from `images` to frames in the directory `aside`."""
     ours: list[Run] = []
     rest: list[Run] = []
     source = images.path / known.pages_file
     with source.open("rb", buffering=0) as file:
         pages = file.fileno()
-        for piece in zero_pages.pieces(known):
+        for piece in zero_pages.split_by_mapping(known):
             for left in zero_pages.piece_without_zeros(pages, piece):
                 (ours if _can_be_ours(left) else rest).append(left.run)
         frames.write(_frames_of(aside.path, known.pid), _content(pages, ours, moved))
@@ -49,7 +49,7 @@ def take_aside(images: CriuImages, aside: CriuImages, known: Memory, moved: OnBy
     source.unlink()
 
 
-def compress_rest(images: Path, moved: OnBytes) -> None:
+def compress_shared_pages(images: Path, moved: OnBytes) -> None:
     """Compress the pages files that belong to no process: memory shared without a file."""
     for path in sorted(images.glob("pages-*.img")):
         with path.open("rb", buffering=0) as file:
@@ -98,7 +98,7 @@ def size_bytes(images: Path, aside: Path) -> int:
     return total
 
 
-def unpack_rest(images: Path, view: Path) -> int:
+def decompress_pages_files(images: Path, view: Path) -> int:
     """Put the compressed pages files of `images` into `view` as CRIU expects them; returns their bytes."""
     total = 0
     for path in sorted(images.glob(f"pages-*.img{SUFFIX}")):
@@ -111,7 +111,7 @@ def unpack_rest(images: Path, view: Path) -> int:
     return total
 
 
-def put_back(aside: CriuImages, host_pid: Callable[[int], int]) -> int:
+def write_into(aside: CriuImages, host_pid: Callable[[int], int]) -> int:
     """Write the memory in `aside` into the processes that CRIU has restored and still holds.
 
     `host_pid` tells the PID here of a process of the images. Every processor decompresses; returns the
@@ -129,7 +129,7 @@ def put_back(aside: CriuImages, host_pid: Callable[[int], int]) -> int:
                 raise CheckpointDamaged(
                     f"{path} does not hold the memory that its pagemap tells of"
                 )
-            target, where = host_pid(pid), Places(runs)
+            target, where = host_pid(pid), TargetRanges(runs)
             work += [
                 pool.submit(_put_frame, source, number, target, where)
                 for number in range(len(source.starts))
@@ -137,7 +137,7 @@ def put_back(aside: CriuImages, host_pid: Callable[[int], int]) -> int:
         return sum(done.result() for done in work)
 
 
-class Places:
+class TargetRanges:
     """Where in a process the bytes of its frames belong."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -157,7 +157,7 @@ class Places:
         return found
 
 
-def _put_frame(source: Frames, number: int, pid: int, where: Places) -> int:
+def _put_frame(source: Frames, number: int, pid: int, where: TargetRanges) -> int:
     begin = at = source.starts[number]
     try:
         for piece in source.pieces(number):

@@ -29,13 +29,13 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
         return self.mapping is not None and self.mapping.is_plain
 
 
-def make_lean(images: CriuImages, known: Memory) -> int:
+def drop_zero_pages(images: CriuImages, known: Memory) -> int:
     """Take the zero pages of one process out of `images`; returns the bytes that this saved.
 
     Images with few of them, or already made lean, are left as they are.
     """
     with (images.path / known.pages_file).open("r+b", buffering=0) as file:
-        if zero_share(file.fileno(), known) < WORTH_IT:
+        if estimate_zero_share(file.fileno(), known) < WORTH_IT:
             return 0
         runs = list(without_zeros(file.fileno(), known))
         before = os.fstat(file.fileno()).st_size
@@ -44,10 +44,10 @@ def make_lean(images: CriuImages, known: Memory) -> int:
     return before - after
 
 
-def zero_share(pages: int, known: Memory) -> float:
+def estimate_zero_share(pages: int, known: Memory) -> float:
     """Which share of the pages can be left out, by one page of each 256 KiB."""
     seen = zero = 0
-    for piece in pieces(known):
+    for piece in split_by_mapping(known):
         offset = piece.run.offset
         if offset is None or not piece.is_plain:
             continue
@@ -57,7 +57,7 @@ def zero_share(pages: int, known: Memory) -> float:
     return zero / seen if seen else 0.0
 
 
-def pieces(known: Memory) -> Iterator[Piece]:
+def split_by_mapping(known: Memory) -> Iterator[Piece]:
     """The runs, cut where a mapping ends: CRIU joins pages of neighbours."""
     mappings = iter(known.mappings)
     mapping = next(mappings, None)
@@ -76,7 +76,7 @@ def pieces(known: Memory) -> Iterator[Piece]:
 
 def without_zeros(pages: int, known: Memory) -> Iterator[Run]:
     """All runs, those of private anonymous memory without their zero pages."""
-    for piece in pieces(known):
+    for piece in split_by_mapping(known):
         yield from (each.run for each in piece_without_zeros(pages, piece))
 
 
@@ -85,11 +85,11 @@ def piece_without_zeros(pages: int, piece: Piece) -> Iterator[Piece]:
     if not piece.is_plain:
         yield piece
         return
-    for run in filled(pages, piece.run):
+    for run in nonzero_parts(pages, piece.run):
         yield Piece(run=run, mapping=piece.mapping)
 
 
-def filled(pages: int, run: Run) -> Iterator[Run]:
+def nonzero_parts(pages: int, run: Run) -> Iterator[Run]:
     """What is left of `run` without stretches of at least 8 zero pages."""
     if run.offset is None:
         yield run

@@ -7,7 +7,7 @@ from pathlib import Path
 from cria.checkpoint.handle import Checkpoint
 from cria.events import Listener, progress
 from cria.memory.shared import directory
-from cria.memory.shared.backing_store import Backing
+from cria.memory.shared.backing_store import BackingStore
 from cria.memory.shared.directory import SharedMemory
 
 
@@ -18,9 +18,11 @@ def share_memory(
 
     Raises CannotShare, NoSpace or NotWritable.
     """
-    store = Backing(checkpoint.path, checkpoint.criu_images, checkpoint.manifest.gpu_state, place)
+    store = BackingStore(
+        checkpoint.path, checkpoint.criu_images, checkpoint.manifest.gpu_state, place
+    )
     size = checkpoint.memory_bytes()
-    return store.make_sure_of(progress(listener, "build-backing-store", size))
+    return store.ensure(progress(listener, "build-backing-store", size))
 
 
 def unshare_memory(checkpoint: Checkpoint, place: Path | None = None) -> int:
@@ -28,4 +30,4 @@ def unshare_memory(checkpoint: Checkpoint, place: Path | None = None) -> int:
 
     Raises PathTaken where an engine uses one.
     """
-    return directory.remove(place or directory.beside(checkpoint.path))
+    return directory.remove(place or directory.default_directory(checkpoint.path))

@@ -31,7 +31,7 @@ def stored(
 
 def arrived(engine: RunningEngine | cria.Engine) -> None:
     deadline = time.monotonic() + 60
-    while client.guardian([engine.pid]) is not None:
+    while client.find_supervisor([engine.pid]) is not None:
         assert time.monotonic() < deadline, "its memory does not arrive"
         time.sleep(0.01)
 

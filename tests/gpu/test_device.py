@@ -24,7 +24,7 @@ MIB = int(os.environ.get("CRIA_GPU_TEST_MIB", "2048"))
 
 @pytest.fixture
 def on_gpu(start: Callable[..., Launched], free_port: Callable[[], int]) -> tuple[Launched, int]:
-    lacking = driver.missing()
+    lacking = driver.unavailable_reason()
     if lacking is not None:
         pytest.skip(lacking)
     if find_spec("torch") is None:
@@ -53,7 +53,7 @@ def test_memory_comes_off_the_gpu_and_back(on_gpu: tuple[Launched, int]) -> None
     ranks = Ranks(known, pids)
 
     timed("off the GPU", lambda: ranks.reach("checkpointed"))
-    assert pids and list(memory.still_held(pids)) == []
+    assert pids and list(memory.open_gpu_descriptors(pids)) == []
     resident = sum(p.memory.resident for p in tree(launched.pid)) >> 20
     timed("back on it", lambda: ranks.reach("running"))
 

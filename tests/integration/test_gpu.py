@@ -86,7 +86,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[StandIn], None]:
 
     def on(known: StandIn) -> None:
         monkeypatch.setattr(driver, "load", lambda: known)
-        monkeypatch.setattr(driver, "missing", lambda: None)
+        monkeypatch.setattr(driver, "unavailable_reason", lambda: None)
         monkeypatch.setattr(driver, "version", lambda: (580, 65))
 
     return on

@@ -78,8 +78,8 @@ class HoldUp:
     def __call__(self, event: object) -> None:
         if not isinstance(event, StepStarted) or event.step != "load-remaining-memory":
             return
-        wait_for(lambda: client.guardian([self._pid]) is not None)
-        self.guardian = client.guardian([self._pid]) or 0
+        wait_for(lambda: client.find_supervisor([self._pid]) is not None)
+        self.guardian = client.find_supervisor([self._pid]) or 0
         children = Path(f"/proc/{self.guardian}/task/{self.guardian}/children").read_text()
         self.server = int(children.split()[0])
         os.kill(self.server, signal.SIGSTOP)
@@ -109,7 +109,7 @@ def test_every_byte_is_right_while_memory_arrives_and_after(
     engine = restore()
 
     assert ask(port, "check") == RIGHT
-    wait_for(lambda: client.guardian([engine.pid]) is None)
+    wait_for(lambda: client.find_supervisor([engine.pid]) is None)
     assert ask(port, "check") == RIGHT
 
 
@@ -145,7 +145,7 @@ def test_mappings_that_change_meanwhile_hold_what_they_should(
 
     assert not answer.get("wrong"), answer
     assert ask(port, "check") == RIGHT
-    wait_for(lambda: client.guardian([engine.pid]) is None)
+    wait_for(lambda: client.find_supervisor([engine.pid]) is None)
     assert ask(port, "check") == RIGHT
 
 
@@ -320,7 +320,7 @@ def test_a_failed_restore_leaves_no_page_server(
 
 def page_servers() -> set[str]:
     found = subprocess.run(
-        ["pgrep", "-x", client.NAME], capture_output=True, text=True, check=False
+        ["pgrep", "-x", client.PROCESS_NAME], capture_output=True, text=True, check=False
     )
     return set(found.stdout.split())
 

@@ -105,7 +105,7 @@ def test_images_that_are_lean_stay_as_they_are(
     made = cria.dump(launched.pid, tmp_path / "cp", any_process=True, leave_running=True)
     images = CriuImages(shutil.copytree(made.images, tmp_path / "images"), binary.find())
 
-    dropped = [zero_pages.make_lean(images, images.memory(pid)) for pid in images.pids]
+    dropped = [zero_pages.drop_zero_pages(images, images.memory(pid)) for pid in images.pids]
 
     assert set(dropped) == {0}
     assert filecmp.cmpfiles(made.images, images.path, os.listdir(images.path), shallow=False)[
@@ -156,7 +156,7 @@ def test_nothing_runs_when_cria_is_killed_while_it_puts_memory_back(
     launched.process.wait(timeout=60)
     killed = (
         "import os, cria, cria.memory.compressed as stored;"
-        "stored.put_back = lambda *_: os.kill(os.getpid(), 9);"
+        "stored.write_into = lambda *_: os.kill(os.getpid(), 9);"
         f"cria.restore({str(checkpoint.path)!r})"
     )
 

@@ -144,7 +144,7 @@ def test_the_checkpoint_of_a_clone_that_shares_holds_all_it_needs(
     assert all(tell(new, "habits").values())
 
     second = cria.dump(engine.pid, tmp_path / "second", any_process=True)
-    shutil.rmtree(directory.beside(checkpoint.path))
+    shutil.rmtree(directory.default_directory(checkpoint.path))
     shutil.rmtree(checkpoint.path)
 
     third = free_port()
@@ -153,7 +153,7 @@ def test_the_checkpoint_of_a_clone_that_shares_holds_all_it_needs(
     assert is_same(third)
     assert all(tell(third, "habits").values())
     names = {file.path for file in second.manifest.fingerprints}
-    assert not any(directory.is_ours(name) for name in names)
+    assert not any(directory.is_shared_file(name) for name in names)
     assert all(tell(share_again(second, new, ended_after, free_port), "habits").values())
 
 
@@ -195,7 +195,7 @@ def test_files_that_were_changed_are_made_anew(
     _, _, checkpoint = original
     engine, _ = share(checkpoint)
     end(engine.pid)
-    file, *_ = directory.beside(checkpoint.path).glob("*/*.mem")
+    file, *_ = directory.default_directory(checkpoint.path).glob("*/*.mem")
     with file.open("r+b") as opened:
         opened.seek(0, 0)
         opened.write(b"changed")
@@ -212,7 +212,7 @@ def test_files_in_use_are_not_removed_and_others_are(
 ) -> None:
     _, _, checkpoint = original
     engine, _ = share(checkpoint)
-    there = directory.beside(checkpoint.path)
+    there = directory.default_directory(checkpoint.path)
 
     with pytest.raises(PathTaken) as refused:
         directory.remove(there)
@@ -228,7 +228,7 @@ def test_a_clone_whose_files_are_gone_runs_on_but_cannot_be_dumped(
 ) -> None:
     _, _, checkpoint = original
     engine, port = share(checkpoint)
-    shutil.rmtree(directory.beside(checkpoint.path))
+    shutil.rmtree(directory.default_directory(checkpoint.path))
 
     with pytest.raises(CriaError):
         cria.dump(engine.pid, tmp_path / "second", any_process=True)

@@ -22,8 +22,8 @@ from cria.memory.lazy.protocol import (
     Running,
     Said,
     Serve,
-    hear,
-    say,
+    receive,
+    send,
 )
 from cria.system.procfs import PROC
 
@@ -62,32 +62,32 @@ class PageServer:
             checkpoint=working_set.identity(checkpoint / "manifest.json"),
             answered_seconds=ANSWERED_SECONDS,
         )
-        say(self._control, words, (directory,))
+        send(self._control, words, (directory,))
         os.close(directory)
 
-    def rebuilt(self, pids: Iterable[int]) -> int:
+    def report_rebuilt(self, pids: Iterable[int]) -> int:
         """Every process is rebuilt, these are their PIDs: returns the bytes that will arrive.
 
         Raises RestoreFailed when the page server cannot be relied upon.
         """
         self._outer.wait()  # the guardian is its child, and an orphan soon
         self._say(Rebuilt(pids=tuple(pids)))
-        said, _ = hear(self._control)
+        said, _ = receive(self._control)
         if isinstance(said, Ready):
             return said.missing
         raise self._failed(said)
 
-    def running(self) -> None:
+    def report_running(self) -> None:
         self._say(Running())
 
-    def answered(self) -> None:
+    def report_answered(self) -> None:
         self._say(Answered())
 
     def failure(self) -> str | None:
         """Why it failed, if it has."""
         with suppress(BlockingIOError):
             self._control.setblocking(False)
-            said, _ = hear(self._control)
+            said, _ = receive(self._control)
             if isinstance(said, Failed):
                 return said.why
         return None
@@ -99,9 +99,9 @@ class PageServer:
 
     def _say(self, word: Said) -> None:
         try:
-            say(self._control, word)
+            send(self._control, word)
         except OSError as error:
-            raise self._failed(hear(self._control)[0]) from error
+            raise self._failed(receive(self._control)[0]) from error
 
     def _failed(self, said: Said | None) -> RestoreFailed:
         why = said.why if isinstance(said, Failed) else "it ended"
@@ -116,22 +116,22 @@ def _log_file() -> Path:
     return directory / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{os.getpid()}-lazy.log"
 
 
-NAME = "cria-lazy"
+PROCESS_NAME = "cria-lazy"
 
 
-def guardian(pids: Iterable[int], proc: Path = PROC) -> int | None:
+def find_supervisor(pids: Iterable[int], proc: Path = PROC) -> int | None:
     """The PID of the guardian of one of these processes, None when all memory is there."""
     for pid in pids:
         tracer = _word(Path(f"{proc}/{pid}/status"), "TracerPid:")
-        if tracer not in ("", "0") and _comm(proc, tracer) == NAME:
+        if tracer not in ("", "0") and _comm(proc, tracer) == PROCESS_NAME:
             return int(tracer)
     return None
 
 
-def wait(pids: Iterable[int], seconds: float) -> None:
+def wait_for_memory(pids: Iterable[int], seconds: float) -> None:
     """Until all memory of these processes is there. Raises EngineBusy when it takes longer."""
     everyone, deadline = tuple(pids), time.monotonic() + seconds
-    while (tracer := guardian(everyone)) is not None:
+    while (tracer := find_supervisor(everyone)) is not None:
         if time.monotonic() > deadline:
             raise EngineBusy(
                 "memory of the engine still arrives",

@@ -14,10 +14,10 @@ from cria.criu.images.memory import Mapping
 from cria.memory.lazy import userfaultfd
 from cria.memory.lazy.missing import Missing, Piece
 from cria.memory.lazy.pages import Pages, address_of, is_zero
-from cria.memory.lazy.userfaultfd import Given, Message, Userfault
+from cria.memory.lazy.userfaultfd import Message, Transfer, Userfault
 
 
-class Flag:
+class Event:
     """Becomes true once; `descriptor` is readable from then on, also in children that were forked before."""
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
     `arrived`: nobody misses anything any more.
     """
 
-    rebuilt: Flag
-    answered: Flag
-    arrived: Flag
+    rebuilt: Event
+    answered: Event
+    arrived: Event
     answered_seconds: float  # how long to wait for that
 
 
-class Attendant:
+class FaultHandler:
     """Serves the process `pid` until nobody misses anything. Runs in a thread of its own and shares nothing.
 
     `wanted` are pieces in the order in which they were wanted in an earlier restore, `given` is told
@@ -63,7 +63,7 @@ class Attendant:
         wanted: Iterable[Piece],
         stages: Stages,
         given: Callable[[int, Piece], None],
-        forked: Callable[[Attendant], None],
+        forked: Callable[[FaultHandler], None],
         complete: Callable[[], None],
         begun: Callable[[], None] = lambda: None,
     ) -> None:
@@ -122,8 +122,8 @@ class Attendant:
         else:
             raise ValueError(f"the kernel said {message}")
 
-    def _child(self, fault: Userfault) -> Attendant:
-        return Attendant(
+    def _child(self, fault: Userfault) -> FaultHandler:
+        return FaultHandler(
             self.pid,
             fault,
             self.missing.copy(),
@@ -145,24 +145,24 @@ class Attendant:
         else:
             done = self._give([piece])
             self._next = piece.end
-        if done is not Given.LATER:
+        if done is not Transfer.LATER:
             self._waiting.popleft()
 
-    def _give(self, row: list[Piece]) -> Given:
+    def _give(self, row: list[Piece]) -> Transfer:
         """Pieces that follow each other, in one go."""
         start, size = row[0].start, row[-1].end - row[0].start
         buffer = self.pages.read(row[0].offset, size)
         source = address_of(buffer)
         zero = is_zero(source, size)
         given = self.fault.zero(start, size) if zero else self.fault.copy(start, source, size)
-        if self._after(given) is not Given.LATER:
+        if self._after(given) is not Transfer.LATER:
             for piece in row:
                 self.missing.arrive(piece)
                 self._given(self.pid, piece)
         return given
 
-    def _after(self, given: Given) -> Given:
-        self._ended = self._ended or given is Given.ENDED
+    def _after(self, given: Transfer) -> Transfer:
+        self._ended = self._ended or given is Transfer.ENDED
         return given
 
     def _choose(self) -> list[Piece]:

@@ -15,11 +15,11 @@ from cria.criu.images import CriuImages
 from cria.errors import CriaError
 from cria.memory.lazy import client, protocol
 from cria.memory.lazy import server as serve
-from cria.memory.lazy.fault_handler import Flag, Stages
+from cria.memory.lazy.fault_handler import Event, Stages
 from cria.memory.lazy.pages import PagesFile
-from cria.memory.lazy.protocol import Failed, Serve, hear, say
+from cria.memory.lazy.protocol import Failed, Serve, receive, send
 from cria.memory.lazy.server import Server, Source
-from cria.memory.lazy.supervisor import Guard
+from cria.memory.lazy.supervisor import Supervisor
 
 log = logging.getLogger("cria.lazy")
 
@@ -33,18 +33,18 @@ def main() -> None:
     sys.excepthook = lambda *error: log.error("the page server fails", exc_info=error)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the engine cannot do without
-    Path("/proc/self/comm").write_text(client.NAME)
-    told, descriptors = hear(control)
+    Path("/proc/self/comm").write_text(client.PROCESS_NAME)
+    told, descriptors = receive(control)
     assert isinstance(told, Serve)
     try:
         sources = open_all(Path(f"/proc/self/fd/{descriptors[0]}"), told)
         channel = accept(listening, control)
         if channel is not None:
             attend(told, sources, channel, control)
-    except (CriaError, protocol.HandoverFailed) as error:
+    except (CriaError, protocol.HandoffFailed) as error:
         log.error("%s", error)
         with suppress(BrokenPipeError):  # the restore has failed before
-            say(control, Failed(why=str(error)))
+            send(control, Failed(why=str(error)))
 
 
 def open_all(images: Path, told: Serve) -> dict[int, Source]:
@@ -67,9 +67,9 @@ def attend(
     told: Serve, sources: dict[int, Source], channel: socket.socket, control: socket.socket
 ) -> None:
     """From here on there are two: the page server, and its guardian."""
-    handed = protocol.receive(channel, told.pids)
+    handed = protocol.receive_userfaultfds(channel, told.pids)
     seconds = told.answered_seconds
-    stages = Stages(rebuilt=Flag(), answered=Flag(), arrived=Flag(), answered_seconds=seconds)
+    stages = Stages(rebuilt=Event(), answered=Event(), arrived=Event(), answered_seconds=seconds)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = Server(told, sources, handed, stages, theirs)
     pid = os.fork()
@@ -86,5 +86,7 @@ def attend(
     theirs.close()
     log.info(
         "%s",
-        Guard(control, pid, ours, held=handed.values(), stages=stages, missing=server.bytes).run(),
+        Supervisor(
+            control, pid, ours, held=handed.values(), stages=stages, missing=server.bytes
+        ).run(),
     )

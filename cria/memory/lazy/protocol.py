@@ -48,11 +48,11 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 Said = Serve | Rebuilt | Running | Answered | Ready | Failed
 
 
-def say(channel: socket.socket, word: Said, descriptors: tuple[int, ...] = ()) -> None:
+def send(channel: socket.socket, word: Said, descriptors: tuple[int, ...] = ()) -> None:
     socket.send_fds(channel, [msgspec.json.encode(word)], descriptors)
 
 
-def hear(channel: socket.socket) -> tuple[Said | None, list[int]]:
+def receive(channel: socket.socket) -> tuple[Said | None, list[int]]:
     """The next message and its descriptors; None when the other side has hung up."""
     try:
         data, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 8)
@@ -64,22 +64,22 @@ def hear(channel: socket.socket) -> tuple[Said | None, list[int]]:
 SOCKET = "lazy-pages.socket"  # in CRIU's working directory
 
 
-class HandoverFailed(Exception):
+class HandoffFailed(Exception):
     """CRIU hung up, or said something else."""
 
 
-def receive(channel: socket.socket, pids: Collection[int]) -> dict[int, int]:
-    """The userfaultfd of each of `pids`, as numbered in the images. Raises HandoverFailed."""
+def receive_userfaultfds(channel: socket.socket, pids: Collection[int]) -> dict[int, int]:
+    """The userfaultfd of each of `pids`, as numbered in the images. Raises HandoffFailed."""
     handed: dict[int, int] = {}
     while len(handed) < len(pids):
         pid = _word(channel)
         if pid < 0:  # a zombie has no memory
             continue
         if pid not in pids or pid in handed:
-            raise HandoverFailed(f"CRIU sent a process that is not expected: {pid}")
+            raise HandoffFailed(f"CRIU sent a process that is not expected: {pid}")
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if len(descriptors) != 1:
-            raise HandoverFailed(f"CRIU sent no userfaultfd of process {pid}")
+            raise HandoffFailed(f"CRIU sent no userfaultfd of process {pid}")
         handed[pid] = descriptors[0]
     return handed
 
@@ -87,6 +87,6 @@ def receive(channel: socket.socket, pids: Collection[int]) -> dict[int, int]:
 def _word(channel: socket.socket) -> int:
     data = channel.recv(4, socket.MSG_WAITALL)
     if len(data) != 4:
-        raise HandoverFailed("CRIU ended before the restore was complete")
+        raise HandoffFailed("CRIU ended before the restore was complete")
     word: int = struct.unpack("=i", data)[0]
     return word

@@ -15,7 +15,7 @@ import msgspec
 
 from cria.criu.images.memory import Memory
 from cria.memory.lazy import working_set
-from cria.memory.lazy.fault_handler import Attendant, Stages
+from cria.memory.lazy.fault_handler import FaultHandler, Stages
 from cria.memory.lazy.missing import Missing, Piece, complete_of, pieces_of
 from cria.memory.lazy.pages import Pages
 from cria.memory.lazy.protocol import Serve
@@ -54,7 +54,7 @@ class Server:
         wanted = working_set.in_order(kept, missing)
         self._records = kept is None
         self._attendants = [
-            Attendant(
+            FaultHandler(
                 pid,
                 Userfault(descriptor),
                 missing[pid],
@@ -85,7 +85,7 @@ class Server:
             self._threads.pop().join()
         log.info("all %d MiB arrived after %.2f s", self.bytes >> 20, time.monotonic() - begin)
 
-    def _start(self, attendant: Attendant) -> None:
+    def _start(self, attendant: FaultHandler) -> None:
         thread = threading.Thread(target=self._run, args=[attendant])
         thread.start()
         self._threads.append(thread)  # not before: it may be joined at once
@@ -96,11 +96,11 @@ class Server:
             if not self._incomplete:
                 self._stages.arrived.set()
 
-    def _run(self, attendant: Attendant) -> None:
+    def _run(self, attendant: FaultHandler) -> None:
         attendant.run()
         log.info("process %d: done, %d faults", attendant.pid, attendant.faults)
 
-    def _attend_child(self, child: Attendant) -> None:
+    def _attend_child(self, child: FaultHandler) -> None:
         """Its userfaultfd was opened here, so nobody else holds it yet."""
         socket.send_fds(self._guardian, [b"child"], [child.fault.descriptor])
         with self._counting:

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from cria.errors import NoSuchProcess
 from cria.memory.lazy.fault_handler import Stages
-from cria.memory.lazy.protocol import Answered, Failed, Ready, Rebuilt, Running, hear, say
+from cria.memory.lazy.protocol import Answered, Failed, Ready, Rebuilt, Running, receive, send
 from cria.memory.lazy.userfaultfd import Userfault
 from cria.system import processes
 from cria.system.procfs import tree
@@ -28,7 +28,7 @@ from cria.system.procfs import tree
 log = logging.getLogger(__name__)
 
 
-class Guard:
+class Supervisor:
     """Watches the page server `server`, which will send `missing` bytes, and the engine."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Guard:
     def _hear_out_the_restore(self) -> None:
         """All may have arrived before the engine has answered: nobody fails for telling us so."""
         with suppress(OSError):
-            while not self._server_failed and hear(self._control)[0] is not None:
+            while not self._server_failed and receive(self._control)[0] is not None:
                 pass
 
     def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -91,7 +91,7 @@ class Guard:
         self._poll.unregister(descriptor)
 
     def _restore_said(self) -> None:
-        word, _ = hear(self._control)
+        word, _ = receive(self._control)
         if isinstance(word, Rebuilt):
             self._pids = word.pids
             for pid in word.pids:
@@ -134,7 +134,7 @@ class Guard:
         said, descriptors, _, _ = socket.recv_fds(self._from_server, 16, 4)
         self._children += map(Userfault, descriptors)
         if said == b"begun":
-            say(self._control, Ready(missing=self._missing))
+            send(self._control, Ready(missing=self._missing))
         elif not said:
             self._unwatch(self._from_server.fileno())
 
@@ -160,7 +160,7 @@ class Guard:
         for descriptor in self._engine:
             select.select([descriptor], [], [], 10)
         with suppress(OSError):
-            say(self._control, Failed(why=self.result))
+            send(self._control, Failed(why=self.result))
 
     def _wait_for_children(self) -> None:
         """Those of processes that are gone may live on: when nobody can serve them, they wait as long."""

@@ -21,7 +21,7 @@ _API_NUMBER, _API = 0xC018AA3F, 0xAA
 _EVENTS = {"fork": 1 << 1, "mremap": 1 << 2, "madvise": 1 << 3, "munmap": 1 << 6}
 
 
-class Hindrance(msgspec.Struct, frozen=True, kw_only=True):
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
     """Why not, what to do about it, and whether it is only a privilege that is missing."""
 
     why: str
@@ -29,7 +29,7 @@ class Hindrance(msgspec.Struct, frozen=True, kw_only=True):
     privilege: bool = False
 
 
-def hindrance() -> Hindrance | None:
+def find_obstacle() -> Obstacle | None:
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.syscall(_SYSCALL, os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor < 0:
@@ -40,26 +40,26 @@ def hindrance() -> Hindrance | None:
         os.close(descriptor)
 
 
-def _refused(why: int) -> Hindrance:
+def _refused(why: int) -> Obstacle:
     if why == errno.EPERM:
-        return Hindrance(
+        return Obstacle(
             why="userfaultfd(2) is not permitted",
             remedy="grant CAP_SYS_PTRACE, or: sysctl -w vm.unprivileged_userfaultfd=1",
             privilege=True,
         )
-    return Hindrance(
+    return Obstacle(
         why=f"this kernel has no userfaultfd(2): {os.strerror(why)}",
         remedy="use a kernel with CONFIG_USERFAULTFD, or restore without --lazy",
     )
 
 
-def _lacking(descriptor: int) -> Hindrance | None:
+def _lacking(descriptor: int) -> Obstacle | None:
     """What is asked for must be there, or the kernel refuses; CRIU asks for the same."""
     asked = struct.pack("=QQQ", _API, sum(_EVENTS.values()), 0)
     try:
         fcntl.ioctl(descriptor, _API_NUMBER, asked)
     except OSError as error:
-        return Hindrance(
+        return Obstacle(
             why=f"userfaultfd(2) tells nothing of {', '.join(_EVENTS)} here: {error.strerror}",
             remedy="use Linux 4.11 or newer and CAP_SYS_PTRACE, or restore without --lazy",
         )
@@ -96,7 +96,7 @@ class Message(msgspec.Struct, frozen=True):
         return self.first & 0xFFFFFFFF
 
 
-class Given(Enum):
+class Transfer(Enum):
     """How it went to give pages to a process."""
 
     NOW = "they are there, or not wanted any more"
@@ -118,15 +118,15 @@ class Userfault:
             return []
         return [Message(*words) for words in _MESSAGE.iter_unpack(read)]
 
-    def copy(self, start: int, source: int, size: int) -> Given:
+    def copy(self, start: int, source: int, size: int) -> Transfer:
         """Fill `size` bytes from `start` with those at the address `source` in this process."""
         return self._fill(start, size, lambda at, n: (_COPY, (at, source + at - start, n, 0, 0)))
 
-    def zero(self, start: int, size: int) -> Given:
+    def zero(self, start: int, size: int) -> Transfer:
         """The same with zeros, which take no memory until they are written to."""
         return self._fill(start, size, lambda at, n: (_ZEROPAGE, (at, n, 0, 0)))
 
-    def _fill(self, start: int, size: int, request: Any) -> Given:
+    def _fill(self, start: int, size: int, request: Any) -> Transfer:
         """The kernel stops at a page that is there already: that one is left as it is."""
         at, end, most = start, start + size, size
         while at < end:
@@ -140,12 +140,12 @@ class Userfault:
                 self.wake(at, PAGE)
                 at += PAGE
             elif why == errno.EAGAIN:
-                return Given.LATER
+                return Transfer.LATER
             elif why == errno.ESRCH:
-                return Given.ENDED
+                return Transfer.ENDED
             else:
                 raise OSError(why, os.strerror(why), f"{end - at} bytes at {at:#x}")
-        return Given.NOW
+        return Transfer.NOW
 
     def wake(self, start: int, size: int) -> None:
         """Let threads that wait for these pages look again."""

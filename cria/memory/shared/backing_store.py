@@ -14,9 +14,9 @@ from cria.criu.images.files import AddedFile, FilesImage, add_files
 from cria.errors import CannotShare, NoSpace
 from cria.events import OnBytes
 from cria.memory.shared import directory as places
-from cria.memory.shared.builder import fill
+from cria.memory.shared.builder import build
 from cria.memory.shared.directory import SharedMemory, SharedProcess
-from cria.memory.shared.selection import Allocators, Choice, choose
+from cria.memory.shared.selection import Allocators, Selection, select_mappings
 from cria.model.manifest import MANIFEST, MEMORY, GpuState
 from cria.system import digests
 
@@ -39,7 +39,7 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[_Part, ...]
 
 
-class Backing:
+class BackingStore:
     """The files for one checkpoint, in a directory that is named by what the checkpoint holds."""
 
     def __init__(
@@ -54,29 +54,29 @@ class Backing:
         self._images = images
         self._ranks = frozenset(gpu_state.ranks if gpu_state is not None else ())
         self._is_beside = place is None
-        self.place = (place or places.beside(path)).absolute()
+        self.place = (place or places.default_directory(path)).absolute()
         # The manifest has the digest of every part and the time of the dump.
         self._key = digests.whole(path / MANIFEST)[:32]
         self.directory = self.place / self._key
         self._description: _Description | None = None
 
-    def make_sure_of(self, moved: OnBytes) -> SharedMemory:
+    def ensure(self, moved: OnBytes) -> SharedMemory:
         """Make it, unless it is there and as it was made; `moved` is told the bytes.
 
         Restores that want the same at once wait for the first. Raises CannotShare, NoSpace or NotWritable.
         """
-        places.make(self.place)
+        places.prepare(self.place)
         with places.locked(self.place):
             self._description = self._read()
             made = self._description is None
             # In a directory that somebody named, others may be about to use theirs.
             if made and self._is_beside:
-                places.clear_others(self.place, self._key)
+                places.remove_unused(self.place, self._key)
             if made:
                 self._description = self._make(moved)
         return self._told(made)
 
-    def put_into(self, view: Path, files: FilesImage) -> FilesImage:
+    def link_into(self, view: Path, files: FilesImage) -> FilesImage:
         """Replace in a private view of the images what is shared by mappings of the files here.
 
         Returns `files`, the files.img of the view, with the files here.
@@ -138,19 +138,21 @@ class Backing:
         highest = images.files.highest_id
         known = [images.memory(pid) for pid in images.pids]
         allocators = Allocators()
-        choices = [choose(m, self._why_not(m.pid) or allocators.why_not(m, paths)) for m in known]
+        choices = [
+            select_mappings(m, self._why_not(m.pid) or allocators.why_not(m, paths)) for m in known
+        ]
         # A file for each process: CRIU takes a child's mapping for its parent's where both are at one
         # address and of one file, whatever their offsets.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             futures = [
                 pool.submit(
-                    fill,
+                    build,
                     images,
                     partial,
                     each,
                     choice,
                     file_id=highest + number,
-                    room=places.room(),
+                    room=places.largest_growth(),
                     moved=moved,
                 )
                 for number, (each, choice) in enumerate(zip(known, choices, strict=True), start=1)
@@ -167,7 +169,7 @@ class Backing:
         return "it holds what was on a GPU" if pid in self._ranks else None
 
 
-def _process(pid: int, choice: Choice) -> SharedProcess:
+def _process(pid: int, choice: Selection) -> SharedProcess:
     return SharedProcess(
         pid=pid,
         shared_bytes=choice.shared_bytes,

@@ -15,7 +15,7 @@ from cria.criu.images.memory import PAGE, Mapping, Memory, Run, map_file
 from cria.errors import CannotShare, CheckpointDamaged
 from cria.events import OnBytes
 from cria.memory import zero_pages
-from cria.memory.shared.selection import Choice
+from cria.memory.shared.selection import Selection
 
 HUGE = 2 << 20
 LARGEST_FILE = (16 << 40) - HUGE  # ext4's, with blocks of 4 KiB; others take more
@@ -29,7 +29,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
-def slots(mappings: Iterable[Mapping], room: int) -> tuple[tuple[Slot, ...], int]:
+def assign_slots(mappings: Iterable[Mapping], room: int) -> tuple[tuple[Slot, ...], int]:
     """Where each mapping lies in the file, and the size of the file, which is nearly all holes.
 
     A mapping may grow (mremap, as realloc does), and then shows what follows in the file: so a hole of
@@ -54,18 +54,18 @@ def slots(mappings: Iterable[Mapping], room: int) -> tuple[tuple[Slot, ...], int
     return tuple(found), at + room // PAGE * PAGE
 
 
-def fill(
+def build(
     images: CriuImages,
     out: CriuImages,
     known: Memory,
-    choice: Choice,
+    choice: Selection,
     *,
     file_id: int,
     room: int,
     moved: OnBytes,
 ) -> AddedFile:
     """Write to `out` the file of one process, its mappings, and the pages that are still copied."""
-    places, size = slots(choice.mappings, room)
+    places, size = assign_slots(choice.mappings, room)
     offsets = {slot.mapping.start: slot.offset for slot in places}
     path = out.path / f"{known.pid}.mem"
     rest: list[Run] = []
@@ -74,14 +74,16 @@ def fill(
     try:
         os.ftruncate(target, size)
         end = 0
-        for piece in zero_pages.pieces(known):
+        for piece in zero_pages.split_by_mapping(known):
             run, mapping = piece.run, piece.mapping
             if run.offset is None:
                 rest.append(run)
             elif mapping is not None and (place := offsets.get(mapping.start)) is not None:
-                copy(source, run.offset, target, place + run.start - mapping.start, run.size, moved)
+                copy_range(
+                    source, run.offset, target, place + run.start - mapping.start, run.size, moved
+                )
             else:
-                copy(source, run.offset, left, end, run.size, moved)
+                copy_range(source, run.offset, left, end, run.size, moved)
                 rest.append(run)
                 end += run.size
         for each in (target, left):
@@ -95,7 +97,7 @@ def fill(
     return AddedFile(file_id=file_id, path=str(path), size_bytes=size, mode=stat.S_IFREG | 0o400)
 
 
-def copy(  # noqa: PLR0917 - as copy_file_range(2)
+def copy_range(  # noqa: PLR0917 - as copy_file_range(2)
     source: int, begin: int, target: int, to: int, size: int, moved: OnBytes | None = None
 ) -> None:
     """Copy within the kernel, and where the file system can, without copying: by reference."""

@@ -38,7 +38,7 @@ class SharedMemory(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[SharedProcess, ...]
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """In words: how much is shared, how much copied, and what stands against it where it does."""
         told = f"shared {self.shared_bytes >> 20} MiB, copied {self.copied_bytes >> 20} MiB"
         against = (f"; PID {p.pid} shares none: {p.why_not}" for p in self.processes if p.why_not)
@@ -55,17 +55,17 @@ _TAG_NAME = "CACHEDIR.TAG"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by cria restore --share-memory\n"
 
 
-def beside(checkpoint: Path) -> Path:
+def default_directory(checkpoint: Path) -> Path:
     """The directory for a checkpoint where none was named."""
     return checkpoint.parent / f".{checkpoint.name}.shared"
 
 
-def is_ours(path: str) -> bool:
+def is_shared_file(path: str) -> bool:
     """Whether `path`, as in /proc/PID/maps or an image, names a file that was made for sharing."""
     return _FILE.search(path) is not None
 
 
-def make(place: Path) -> None:
+def prepare(place: Path) -> None:
     """Make `place` where it is missing. Raises NotWritable, or CannotShare where it is not private."""
     if any(root == place or root in place.parents for root in MEMORY_FILE_SYSTEMS):
         raise _cannot(place, "clones do not see it: they have a /dev/shm of their own")
@@ -111,7 +111,7 @@ def locked(place: Path) -> Iterator[None]:
         os.close(file)
 
 
-def used(proc: Path = PROC) -> dict[str, int]:
+def keys_in_use(proc: Path = PROC) -> dict[str, int]:
     """The keys of which files are mapped now, each with a process that has one.
 
     By name: in a mount namespace of its own a clone has the file under another device and inode.
@@ -128,15 +128,15 @@ def used(proc: Path = PROC) -> dict[str, int]:
     return found
 
 
-def clear_others(place: Path, key: str) -> None:
+def remove_unused(place: Path, key: str) -> None:
     """Remove from `place` what was made for checkpoints that had its name before, and nobody uses."""
-    living = used()
-    for name, entry in made_in(place):
+    living = keys_in_use()
+    for name, entry in entries(place):
         if name not in living and name != key:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def made_in(place: Path) -> list[tuple[str, Path]]:
+def entries(place: Path) -> list[tuple[str, Path]]:
     """What was made here, each with its key. Whoever names a directory may have other things in it."""
     found = []
     for entry in place.iterdir():
@@ -153,10 +153,10 @@ def remove(place: Path) -> int:
 
     The directory too, where nothing else is in it.
     """
-    if not place.is_dir() or not made_in(place):
+    if not place.is_dir() or not entries(place):
         return 0
     with locked(place):
-        living, made = used(), made_in(place)
+        living, made = keys_in_use(), entries(place)
         for name, entry in made:
             if (pid := living.get(name)) is not None:
                 raise PathTaken(
@@ -173,7 +173,7 @@ def remove(place: Path) -> int:
     return freed
 
 
-def room() -> int:
+def largest_growth() -> int:
     """How far a mapping may grow at most here: more than all memory and swap nobody gets (proc(5))."""
     lines = (PROC / "meminfo").read_text().splitlines()
     known = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}

@@ -23,8 +23,8 @@ from cria.criu.images.memory import (
 from cria.errors import DumpFailed
 from cria.events import OnBytes
 from cria.memory import zero_pages
-from cria.memory.shared.builder import copy
-from cria.memory.shared.directory import is_ours
+from cria.memory.shared.builder import copy_range
+from cria.memory.shared.directory import is_shared_file
 from cria.system import files as sparse
 
 
@@ -38,10 +38,10 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 def shared_files(images: CriuImages) -> tuple[RegularFile, ...]:
     """Those of the files in files.img that were made for sharing."""
-    return tuple(f for f in images.regular_files() if is_ours(f.path))
+    return tuple(f for f in images.regular_files() if is_shared_file(f.path))
 
 
-def fold(images: CriuImages, moved: OnBytes | None = None) -> None:
+def materialize(images: CriuImages, moved: OnBytes | None = None) -> None:
     """Make all private mappings of files that were made for sharing anonymous again, with their pages.
 
     A process has, of a page that it wrote to, its own in the images, and sees of any other what the file
@@ -91,21 +91,21 @@ def _fold(
     fresh = path.with_suffix(".folded")
     with path.open("rb", buffering=0) as old, fresh.open("xb", buffering=0) as new:
         os.fchmod(new.fileno(), 0o600)
-        pieces = list(merged(known, old.fileno(), sources))
+        pieces = list(merge_pages(known, old.fileno(), sources))
         end = 0
         for piece in pieces:
             if piece.run.offset is not None:
-                copy(piece.source, piece.offset, new.fileno(), end, piece.run.size, moved)
+                copy_range(piece.source, piece.offset, new.fileno(), end, piece.run.size, moved)
                 end += piece.run.size
     fresh.replace(path)
     images.write_pagemap(known.pid, known.pages_id, (p.run for p in pieces))
 
 
-def merged(known: Memory, own: int, sources: dict[int, int]) -> Iterator[Piece]:
+def merge_pages(known: Memory, own: int, sources: dict[int, int]) -> Iterator[Piece]:
     """The pages of a process in order: its `own`, and between them those that it sees in a shared file."""
     runs: dict[Mapping, list[Run]] = {}
     others: list[Piece] = []
-    for each in zero_pages.pieces(known):
+    for each in zero_pages.split_by_mapping(known):
         if each.mapping is not None and _is_shared(each.mapping, sources):
             runs.setdefault(each.mapping, []).append(each.run)
         else:

@@ -35,7 +35,7 @@ _FLAGS = MAP_PRIVATE | MAP_ANONYMOUS
 _ADVICE = 1 << 14 | 1 << 16  # MADV_HUGEPAGE, MADV_DONTDUMP
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """What of one process is shared; `why_not` says why nothing is."""
 
     mappings: tuple[Mapping, ...] = ()
@@ -44,13 +44,13 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str | None = None
 
 
-def choose(known: Memory, why_not: str | None = None) -> Choice:
+def select_mappings(known: Memory, why_not: str | None = None) -> Selection:
     """The mappings of one process that are safe to share, and worth it.
 
     With a reason `why_not`, such as an allocator that counts on anonymous memory, none is.
     """
     present: dict[Mapping, int] = {}
-    for piece in zero_pages.pieces(known):
+    for piece in zero_pages.split_by_mapping(known):
         if piece.mapping is not None and piece.run.offset is not None:
             present[piece.mapping] = present.get(piece.mapping, 0) + piece.run.size
     guards = [mapping for mapping in known.mappings if mapping.status & GUARD]
@@ -61,7 +61,7 @@ def choose(known: Memory, why_not: str | None = None) -> Choice:
     }
     shared = sum(chosen.values())
     total = sum(run.size for run in known.runs if run.offset is not None)
-    return Choice(
+    return Selection(
         mappings=tuple(chosen),
         shared_bytes=shared,
         copied_bytes=total - shared,
@@ -118,13 +118,13 @@ class Allocators:
         mapped = {m.file_id for m in known.mappings if m.prot & PROT_EXEC and m.file_id in paths}
         for path in sorted(paths[file_id] for file_id in mapped):
             if path not in self._known:
-                self._known[path] = allocator_in(Path(path))
+                self._known[path] = find_allocator(Path(path))
             if (found := self._known[path]) is not None:
                 return f"{path} {found}"
         return None
 
 
-def allocator_in(path: Path) -> str | None:
+def find_allocator(path: Path) -> str | None:
     """What the file at `path` holds that forbids sharing, in words; None for nothing."""
     if named := _NAMES.search(path.name):
         return f"is {named[1]}"

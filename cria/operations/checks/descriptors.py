@@ -49,7 +49,7 @@ def _without_support(each: Descriptor) -> str | None:
 
 def devices(inventory: Inventory) -> Iterator[Row]:
     """Devices whose state lives in a driver. NVIDIA's hands it over beforehand: cria.operations.checks.gpu."""
-    gpus = set(cuda_devices.descriptors(inventory.descriptors))
+    gpus = set(cuda_devices.gpu_descriptors(inventory.descriptors))
     for each in inventory.descriptors:
         if each.kind != "device" or each in gpus or _reopened(each):
             continue

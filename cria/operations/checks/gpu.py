@@ -37,7 +37,7 @@ def host(_place: Path) -> Iterator[Row]:
         yield warn("cuda-core", "not installed", CudaUnsuitable.default_remedy)
         return
     try:
-        yield from _devices(memory.seen_devices(driver.load()))
+        yield from _devices(memory.list_devices(driver.load()))
     except CriaError as error:
         yield warn("GPUs", error.details or error.message, error.remedy)
 
@@ -61,13 +61,13 @@ def _devices(seen: Iterable[Device]) -> Iterator[Row]:
 
 def engine(inventory: Inventory) -> Iterator[Row]:
     """What an engine holds of GPUs; one without costs nothing."""
-    held = next(devices.descriptors(inventory.descriptors), None)
+    held = next(devices.gpu_descriptors(inventory.descriptors), None)
     if held is None:
         return
-    lacking = driver.missing()
+    lacking = driver.unavailable_reason()
     if lacking is not None:
         yield fail(
-            f"{memory.named(inventory, held.pid)} has the device {held.target} open",
+            f"{memory.process_label(inventory, held.pid)} has the device {held.target} open",
             f"fd {held.fd}; its GPU memory cannot be taken: {lacking}",
             CudaUnsuitable.default_remedy,
             CudaUnsuitable,
@@ -77,14 +77,14 @@ def engine(inventory: Inventory) -> Iterator[Row]:
         return
     try:
         known = driver.load()
-        yield from _ranks(inventory, known, memory.seen_devices(known))
+        yield from _ranks(inventory, known, memory.list_devices(known))
     except CudaUnsuitable as error:
         yield of_error(error)
 
 
 def _ranks(inventory: Inventory, known: Driver, seen: tuple[Device, ...]) -> Iterator[Row]:
-    ranks = devices.ranks(inventory, known)
-    used, _ = devices.split(ranks, seen)
+    ranks = devices.cuda_processes(inventory, known)
+    used, _ = devices.split_used(ranks, seen)
     for each in seen:
         if each.mig and each.gpu in used:
             value = f"MIG is on for {each.gpu.uuid}; the driver cannot checkpoint it"
@@ -115,10 +115,10 @@ def sharing(inventory: Inventory) -> Iterator[Row]:
             "start the engine with: cria run -- CMD...",
             pid=root.pid,
         )
-    for each in devices.descriptors(inventory.descriptors):
+    for each in devices.gpu_descriptors(inventory.descriptors):
         if each.target.startswith(_FABRIC):
             yield warn(
-                f"{memory.named(inventory, each.pid)} may share memory over the NVLink fabric",
+                f"{memory.process_label(inventory, each.pid)} may share memory over the NVLink fabric",
                 f"fd {each.fd} is {each.target}",
                 "start the engine on one node, without IMEX",
                 pid=each.pid,
@@ -132,7 +132,7 @@ def checkpoint(opened: Checkpoint) -> Iterator[Row]:
     if state is None:
         return
     try:
-        moved = memory.choose(state)
+        moved = memory.map_gpus(state)
     except CriaError as error:
         yield of_error(error)
         return

@@ -111,7 +111,7 @@ def lazy(_place: Path) -> Iterator[Row]:
     """Only a restore with --lazy needs it."""
     from cria.memory.lazy import userfaultfd
 
-    found = userfaultfd.hindrance()
+    found = userfaultfd.find_obstacle()
     if found is not None:
         yield warn("lazy restore", found.why, found.remedy)
     else:

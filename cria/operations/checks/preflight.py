@@ -54,7 +54,7 @@ def lazy() -> None:
     from cria.errors import CriuUnsuitable, PrivilegeMissing
     from cria.memory.lazy import userfaultfd
 
-    found = userfaultfd.hindrance()
+    found = userfaultfd.find_obstacle()
     if found is not None:
         kind = PrivilegeMissing if found.privilege else CriuUnsuitable
         raise kind(

@@ -41,12 +41,12 @@ def unlock_engine(state: DumpState) -> None:
 
 
 def is_still_loading(state: DumpState) -> bool:
-    return page_server.guardian(_pids(state)) is not None
+    return page_server.find_supervisor(_pids(state)) is not None
 
 
 def wait_for_memory(state: DumpState) -> None:
     """Wait until a lazily restored engine has all its memory, as long as quiescing it may take."""
-    page_server.wait(_pids(state), state.request.quiesce_seconds)
+    page_server.wait_for_memory(_pids(state), state.request.quiesce_seconds)
 
 
 def find_criu(state: DumpState) -> None:

@@ -22,13 +22,13 @@ def sleep_engine(state: DumpState) -> None:
 
 def save_memory(state: DumpState) -> int:
     state.gpu_memory = GpuMemory(state.inventory, limits=Limits(copy=state.request.gpu_seconds))
-    state.gpu_state = state.gpu_memory.take()
+    state.gpu_state = state.gpu_memory.save()
     return state.gpu_state.taken_bytes
 
 
 def restore_memory(state: DumpState) -> None:
     if state.has("gpu_memory") and state.lost is None:
-        state.gpu_memory.give_back()
+        state.gpu_memory.restore()
 
 
 def restore_memory_of_live_engine(state: DumpState) -> None:

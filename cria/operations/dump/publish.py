@@ -33,7 +33,7 @@ def shares_memory(state: DumpState) -> bool:
 
 def materialize_shared_memory(state: DumpState) -> int:
     """Copy what the engine mapped from a backing store: that is of one host, and may be removed."""
-    materialize.fold(state.images)
+    materialize.materialize(state.images)
     return layout.size_bytes(state.staged.images)
 
 
@@ -59,8 +59,8 @@ def compress_pages(state: DumpState) -> int:
     extracted = CriuImages(state.staged.path / MEMORY, images.program)
     extracted.path.mkdir(mode=layout.PRIVATE)
     for process in [images.memory(pid) for pid in images.pids]:
-        compressed.take_aside(images, extracted, process, moved)
-    compressed.compress_rest(images.path, moved)
+        compressed.extract(images, extracted, process, moved)
+    compressed.compress_shared_pages(images.path, moved)
     return size
 
 
@@ -68,7 +68,7 @@ def drop_zero_pages(state: DumpState) -> int:
     images = state.images
     size = layout.size_bytes(images.path)
     for process in [images.memory(pid) for pid in images.pids]:
-        zero_pages.make_lean(images, process)
+        zero_pages.drop_zero_pages(images, process)
     return size
 
 

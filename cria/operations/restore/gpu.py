@@ -18,7 +18,7 @@ def choose(state: OpenedState) -> None:
 
     gpu_state = state.checkpoint.manifest.gpu_state
     if gpu_state is not None:
-        state.gpu_map = memory.choose(gpu_state, state.request.gpus or {})
+        state.gpu_map = memory.map_gpus(gpu_state, state.request.gpus or {})
 
 
 def restore_memory(state: RestoreState) -> None:
@@ -28,4 +28,4 @@ def restore_memory(state: RestoreState) -> None:
     gpu_state = state.checkpoint.manifest.gpu_state
     if gpu_state is not None:
         limits = Limits(copy=state.request.gpu_seconds)
-        memory.give(gpu_state, state.root, gpu_map=state.gpu_map, limits=limits)
+        memory.restore(gpu_state, state.root, gpu_map=state.gpu_map, limits=limits)

@@ -54,10 +54,10 @@ def prepare_images(state: RestoreState) -> None:
     """Make a directory of links to the images, with its own files.img for the new ports."""
     state.view = Path(tempfile.mkdtemp(prefix="cria-restore-"))
     private_view(state.checkpoint.images, state.view)
-    compressed.unpack_rest(state.checkpoint.images, state.view)
+    compressed.decompress_pages_files(state.checkpoint.images, state.view)
     files = apply_plan(state.checkpoint.criu_images.files, state.plan, state.unix_names)
     if state.backing_store is not None:
-        files = state.backing_store.put_into(state.view, files)
+        files = state.backing_store.link_into(state.view, files)
     files.write(state.view, durable=False)
 
 

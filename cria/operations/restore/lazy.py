@@ -55,14 +55,14 @@ def close_page_server(state: RestoreState) -> None:
 
 def check_page_server(state: RestoreState) -> int:
     """Return the bytes that the page server will load. Raises RestoreFailed where it cannot."""
-    return state.page_server.rebuilt(process.pid for process in tree(state.root))
+    return state.page_server.report_rebuilt(process.pid for process in tree(state.root))
 
 
 def attach_page_server(state: RestoreState) -> None:
     """Let the page server trace the processes: until they ran, CRIU traced them itself."""
-    state.page_server.running()
+    state.page_server.report_running()
 
 
 def load_remaining_memory(state: RestoreState) -> None:
-    state.page_server.answered()
+    state.page_server.report_answered()
     state.page_server.close()

@@ -71,7 +71,7 @@ def has_compressed_pages(state: RestoreState) -> bool:
 def decompress_pages(state: RestoreState) -> int:
     """Write compressed pages straight into the processes, which CRIU still holds."""
     extracted = CriuImages(state.checkpoint.path / MEMORY, state.client.criu)
-    return compressed.put_back(extracted, state.namespaces.host_pid)
+    return compressed.write_into(extracted, state.namespaces.host_pid)
 
 
 def verify_listeners(state: RestoreState) -> None:

@@ -23,7 +23,7 @@ from cria.requests import RestoreRequest
 
 if TYPE_CHECKING:  # the optional parts: a restore that needs none does not wait for their import
     from cria.memory.lazy.client import PageServer
-    from cria.memory.shared.backing_store import Backing
+    from cria.memory.shared.backing_store import BackingStore
     from cria.memory.shared.directory import SharedMemory
     from cria.operations.hooks import Hooks
 
@@ -36,7 +36,7 @@ class OpenedState(StepState):
     checkpoint: Checkpoint = field(init=False)
     client: Client = field(init=False)
     gpu_map: dict[str, str] = field(default_factory=dict)
-    backing_store: Backing | None = None
+    backing_store: BackingStore | None = None
     shared_memory: SharedMemory | None = None
 
     @property

@@ -83,7 +83,7 @@ def test_mig_and_persistence_are_told_by_gpu(here: Any) -> None:
 
 
 def test_an_engine_without_gpus_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "missing", lambda: pytest.fail("asked for a driver"))
+    monkeypatch.setattr(driver, "unavailable_reason", lambda: pytest.fail("asked for a driver"))
 
     assert list(gpu.engine(inventory())) == []
     assert list(gpu.sharing(inventory())) == []

@@ -16,19 +16,19 @@ A, B, C, D = (gpu(n) for n in range(4))
 
 
 def test_the_same_gpus_need_no_map_in_whatever_order_they_are_found() -> None:
-    assert devices.fit([A, B], [B, C, A]) == {}
+    assert devices.map_gpus([A, B], [B, C, A]) == {}
 
 
 def test_what_is_here_stays_and_what_is_gone_takes_a_free_one() -> None:
-    assert devices.fit([A, B], [C, B]) == {A.uuid: C.uuid, B.uuid: B.uuid}
+    assert devices.map_gpus([A, B], [C, B]) == {A.uuid: C.uuid, B.uuid: B.uuid}
 
 
 def test_a_wish_is_kept_and_the_rest_goes_round_it() -> None:
-    assert devices.fit([A, B], [A, B], {A.uuid: B.uuid}) == {A.uuid: B.uuid, B.uuid: A.uuid}
+    assert devices.map_gpus([A, B], [A, B], {A.uuid: B.uuid}) == {A.uuid: B.uuid, B.uuid: A.uuid}
 
 
 def test_gpus_that_were_only_seen_are_in_the_map_as_far_as_there_is_room() -> None:
-    assert devices.fit([A], [C, B], others=[B, D]) == {A.uuid: C.uuid, B.uuid: B.uuid}
+    assert devices.map_gpus([A], [C, B], others=[B, D]) == {A.uuid: C.uuid, B.uuid: B.uuid}
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ def test_gpus_that_were_only_seen_are_in_the_map_as_far_as_there_is_room() -> No
 )
 def test_no_gpu_in_its_place_is_said_with_both_sides(here: list) -> None:
     with pytest.raises(CheckpointMismatch, match=A.uuid) as raised:
-        devices.fit([A], here)
+        devices.map_gpus([A], here)
 
     assert A.name in str(raised.value.details)
     assert all(g.uuid in str(raised.value.details) for g in here)
 
 
 def test_an_older_driver_cannot_exchange_them() -> None:
-    assert devices.fit([A], [A], driver=(570, 1)) == {}
+    assert devices.map_gpus([A], [A], driver=(570, 1)) == {}
     with pytest.raises(CheckpointMismatch, match="only the GPUs it had"):
-        devices.fit([A], [B], driver=(570, 1))
+        devices.map_gpus([A], [B], driver=(570, 1))
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_an_older_driver_cannot_exchange_them() -> None:
 )
 def test_a_wish_that_makes_no_sense_is_refused(wish: dict[str, str]) -> None:
     with pytest.raises(UsageError):
-        devices.fit([A, B], [A, B, C], wish)
+        devices.map_gpus([A, B], [A, B, C], wish)
 
 
 def test_wishes_are_read_with_and_without_the_prefix() -> None:
-    assert devices.parse(["GPU-1=2"]) == {"GPU-1": "GPU-2"}
+    assert devices.parse_gpu_map(["GPU-1=2"]) == {"GPU-1": "GPU-2"}
     with pytest.raises(UsageError):
-        devices.parse(["GPU-1"])
+        devices.parse_gpu_map(["GPU-1"])
 
 
 some = st.lists(st.integers(0, 7), unique=True, min_size=1, max_size=8)
@@ -70,10 +70,10 @@ def test_a_map_is_whole_and_one_to_one_or_there_is_none(old: list[int], new: lis
     recorded, here = [gpu(n) for n in old], [gpu(n) for n in new]
     if len(here) < len(recorded):
         with pytest.raises(CheckpointMismatch):
-            devices.fit(recorded, here)
+            devices.map_gpus(recorded, here)
         return
 
-    mapping = devices.fit(recorded, here)
+    mapping = devices.map_gpus(recorded, here)
 
     if mapping:
         assert set(mapping) == {g.uuid for g in recorded}
@@ -89,13 +89,13 @@ def test_ranks_are_those_holders_that_the_driver_knows() -> None:
     )
 
     assert devices.uses_gpus(held)
-    assert devices.ranks(held, StandIn([10, 11])) == (10,)
-    assert devices.ranks(held, StandIn([])) == ()
+    assert devices.cuda_processes(held, StandIn([10, 11])) == (10,)
+    assert devices.cuda_processes(held, StandIn([])) == ()
     assert not devices.uses_gpus(inventory(descriptors=(device("/dev/null", 1),)))
 
 
 def test_the_gpus_of_an_engine_are_those_it_computes_on_or_all_where_nobody_says() -> None:
     seen = [Device(gpu=A, used={10: 1}), Device(gpu=B, used={99: 1})]
 
-    assert devices.split([10, 11], seen) == ((A,), (B,))
-    assert devices.split([55], seen) == ((A, B), ())
+    assert devices.split_used([10, 11], seen) == ((A,), (B,))
+    assert devices.split_used([55], seen) == ((A, B), ())

@@ -10,7 +10,7 @@ import pytest
 
 from cria.errors import CudaUnsuitable, GpuNotGiven
 from cria.gpu import driver, memory
-from cria.gpu.ranks import Trouble
+from cria.gpu.ranks import GoalMissed
 from cria.model.inventory import Role
 from cria.model.manifest import GpuState
 from tests.cuda_standin import StandIn, gpu
@@ -20,9 +20,9 @@ ENGINE = inventory(process(11, role=Role(name="worker", confidence="certain")), 
 
 
 def test_a_rank_that_failed_is_named_with_its_part_and_what_that_means() -> None:
-    trouble = Trouble("checkpointed", {11: "checkpoint: no"}, {11: "failed", 12: "running"})
+    trouble = GoalMissed("checkpointed", {11: "checkpoint: no"}, {11: "failed", 12: "running"})
 
-    assert memory.told(trouble, ENGINE).splitlines() == [
+    assert memory.describe(trouble, ENGINE).splitlines() == [
         "process 11 (worker): failed: the driver met an error from which this process cannot recover;"
         " checkpoint: no",
         "process 12: running",
@@ -38,7 +38,9 @@ def test_a_rank_that_failed_is_named_with_its_part_and_what_that_means() -> None
     ],
 )
 def test_the_remedy_follows_the_drivers_words(said: str, cure: str) -> None:
-    assert cure in str(memory.remedy(Trouble("checkpointed", {11: said}, {11: "running"})))
+    assert cure in str(
+        memory.suggest_remedy(GoalMissed("checkpointed", {11: said}, {11: "running"}))
+    )
 
 
 def test_processes_that_the_driver_does_not_know_get_no_gpu(
@@ -48,7 +50,7 @@ def test_processes_that_the_driver_does_not_know_get_no_gpu(
     state = GpuState(ranks=(1, 2), gpus=(gpu(0),), driver="580", taken_bytes=0)
 
     with pytest.raises(GpuNotGiven, match="does not know"):
-        memory.give(state, os.getpid())
+        memory.restore(state, os.getpid())
 
 
 def test_a_host_without_a_driver_says_so() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cria.gpu.driver import Calls
-from cria.gpu.ranks import Goal, Limits, Ranks, Trouble
+from cria.gpu.driver import DriverCalls
+from cria.gpu.ranks import Goal, GoalMissed, Limits, Ranks
 from tests.cuda_standin import MOVES, Fault, StandIn
 
 PIDS = (11, 12, 13)
@@ -32,16 +32,16 @@ def drivers() -> Iterator[list[StandIn]]:
         driver.released.set()
 
 
-def reach(driver: StandIn, goal: Goal, pids: tuple[int, ...] = PIDS) -> Trouble | None:
+def reach(driver: StandIn, goal: Goal, pids: tuple[int, ...] = PIDS) -> GoalMissed | None:
     late = any(fault.how in ("hang", "slow") for fault in driver.faults)
     try:
         Ranks(driver, pids, limits=SHORT if late else LONG).reach(goal)
-    except Trouble as trouble:
+    except GoalMissed as trouble:
         return trouble
     return None
 
 
-def together(driver: StandIn, trouble: Trouble | None) -> set[str]:
+def together(driver: StandIn, trouble: GoalMissed | None) -> set[str]:
     """The states of all ranks but those that are named as lost; the promise is that this is one state."""
     lost = {pid for pid, s in (trouble.states if trouble else {}).items() if s in (None, "failed")}
     assert trouble is None or lost <= set(trouble.reasons), "a lost rank is named"
@@ -128,7 +128,7 @@ def test_a_late_rank_is_waited_for_and_brought_back_with_the_others(
     drivers.append(driver)
     waits = 0
 
-    def wait(calls: Calls, pids: Iterable[int], seconds: float) -> set[int]:
+    def wait(calls: DriverCalls, pids: Iterable[int], seconds: float) -> set[int]:
         nonlocal waits
         if seconds and ("checkpoint", 12) in driver.calls:
             waits += 1
@@ -136,11 +136,11 @@ def test_a_late_rank_is_waited_for_and_brought_back_with_the_others(
                 driver.released.set()
         return original(calls, pids, 10 if seconds and waits > 1 else seconds)
 
-    original = Calls.wait
+    original = DriverCalls.wait
     monkeypatch.setattr("tests.cuda_standin.SLOW_SECONDS", 30)
-    monkeypatch.setattr(Calls, "wait", wait)
+    monkeypatch.setattr(DriverCalls, "wait", wait)
 
-    with pytest.raises(Trouble) as raised:
+    with pytest.raises(GoalMissed) as raised:
         Ranks(driver, PIDS, limits=Limits(lock=10.0, copy=0.1)).reach("checkpointed")
 
     assert "no answer" in raised.value.reasons[12]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cria.criu.images.memory import ANON_PRIVATE, FILE_PRIVATE, PAGE, PRESENT, Mapping, Memory, Run
 from cria.errors import CheckpointDamaged
 from cria.memory import frames, zero_pages
-from cria.memory.compressed import Places
+from cria.memory.compressed import TargetRanges
 from cria.memory.frames import FRAME, Frames
 from cria.system.processes import write_memory
 
@@ -41,7 +41,7 @@ def test_what_is_left_holds_all_that_is_not_zero(
     whole = run(0, len(data) // PAGE, 0)
 
     with path.open("r+b", buffering=0) as file:
-        left = list(zero_pages.filled(file.fileno(), whole))
+        left = list(zero_pages.nonzero_parts(file.fileno(), whole))
         zero_pages.compact(file.fileno(), left)
 
     memory, content = bytearray(len(data)), path.read_bytes()
@@ -64,7 +64,7 @@ def test_a_run_is_cut_where_a_mapping_ends() -> None:
 
     cut = [
         ((piece.run.start - BASE) // PAGE, piece.run.pages, piece.run.offset, piece.mapping)
-        for piece in zero_pages.pieces(known)
+        for piece in zero_pages.split_by_mapping(known)
     ]
 
     assert cut == [
@@ -116,7 +116,7 @@ def test_frames_that_were_cut_off_are_told(tmp_path: Path, cut: int) -> None:
 
 
 def test_places_go_over_the_end_of_a_run() -> None:
-    places = Places([run(0, 1, 0), run(5, 2, PAGE)])
+    places = TargetRanges([run(0, 1, 0), run(5, 2, PAGE)])
 
     assert places.of(100, PAGE) == [(BASE + 100, PAGE - 100), (BASE + 5 * PAGE, 100)]
 

@@ -19,21 +19,21 @@ def process(proc: Path, pid: int, *, tracer: int = 0, name: str = "python") -> N
 def test_a_guardian_is_known_by_its_name(tmp_path: Path) -> None:
     process(tmp_path, 10)
     process(tmp_path, 11, tracer=50)
-    process(tmp_path, 50, name=client.NAME)
+    process(tmp_path, 50, name=client.PROCESS_NAME)
 
-    assert client.guardian([10, 11], tmp_path) == 50
-    assert client.guardian([10], tmp_path) is None
+    assert client.find_supervisor([10, 11], tmp_path) == 50
+    assert client.find_supervisor([10], tmp_path) is None
 
 
 def test_a_debugger_is_none(tmp_path: Path) -> None:
     process(tmp_path, 10, tracer=50)
     process(tmp_path, 50, name="gdb")
 
-    assert client.guardian([10, 99], tmp_path) is None
+    assert client.find_supervisor([10, 99], tmp_path) is None
 
 
 def test_it_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "guardian", lambda _pids: 50)
+    monkeypatch.setattr(client, "find_supervisor", lambda _pids: 50)
 
     with pytest.raises(EngineBusy, match="still arrives"):
-        client.wait([10], seconds=0.05)
+        client.wait_for_memory([10], seconds=0.05)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cria.memory.lazy.protocol import HandoverFailed, receive
+from cria.memory.lazy.protocol import HandoffFailed, receive_userfaultfds
 
 Ends = tuple[socket.socket, socket.socket]
 
@@ -35,7 +35,7 @@ def test_each_process_comes_with_its_descriptor(ends: Ends) -> None:
     for pid in (12, -40, 11):  # a zombie has none
         send(theirs, pid)
 
-    handed = receive(ours, (11, 12))
+    handed = receive_userfaultfds(ours, (11, 12))
 
     assert {pid: os.eventfd_read(descriptor) for pid, descriptor in handed.items()} == {
         11: 11,
@@ -52,5 +52,5 @@ def test_anything_else_is_refused(ends: Ends, sent: tuple[int, ...]) -> None:
         send(theirs, pid)
     theirs.close()
 
-    with pytest.raises(HandoverFailed):
-        receive(ours, (11, 12))
+    with pytest.raises(HandoffFailed):
+        receive_userfaultfds(ours, (11, 12))

@@ -12,14 +12,14 @@ from cria.checkpoint.handle import Checkpoint
 from cria.errors import CriuUnsuitable, PrivilegeMissing, UsageError
 from cria.events import Timings
 from cria.memory.lazy import userfaultfd
-from cria.memory.lazy.userfaultfd import Hindrance
+from cria.memory.lazy.userfaultfd import Obstacle
 from cria.operations.checks import host, preflight
 from cria.operations.restore import lazy
 from cria.operations.restore.state import OpenedState
 from cria.requests import RestoreRequest
 
-NO_KERNEL = Hindrance(why="this kernel has no userfaultfd(2)", remedy="use another")
-NO_RIGHT = Hindrance(why="not permitted", remedy="grant CAP_SYS_PTRACE", privilege=True)
+NO_KERNEL = Obstacle(why="this kernel has no userfaultfd(2)", remedy="use another")
+NO_RIGHT = Obstacle(why="not permitted", remedy="grant CAP_SYS_PTRACE", privilege=True)
 
 
 def opened(place: Path, *, gpus: object = None, share: bool = False) -> OpenedState:
@@ -34,7 +34,7 @@ def opened(place: Path, *, gpus: object = None, share: bool = False) -> OpenedSt
 
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(userfaultfd, "hindrance", lambda: None)
+    monkeypatch.setattr(userfaultfd, "find_obstacle", lambda: None)
 
 
 @pytest.mark.usefixtures("able")
@@ -67,9 +67,9 @@ def test_compressed_memory_is_refused(tmp_path: Path) -> None:
     ("found", "kind"), [(NO_KERNEL, CriuUnsuitable), (NO_RIGHT, PrivilegeMissing)]
 )
 def test_a_host_that_cannot_says_why(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Hindrance, kind: type
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Obstacle, kind: type
 ) -> None:
-    monkeypatch.setattr(userfaultfd, "hindrance", lambda: found)
+    monkeypatch.setattr(userfaultfd, "find_obstacle", lambda: found)
 
     with pytest.raises(kind) as refused:
         preflight.lazy()

@@ -9,14 +9,14 @@ import pytest
 
 from cria.criu.images import memory
 from cria.criu.images.memory import Mapping, Memory
-from cria.memory.shared.selection import Allocators, allocator_in
+from cria.memory.shared.selection import Allocators, find_allocator
 
 
 @pytest.mark.parametrize(
     "name", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so", "libjvm.so"]
 )
 def test_a_library_is_known_by_its_name(tmp_path: Path, name: str) -> None:
-    assert str(allocator_in(tmp_path / name)).startswith("is ")
+    assert str(find_allocator(tmp_path / name)).startswith("is ")
 
 
 def elf(path: Path, section: str, content: bytes) -> Path:
@@ -50,23 +50,23 @@ def test_one_that_is_linked_into_an_extension_is_known_by_its_words(
 ) -> None:
     path = elf(tmp_path / "_rust.abi3.so", ".rodata", b"before\0" + words)
 
-    assert allocator_in(path) == f"holds {found}"
+    assert find_allocator(path) == f"holds {found}"
 
 
 def test_the_same_words_elsewhere_than_in_constants_do_not_matter(tmp_path: Path) -> None:
-    assert allocator_in(elf(tmp_path / "x.so", ".comment", b"mimalloc")) is None
+    assert find_allocator(elf(tmp_path / "x.so", ".comment", b"mimalloc")) is None
 
 
 def test_go_brings_its_own(tmp_path: Path) -> None:
-    assert allocator_in(elf(tmp_path / "x.so", ".go.buildinfo", b"x")) == "is written in Go"
+    assert find_allocator(elf(tmp_path / "x.so", ".go.buildinfo", b"x")) == "is written in Go"
 
 
 def test_cpython_uses_its_mimalloc_in_the_free_threaded_build_only(tmp_path: Path) -> None:
     words = b"mimalloc: \0"
 
-    assert allocator_in(elf(tmp_path / "libpython3.13.so.1.0", ".rodata", words)) is None
-    assert allocator_in(elf(tmp_path / "python3.14", ".rodata", words)) is None
-    assert allocator_in(elf(tmp_path / "libpython3.13t.so.1.0", ".rodata", words)) is not None
+    assert find_allocator(elf(tmp_path / "libpython3.13.so.1.0", ".rodata", words)) is None
+    assert find_allocator(elf(tmp_path / "python3.14", ".rodata", words)) is None
+    assert find_allocator(elf(tmp_path / "libpython3.13t.so.1.0", ".rodata", words)) is not None
 
 
 def test_this_python_and_its_libc_hold_none() -> None:
@@ -77,15 +77,15 @@ def test_this_python_and_its_libc_hold_none() -> None:
     }
 
     libc = [path for path in mapped if "libc.so" in path]
-    assert [allocator_in(Path(path)) for path in libc] == [None] * len(libc)
+    assert [find_allocator(Path(path)) for path in libc] == [None] * len(libc)
 
 
 def test_what_cannot_be_looked_into_is_not_trusted(tmp_path: Path) -> None:
     cut = tmp_path / "cut.so"
     cut.write_bytes(elf(tmp_path / "x.so", ".rodata", b"x").read_bytes()[:100])
 
-    assert "cannot be looked into" in str(allocator_in(tmp_path / "none.so"))
-    assert allocator_in(cut) is not None
+    assert "cannot be looked into" in str(find_allocator(tmp_path / "none.so"))
+    assert find_allocator(cut) is not None
 
 
 def test_only_files_mapped_to_be_run_matter(tmp_path: Path) -> None:

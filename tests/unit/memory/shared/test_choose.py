@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from cria.criu.images import memory
 from cria.criu.images.memory import PAGE, PRESENT, Mapping, Memory, Run
 from cria.errors import CannotShare, CheckpointDamaged
-from cria.memory.shared.builder import HUGE, LARGEST_FILE, copy, slots
-from cria.memory.shared.selection import SMALLEST, choose, is_safe
+from cria.memory.shared.builder import HUGE, LARGEST_FILE, assign_slots, copy_range
+from cria.memory.shared.selection import SMALLEST, is_safe, select_mappings
 
 AT = 0x7F0000000000
 PLAIN = Mapping(
@@ -41,7 +41,7 @@ def test_a_plain_mapping_is_shared_and_so_is_the_heap() -> None:
     heap = replace(
         PLAIN, start=AT + (8 << 20), end=AT + (9 << 20), status=PLAIN.status | memory.HEAP
     )
-    choice = choose(known(PLAIN, heap))
+    choice = select_mappings(known(PLAIN, heap))
 
     assert choice.mappings == (PLAIN, heap)
     assert (choice.shared_bytes, choice.copied_bytes) == (5 << 20, 0)
@@ -69,7 +69,7 @@ def test_what_is_known_to_differ_or_not_known_is_copied(change: dict[str, int]) 
     mapping = replace(PLAIN, **change)
 
     assert not is_safe(mapping)
-    assert choose(known(mapping)).mappings == ()
+    assert select_mappings(known(mapping)).mappings == ()
 
 
 def test_a_mapping_with_a_guard_in_it_is_copied() -> None:
@@ -90,13 +90,13 @@ def test_what_has_few_pages_is_copied_however_large_it_is() -> None:
         ),
     )
 
-    assert choose(sparse).mappings == ()
-    assert choose(sparse).copied_bytes == few * PAGE
-    assert choose(enough).mappings == (PLAIN,)
+    assert select_mappings(sparse).mappings == ()
+    assert select_mappings(sparse).copied_bytes == few * PAGE
+    assert select_mappings(enough).mappings == (PLAIN,)
 
 
 def test_a_reason_against_the_process_is_one_against_all_of_it() -> None:
-    choice = choose(known(PLAIN), "x.so holds jemalloc")
+    choice = select_mappings(known(PLAIN), "x.so holds jemalloc")
 
     assert choice.mappings == ()
     assert choice.why_not == "x.so holds jemalloc"
@@ -105,7 +105,7 @@ def test_a_reason_against_the_process_is_one_against_all_of_it() -> None:
 
 def test_what_no_file_can_hold_with_room_to_grow_is_refused() -> None:
     with pytest.raises(CannotShare):
-        slots([replace(PLAIN, end=AT + LARGEST_FILE)], 1 << 30)
+        assign_slots([replace(PLAIN, end=AT + LARGEST_FILE)], 1 << 30)
 
 
 def test_a_file_that_is_cut_short_is_told(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_file_that_is_cut_short_is_told(tmp_path: Path) -> None:
         (tmp_path / "target").open("wb") as target,
         pytest.raises(CheckpointDamaged),
     ):
-        copy(source.fileno(), 0, target.fileno(), 0, 2 * PAGE)
+        copy_range(source.fileno(), 0, target.fileno(), 0, 2 * PAGE)
 
 
 @given(
@@ -130,7 +130,7 @@ def test_each_mapping_has_a_place_of_its_own_and_room_to_grow(
         mappings.append(replace(PLAIN, start=at, end=at + pages * PAGE))
         at += (pages + gap) * PAGE
 
-    placed, size = slots(mappings, room)
+    placed, size = assign_slots(mappings, room)
 
     assert size <= LARGEST_FILE
     assert [slot.mapping for slot in placed] == mappings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cria.criu.images import memory
 from cria.criu.images.memory import PAGE, PRESENT, Mapping, Memory, Run
-from cria.memory.shared.materialize import merged
+from cria.memory.shared.materialize import merge_pages
 
 AT, FAR = 0x7F0000000000, 1 << 30
 SHARED = Mapping(
@@ -40,7 +40,7 @@ def opened(path: Path, pages: dict[int, bytes], size: int) -> Iterator[int]:
 def content(known: Memory, own: int, shared: int) -> dict[int, bytes]:
     """The first byte of each page that the folded images hold, by the page's number from AT."""
     found = {}
-    for piece in merged(known, own, {9: shared}):
+    for piece in merge_pages(known, own, {9: shared}):
         for page in range(piece.run.pages):
             at = (piece.run.start - AT) // PAGE + page
             assert at not in found, "a page is told twice"

@@ -14,8 +14,8 @@ KEY = "0123456789abcdef" * 2
 
 def test_a_place_is_made_private_and_told_to_backup_programs(tmp_path: Path) -> None:
     there = tmp_path / "checkpoints" / ".qwen.shared"
-    place.make(there)
-    place.make(there)
+    place.prepare(there)
+    place.prepare(there)
 
     assert there.stat().st_mode & 0o777 == 0o700
     assert (
@@ -30,7 +30,7 @@ def test_a_place_that_others_may_reach_is_refused(tmp_path: Path) -> None:
     there.mkdir(mode=0o755)
 
     with pytest.raises(CannotShare) as refused:
-        place.make(there)
+        place.prepare(there)
 
     assert "mode 755" in str(refused.value.details)
 
@@ -40,7 +40,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
 
     with pytest.raises(CannotShare):
-        place.make(tmp_path / "link")
+        place.prepare(tmp_path / "link")
 
     assert not list((tmp_path / "real").iterdir())
 
@@ -49,14 +49,14 @@ def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(NotWritable) as refused:
-        place.make(tmp_path / "file" / "below")
+        place.prepare(tmp_path / "file" / "below")
 
     assert str(tmp_path / "file") in refused.value.message
 
 
 def test_memory_of_the_host_that_clones_do_not_see_is_refused() -> None:
     with pytest.raises(CannotShare) as refused:
-        place.make(Path("/dev/shm/cria-no-such"))
+        place.prepare(Path("/dev/shm/cria-no-such"))
 
     assert not Path("/dev/shm/cria-no-such").exists()
     assert refused.value.remedy == "name another directory: --share-in DIR"
@@ -73,7 +73,7 @@ def test_memory_of_the_host_that_clones_do_not_see_is_refused() -> None:
     ],
 )
 def test_a_file_is_known_by_its_name(path: str, ours: bool) -> None:
-    assert place.is_ours(path) is ours
+    assert place.is_shared_file(path) is ours
 
 
 def test_who_has_a_file_mapped_is_found(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_who_has_a_file_mapped_is_found(tmp_path: Path) -> None:
         (tmp_path / str(pid) / "maps").write_text(line + path + "\n")
     (tmp_path / "9").mkdir()  # it has just ended
 
-    assert place.used(tmp_path) == {KEY: 7}
+    assert place.keys_in_use(tmp_path) == {KEY: 7}
 
 
 def test_what_nobody_made_here_is_not_removed(tmp_path: Path) -> None:
     there = tmp_path / "there"
-    place.make(there)
+    place.prepare(there)
     kept = [there / "notes", there / KEY, there / f"{KEY[::-1]}"]
     for directory in kept[:2]:
         directory.mkdir()
@@ -98,7 +98,7 @@ def test_what_nobody_made_here_is_not_removed(tmp_path: Path) -> None:
         directory.mkdir()
     made(there / KEY.replace("0", "f"))
 
-    place.clear_others(there, KEY)
+    place.remove_unused(there, KEY)
 
     assert all(entry.exists() for entry in kept)
     assert not (there / KEY.replace("0", "f")).exists()
@@ -113,7 +113,7 @@ def made(directory: Path) -> Path:
 def test_what_else_lies_in_a_named_directory_stays_when_all_is_removed(tmp_path: Path) -> None:
     there = tmp_path / "there"
     assert place.remove(there) == 0
-    place.make(there)
+    place.prepare(there)
     (there / "qwen").mkdir()
     (there / "lock").write_text("somebody's")
     assert place.remove(there) == 0
