@@ -75,7 +75,7 @@ class RawImages:
             *OPTIONS,
         ]
         start = time.monotonic()
-        with log.explained(self.directory / log_name, during=error):
+        with log.explain_failure(self.directory / log_name, during=error):
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,

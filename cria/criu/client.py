@@ -1,26 +1,26 @@
-"""Talk to CRIU through pycriu's RPC messages, stopping at the stages where cria has work to do."""
+"""Talk to CRIU in the messages of its RPC, stopping at the stages at which cria has work to do."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
-from cria.criu.messages import find_pycriu
-from cria.errors import PycriuMissing
+from cria.criu.messages import load_rpc
+from cria.criu.rpc import CriuOptions, CriuResponse, Rpc
 
-# CRIU loads every plugin of a directory, cuda_plugin.so too, which does what cria.cuda does. It wants
-# the directory to exist: this one does in every mount namespace, and holds no library.
+# For engines with GPUs CRIU runs without plugins: cuda_plugin.so would restore the GPU memory of every
+# process by itself, with no time limit and on the GPUs of the dump. CRIU loads every *.so of this directory,
+# and fails where there is none (cr_plugin_init in criu/plugin.c). This one is in every mount namespace.
 WITHOUT_PLUGINS = ("/usr/bin/env", "CRIU_LIBS_DIR=/proc/self/ns")
 
 
 class CriuRefused(Exception):
-    """CRIU answered no; what its error lines mean is worked out in cria.criu.log."""
+    """CRIU failed a request; cria.criu.log finds the reason in CRIU's log."""
 
     def __init__(self, request: str, errno: int, message: str) -> None:
         super().__init__(f"{request}: {message or os.strerror(errno)}")
@@ -30,171 +30,158 @@ class CriuRefused(Exception):
 class Runner(Protocol):
     """Namespaces in which CRIU can be run."""
 
-    def numbered(self, descriptors: Sequence[int]) -> Sequence[int]:
-        """The numbers under which a program there will find `descriptors`."""
+    def descriptor_numbers(self, descriptors: Sequence[int]) -> Sequence[int]:
+        """Return the numbers that `descriptors` have for a program that is run there."""
 
     def run(self, argv: Sequence[str], descriptors: Sequence[int]) -> None:
-        """Run a program there that finds `descriptors` so."""
+        """Run a program there that inherits `descriptors`."""
 
 
 class Client:
-    """One CRIU program, reached by `criu swrk`: a process for each request."""
+    """One CRIU program, reached by `criu swrk`: a process for each request.
 
-    def __init__(self, criu: Path) -> None:
-        self.criu = criu
-        self._rpc = _rpc_messages(criu)
+    Only the messages are pycriu's. Its driver (lib/pycriu/criu.py) sends a request and reads one answer, so
+    that it cannot reply to notifications, and cria undoes a dump or a restore by a reply of "no".
+    """
 
-    def options(self, **fields: Any) -> Any:
-        """A criu_opts message of this CRIU's own schema."""
+    def __init__(self, program: Path) -> None:
+        """Raises PycriuMissing where there are no messages that belong to the CRIU `program`."""
+        self.program = program
+        self._rpc = cast("Rpc", load_rpc(program))
+
+    def options(self, **fields: object) -> CriuOptions:
+        """Return the options of a request, in the schema of this CRIU."""
+        # The field is required, and -1 is "none" (resolve_images_dir_path in criu/cr-service.c).
         return self._rpc.criu_opts(**{"images_dir_fd": -1, **fields})
 
-    def knows(self, option: str) -> bool:
-        """Whether this CRIU has an RPC option of that name: features decide, not version numbers."""
-        return option in self._rpc.criu_opts.DESCRIPTOR.fields_by_name
+    def has_option(self, name: str) -> bool:
+        """Say whether this CRIU has an option: cria asks for features, not for version numbers."""
+        return name in self._rpc.criu_opts.DESCRIPTOR.fields_by_name
 
     def constant(self, name: str) -> int:
-        """The number of an enum value of the RPC, for example "SKIP" or "IMAGE_IO_DIRECT"."""
+        """Return the number of an enum value of the RPC, for example "SKIP" or "IMAGE_IO_DIRECT"."""
         return int(getattr(self._rpc, name))
 
-    def check(self) -> None:
-        """Ask CRIU whether this kernel has what it needs. Raises CriuRefused."""
-        self._ask(self._rpc.CHECK, self.options(), notify=False).finish()
-
     def dump(
-        self, options: Any, inside: Runner | None = None, *, plugins: bool = True
+        self, options: CriuOptions, inside: Runner | None = None, *, plugins: bool = True
     ) -> Conversation:
-        return self._ask(self._rpc.DUMP, options, notify=True, inside=inside, plugins=plugins)
+        """Begin a dump, in the namespaces `inside` where they are not cria's own."""
+        return self._request(self._rpc.DUMP, options, inside=inside, plugins=plugins)
 
     def restore(
-        self, options: Any, inside: Runner | None = None, *, plugins: bool = True
+        self, options: CriuOptions, inside: Runner | None = None, *, plugins: bool = True
     ) -> Conversation:
-        return self._ask(self._rpc.RESTORE, options, notify=True, inside=inside, plugins=plugins)
+        """Begin a restore, in the namespaces `inside` where they are not cria's own."""
+        return self._request(self._rpc.RESTORE, options, inside=inside, plugins=plugins)
 
-    def _ask(
+    def _request(
         self,
         kind: int,
-        options: Any,
+        options: CriuOptions,
         *,
-        notify: bool,
         inside: Runner | None = None,
         plugins: bool = True,
     ) -> Conversation:
         request = self._rpc.criu_req(type=kind, opts=options)
-        request.opts.notify_scripts = notify
+        request.opts.notify_scripts = True
+        command = [*(() if plugins else WITHOUT_PLUGINS), str(self.program), "swrk"]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             worker = None
             if inside is None:
-                worker = self._start(theirs, () if plugins else WITHOUT_PLUGINS)
+                worker = _start([*command, str(theirs.fileno())], theirs)
             else:
-                # CRIU finds descriptors by the PID of its peer, which it cannot see from inside.
+                # CRIU opens the images as /proc/PID/fd/N of its peer, whose PID it cannot see from
+                # inside. So it inherits the directory.
                 images = request.opts.images_dir_fd
                 request.opts.images_dir_fd = -1
-                channel, directory = inside.numbered([theirs.fileno(), images])
+                descriptors = [theirs.fileno(), images]
+                channel, directory = inside.descriptor_numbers(descriptors)
                 request.opts.images_dir = f"/proc/self/fd/{directory}"
-                command = [*(() if plugins else WITHOUT_PLUGINS), str(self.criu), "swrk"]
-                inside.run([*command, str(channel)], [theirs.fileno(), images])
+                inside.run([*command, str(channel)], descriptors)
         ours.send(request.SerializeToString())
         return Conversation(self._rpc, worker, ours, self._rpc.criu_req_type.Name(kind).lower())
 
-    def _start(self, theirs: socket.socket, before: Sequence[str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*before, str(self.criu), "swrk", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Ctrl-C must not kill CRIU between freezing a tree and undoing that.
-            start_new_session=True,
-        )
-
 
 class Conversation:
-    """One request under way. CRIU waits at each stage it notifies until it is told to go on."""
+    """One request under way. CRIU waits at each stage that it notifies, until it gets a reply."""
 
     def __init__(
-        self, rpc: Any, worker: subprocess.Popen[bytes] | None, channel: socket.socket, request: str
+        self, rpc: Rpc, worker: subprocess.Popen[bytes] | None, channel: socket.socket, request: str
     ) -> None:
         self._rpc = rpc
         self._worker = worker
         self._channel = channel
         self._request = request
-        self._owes_reply = False
-        self._answer: Any = None
-        self._over = False
+        self._reply_is_due = False
+        self._ended = False
 
     def wait_for(self, stage: str) -> int:
         """Let CRIU go on until it reaches `stage`, and leave it waiting there.
 
-        Returns the PID that CRIU sent along. Raises CriuRefused if CRIU fails before.
+        Return the PID that CRIU sends along: of the root process, as CRIU sees it. Raises CriuRefused
+        where CRIU fails before.
         """
         while True:
-            message = self._next(go_on=True)
+            message = self._next(success=True)
             if message is None:
                 raise CriuRefused(self._request, 0, f"CRIU never reached the stage {stage}")
             if message.notify.script == stage:
-                return int(message.notify.pid)
+                return message.notify.pid
 
-    def finish(self) -> Any:
-        """Let CRIU go on to its end and return its answer. Raises CriuRefused."""
-        while self._next(go_on=True) is not None:
+    def finish(self) -> None:
+        """Let CRIU go on to its end. Raises CriuRefused."""
+        while self._next(success=True) is not None:
             pass
-        return self._answer
 
     def abort(self) -> None:
         """Make CRIU fail at the stage where it waits, and wait until it has undone what it did."""
-        try:
-            while self._next(go_on=False) is not None:
+        with suppress(CriuRefused):
+            while self._next(success=False) is not None:
                 pass
-        except CriuRefused:
-            pass
 
-    def _next(self, *, go_on: bool) -> Any:
-        """Reply to the stage CRIU waits at; return its next notification, None after its last word."""
-        if self._over:
+    def _next(self, *, success: bool) -> CriuResponse | None:
+        """Reply to the stage at which CRIU waits; return the next notification, None at CRIU's end."""
+        if self._ended:
             return None
-        if self._owes_reply:
-            reply = self._rpc.criu_req(type=self._rpc.NOTIFY, notify_success=go_on)
-            self._owes_reply = False
-            with suppress(BrokenPipeError):  # it has ended, as reading will show
+        if self._reply_is_due:
+            reply = self._rpc.criu_req(type=self._rpc.NOTIFY, notify_success=success)
+            self._reply_is_due = False
+            with suppress(BrokenPipeError):  # CRIU has ended, as _receive is about to find
                 self._channel.send(reply.SerializeToString())
         message = self._receive()
         if message.type == self._rpc.NOTIFY:
-            self._owes_reply = True
+            self._reply_is_due = True
             return message
-        self._answer = message
-        self._hang_up()
+        self._end()
         if not message.success:
             raise CriuRefused(self._request, message.cr_errno, message.cr_errmsg)
         return None
 
-    def _receive(self) -> Any:
+    def _receive(self) -> CriuResponse:
         try:
             size = len(self._channel.recv(1, socket.MSG_PEEK | socket.MSG_TRUNC))
         except ConnectionResetError:
             size = 0
         if size == 0:
-            self._hang_up()
+            self._end()
             raise CriuRefused(self._request, 0, "CRIU ended without an answer")
-        message = self._rpc.criu_resp()
-        message.ParseFromString(self._channel.recv(size))
-        return message
+        return self._rpc.criu_resp.FromString(self._channel.recv(size))
 
-    def _hang_up(self) -> None:
-        self._over = True
+    def _end(self) -> None:
+        self._ended = True
         self._channel.close()
         if self._worker is not None:
             self._worker.wait()
 
 
-def _rpc_messages(criu: Path) -> Any:
-    """pycriu's rpc_pb2 alone: importing the whole package costs twice a small restore."""
-    path = find_pycriu(criu) / "rpc_pb2.py"
-    spec = importlib.util.spec_from_file_location("pycriu_rpc_pb2", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (OSError, ImportError, TypeError, AttributeError) as error:
-        raise PycriuMissing(f"{path} does not load", details=str(error)) from error
-    return module
+def _start(command: Sequence[str], channel: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        pass_fds=[channel.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C must not kill CRIU between the moment when it froze processes and when it let them go.
+        start_new_session=True,
+    )

@@ -1,4 +1,4 @@
-"""Find CRIU's Python package and load single message modules of it, without the package's own import."""
+"""Find CRIU's Python package pycriu, and load single message modules of it."""
 
 from __future__ import annotations
 
@@ -6,71 +6,111 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol, TypeVar
 
 from cria.errors import PycriuMissing
+
+M_co = TypeVar("M_co", covariant=True)
+
+
+class Message(Protocol):
+    """What cria uses of every protobuf message."""
+
+    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
+    def ClearField(self, field: str, /) -> None: ...  # noqa: N802 - protobuf's name
+
+
+class _Descriptor(Protocol):
+    @property
+    def fields_by_name(self) -> Mapping[str, object]: ...
+
+
+class MessageClass(Protocol[M_co]):
+    """A generated message class."""
+
+    DESCRIPTOR: _Descriptor
+
+    def __call__(self, **fields: object) -> M_co: ...
+    def FromString(self, data: bytes, /) -> M_co: ...  # noqa: N802 - protobuf's name
+
 
 _SYSTEM = Path("/usr/lib/python3/dist-packages")
 _LOADING = threading.Lock()
 
 
-def find_pycriu(criu_binary: Path | None = None) -> Path:
-    """The directory of the pycriu package: beside `criu_binary`, else installed, else the system's.
+def find_pycriu(program: Path | None = None) -> Path:
+    """Return the directory of pycriu: beside the CRIU `program`, else installed, else the system's.
 
     The one beside the program comes first because it was built from the same source.
     """
-    looked: list[Path] = []
-    for site in _sites(criu_binary):
+    places: list[Path] = []
+    for site in _sites(program):
         package = site / "pycriu"
         if (package / "images" / "fdinfo_pb2.py").is_file():
             return package
-        looked.append(package)
+        places.append(package)
     raise PycriuMissing(
         "CRIU's Python package pycriu was not found",
-        details="\n".join(f"not at {package}" for package in dict.fromkeys(looked)),
+        details="\n".join(f"not at {package}" for package in dict.fromkeys(places)),
     )
 
 
-def load(name: str, criu_binary: Path | None = None) -> ModuleType:
-    """The module `<name>_pb2` of pycriu's images, e.g. `load("fdinfo").file_entry`.
+def load(name: str, program: Path | None = None) -> ModuleType:
+    """Load the module `<name>_pb2` of pycriu's images, such as "fdinfo" with its `file_entry`.
 
-    A process keeps to the pycriu that it loaded from first. Source of the layout: criu/images/*.proto.
+    A module is loaded once, from the pycriu of the first `program`. Raises PycriuMissing.
     """
-    with _LOADING:  # what another thread is loading is among the loaded already
+    with _LOADING:  # what another thread is loading stands in sys.modules already
         loaded = sys.modules.get(f"{name}_pb2")
-        return loaded if loaded is not None else _import(name, find_pycriu(criu_binary))
+        return loaded if loaded is not None else _import_image_module(name, find_pycriu(program))
 
 
-def _import(name: str, package: Path) -> ModuleType:
-    # The generated modules import each other by bare name ("import regfile_pb2"), as pycriu itself
-    # arranges for with an entry at the end of sys.path.
+def load_rpc(program: Path) -> ModuleType:
+    """Load pycriu's rpc_pb2 without the package around it. Raises PycriuMissing."""
+    path = find_pycriu(program) / "rpc_pb2.py"
+    spec = importlib.util.spec_from_file_location("pycriu_rpc_pb2", path)
+    if spec is None or spec.loader is None:
+        raise PycriuMissing(f"{path} does not load", details="Python cannot import it")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (OSError, ImportError, TypeError, AttributeError) as error:
+        raise PycriuMissing(f"{path} does not load", details=_why(error)) from error
+    return module
+
+
+def _import_image_module(name: str, package: Path) -> ModuleType:
+    # The generated modules import each other by bare name ("import regfile_pb2"). pycriu itself appends
+    # their directory to sys.path for that, and so does this, for as long as the import takes.
     images = str(package / "images")
     sys.path.append(images)
     try:
         return importlib.import_module(f"{name}_pb2")
     except (ImportError, TypeError, AttributeError) as error:
         raise PycriuMissing(
-            f"pycriu's {name}_pb2 does not load",
-            details=f"from {images}: {error}\nprotobuf {_protobuf()}, Python {sys.version.split()[0]}",
+            f"pycriu's {name}_pb2 does not load", details=f"from {images}: {_why(error)}"
         ) from error
     finally:
         sys.path.remove(images)
 
 
-def _protobuf() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+def _why(error: Exception) -> str:
+    """Return the error with the versions on which it depends whether generated code loads."""
+    from importlib.metadata import PackageNotFoundError, version  # takes 30 ms to load
 
     try:
-        return version("protobuf")
+        protobuf = version("protobuf")
     except PackageNotFoundError:
-        return "is not installed"
+        protobuf = "is not installed"
+    return f"{error}\nprotobuf {protobuf}, Python {sys.version.split()[0]}"
 
 
-def _sites(criu_binary: Path | None) -> Iterator[Path]:
-    if criu_binary is not None:
-        lib = criu_binary.resolve().parent.parent / "lib"
+def _sites(program: Path | None) -> Iterator[Path]:
+    if program is not None:
+        lib = program.resolve().parent.parent / "lib"
         yield lib / "python3" / "dist-packages"
         for python in sorted(lib.glob("python3*")):
             yield python / "site-packages"

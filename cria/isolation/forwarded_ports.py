@@ -75,7 +75,7 @@ def hand_over(forwards: Sequence[ForwardedPort], place: CloneNamespaces) -> None
     listeners = [forward.listener.fileno() for forward in forwards]
     words = [
         f"{number}:{WILDCARDS.get(f.inner.address, f.inner.address)}:{f.inner.port}"
-        for number, f in zip(place.numbered(listeners), forwards, strict=True)
+        for number, f in zip(place.descriptor_numbers(listeners), forwards, strict=True)
     ]
     place.run([sys.executable, "-I", "-S", script, *words], listeners)
     for forward in forwards:

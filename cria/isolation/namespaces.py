@@ -39,7 +39,7 @@ class NamespacesOfProcess:
         self.root = Path(f"/proc/{pid}/root")
         self.inner_pid = _namespace_pids(pid)[-1]
 
-    def numbered(self, descriptors: Sequence[int]) -> Sequence[int]:
+    def descriptor_numbers(self, descriptors: Sequence[int]) -> Sequence[int]:
         return descriptors
 
     def run(self, argv: Sequence[str], descriptors: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class CloneNamespaces:
             self.init = answer.get("init", self.init)
             ready = ready or "ready" in answer
 
-    def numbered(self, descriptors: Sequence[int]) -> Sequence[int]:
+    def descriptor_numbers(self, descriptors: Sequence[int]) -> Sequence[int]:
         return range(3, 3 + len(descriptors))
 
     def run(self, argv: Sequence[str], descriptors: Sequence[int]) -> None:

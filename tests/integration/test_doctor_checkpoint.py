@@ -17,7 +17,6 @@ import msgspec
 import pytest
 
 import cria
-from cria.criu import program as binary
 from cria.engine.launch.launcher import Launched
 from cria.errors import (
     CheckpointDamaged,
@@ -189,7 +188,7 @@ def test_a_program_that_was_replaced_is_named_by_its_content_and_build_id(
 
     assert row.subject == f"{program} has other content"
     assert row.recorded and row.value not in row.recorded
-    assert [(r.recorded, r.value) for r in libraries(checkpoint, binary.find())] == [
+    assert [(r.recorded, r.value) for r in libraries(checkpoint)] == [
         (before.hex(), f"build-id {after.hex()}")
     ]
     with pytest.raises(CheckpointMismatch):

@@ -132,7 +132,7 @@ def test_a_pair_answers_over_its_inner_connection_on_other_ports(
     images = dumped("pair", 28100)
     before = (images.directory / "files.img").read_bytes()
     made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
-    assert {move.kind for move in made} == {"listener", "accepted", "dialled"}
+    assert {move.kind for move in made} == {"listener", "accepted", "outgoing"}
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28250) == "alive"
     stands = {each.local.port for each in occupants() if each.owner and not each.waits}

@@ -12,8 +12,9 @@ from cria.criu.images import files, framing, memory, summary
 from cria.criu.images.files import FilesImage, InetSocket, RegularFile, UnixSocket
 from cria.criu.images.framing import Image
 from cria.criu.images.memory import Memory, Run
-from cria.criu.images.schema import MessageClass, PstreeEntry, Schema, decoding
+from cria.criu.images.schema import PstreeEntry, Schema, decoding
 from cria.criu.images.summary import MACHINES, Holder, ImageInventory, ImageProcess, Remap
+from cria.criu.messages import MessageClass
 from cria.errors import CheckpointMissing, NotWritable
 
 M = TypeVar("M")

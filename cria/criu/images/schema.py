@@ -6,36 +6,13 @@ cria does not know stays in the message when it is written again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
-from cria.criu.messages import load
+from cria.criu.messages import M_co, Message, MessageClass, load
 from cria.errors import CheckpointDamaged
-
-M_co = TypeVar("M_co", covariant=True)
-
-
-class Message(Protocol):
-    """What cria uses of every protobuf message."""
-
-    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
-    def ClearField(self, field: str, /) -> None: ...  # noqa: N802 - protobuf's name
-
-
-class _Descriptor(Protocol):
-    @property
-    def fields_by_name(self) -> Mapping[str, object]: ...
-
-
-class MessageClass(Protocol[M_co]):
-    """A generated message class."""
-
-    DESCRIPTOR: _Descriptor
-
-    def __call__(self, **fields: object) -> M_co: ...
-    def FromString(self, data: bytes, /) -> M_co: ...  # noqa: N802 - protobuf's name
 
 
 class SocketOptions(Protocol):

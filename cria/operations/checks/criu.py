@@ -48,7 +48,7 @@ def needed_for(kernel: tuple[int, int]) -> tuple[tuple[int, ...], str]:
     for since, criu, why in KERNEL_NEEDS:
         if kernel >= since:
             return criu, why
-    return binary.OLDEST, "older ones were never tried with cria"
+    return binary.OLDEST_SUPPORTED, "older ones were never tried with cria"
 
 
 def kernel_features(_place: Path) -> Iterator[Row]:
@@ -109,7 +109,7 @@ def direct_writes(_place: Path) -> Iterator[Row]:
     """CRIU 4.3 can write images past the page cache; whether a disk takes that, cria does not try."""
     from cria.criu.client import Client
 
-    if not Client(binary.find()).knows("image_io_mode"):
+    if not Client(binary.find()).has_option("image_io_mode"):
         yield ok("direct writes", "no: they came with CRIU 4.3")
     else:
         yield ok("direct writes", "yes, with --direct-io, where the disk takes them")

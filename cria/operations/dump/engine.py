@@ -51,11 +51,11 @@ def wait_for_memory(state: DumpState) -> None:
 
 def find_criu(state: DumpState) -> None:
     criu = program.find()
-    asked = program.Asked(criu)
+    query = program.VersionQuery(criu)
     try:
         state.client = Client(criu)
     finally:  # an old CRIU is named as such, before anything that it lacks
-        state.criu_version = ".".join(map(str, asked.require()))
+        state.criu_version = ".".join(map(str, query.require()))
 
 
 def take_inventory(state: DumpState) -> None:

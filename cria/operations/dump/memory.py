@@ -45,7 +45,7 @@ def write_images(state: DumpState) -> int:
     message.images_dir_fd = images
     message.log_file = DUMP_LOG
     try:
-        with log.explained(state.staged.images / DUMP_LOG, during=DumpFailed):
+        with log.explain_failure(state.staged.images / DUMP_LOG, during=DumpFailed):
             state.conversation = state.client.dump(message, inside, plugins=not has_gpus)
             state.conversation.wait_for("post-dump")
     finally:
@@ -63,7 +63,7 @@ def unfreeze(state: DumpState) -> None:
 
 def save_files(state: DumpState) -> int:
     """Save shared memory, link remaps, stores and temporary files: of the same moment as the memory."""
-    state.images = images = CriuImages(state.staged.images, state.client.criu)
+    state.images = images = CriuImages(state.staged.images, state.client.program)
     opened = (f for f in images.regular_files() if f.file_id not in images.remapped_ids)
     paths = saved_files.needed(file.path for file in opened)
     temporary = [path for path in map(Path, state.temporary_files) if path not in paths]
@@ -111,7 +111,7 @@ def ends(state: DumpState) -> bool:
 
 def _finish(state: DumpState) -> None:
     """Have CRIU do what its options said from the start: let the engine run, or kill it."""
-    with log.explained(state.staged.images / DUMP_LOG, during=DumpFailed):
+    with log.explain_failure(state.staged.images / DUMP_LOG, during=DumpFailed):
         state.conversation.finish()
     _release_link_remap_lock(state)
 

@@ -40,7 +40,7 @@ def start_page_server(state: RestoreState) -> None:
         state.view,
         state.checkpoint.path,
         pids=state.checkpoint.criu_images.pids,
-        criu=state.client.criu,
+        criu=state.client.program,
     )
 
 

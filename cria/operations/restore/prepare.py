@@ -27,11 +27,11 @@ def open_checkpoint(state: OpenedState) -> None:
 
 def find_criu(state: OpenedState) -> None:
     criu = program.find()
-    asked = program.Asked(criu)
+    query = program.VersionQuery(criu)
     try:
         state.client = Client(criu)
     finally:  # an old CRIU is named as such, before anything that it lacks
-        asked.require()
+        query.require()
 
 
 def check_checkpoint(state: OpenedState) -> int:

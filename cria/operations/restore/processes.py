@@ -36,7 +36,7 @@ def restore_processes(state: RestoreState) -> None:
     if state.reservation is not None:
         state.reservation.open()
     try:
-        with log.explained(state.view / _LOG, during=RestoreFailed):
+        with log.explain_failure(state.view / _LOG, during=RestoreFailed):
             plugins = state.checkpoint.manifest.gpu_state is None
             state.conversation = state.client.restore(
                 message, state.own_namespaces, plugins=plugins
@@ -70,7 +70,7 @@ def has_compressed_pages(state: RestoreState) -> bool:
 
 def decompress_pages(state: RestoreState) -> int:
     """Write compressed pages straight into the processes, which CRIU still holds."""
-    extracted = CriuImages(state.checkpoint.path / MEMORY, state.client.criu)
+    extracted = CriuImages(state.checkpoint.path / MEMORY, state.client.program)
     return compressed.write_into(extracted, state.namespaces.host_pid)
 
 
@@ -88,7 +88,7 @@ def verify_listeners(state: RestoreState) -> None:
 
 
 def start_processes(state: RestoreState) -> None:
-    with log.explained(state.view / _LOG, during=RestoreFailed):
+    with log.explain_failure(state.view / _LOG, during=RestoreFailed):
         state.conversation.finish()
     if (
         state.link_remap_lock is not None

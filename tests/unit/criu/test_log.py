@@ -91,7 +91,7 @@ def test_a_line_has_a_meaning(
         f"(00.000100) some progress\n{line}\n" if with_time else f"{line.partition(')')[2]}\n"
     )
 
-    error = log.explain(path, "DUMP failed", during=DumpFailed)
+    error = log.error_of(path, "DUMP failed", during=DumpFailed)
 
     assert type(error) is kind
     assert word in error.message
@@ -103,7 +103,7 @@ def test_an_unknown_failure_shows_criu_s_own_words(tmp_path: Path) -> None:
     path = tmp_path / "criu.log"
     path.write_text("(00.1) Error (criu/x.c:1): a thing nobody has seen\n")
 
-    error = log.explain(path, "restore failed", during=RestoreFailed)
+    error = log.error_of(path, "restore failed", during=RestoreFailed)
 
     assert type(error) is RestoreFailed
     assert error.details == "a thing nobody has seen"
@@ -119,6 +119,6 @@ def test_lines_that_mean_nothing_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_missing_log_is_no_second_failure(tmp_path: Path) -> None:
-    error = log.explain(tmp_path / "none.log", "CRIU ended", during=DumpFailed)
+    error = log.error_of(tmp_path / "none.log", "CRIU ended", during=DumpFailed)
 
     assert error.details == "CRIU ended"
