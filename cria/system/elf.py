@@ -1,16 +1,21 @@
-"""The build-id of an ELF file: how CRIU knows a library that was replaced."""
+"""Read ELF files (elf(5)): the build-id, by which CRIU recognizes a library, and the sections."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
+from collections.abc import Iterator
 
-_IDENT = b"\x7fELF\x02\x01"  # 64 bit, little endian: the machines that vLLM runs on
+IDENT = b"\x7fELF\x02\x01"  # 64 bit, little endian: the machines that vLLM runs on
 _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 # Elf64_Ehdr from e_phoff: e_phoff, e_phentsize, e_phnum. Elf64_Phdr: p_type, p_offset, p_filesz.
 _HEADER = struct.Struct("<32xQ14xHH")
 _PROGRAM = struct.Struct("<I4xQ16xQ16x")
 _NOTE = struct.Struct("<III")
+# Elf64_Ehdr: e_shoff, e_shentsize, e_shnum, e_shstrndx. Elf64_Shdr: sh_name, sh_offset, sh_size.
+_SECTIONS_HEADER = struct.Struct("<40xQ10xHHH")
+_SECTION = struct.Struct("<I20xQQ24x")
 
 
 def build_id(path: str) -> bytes | None:
@@ -26,7 +31,7 @@ def build_id(path: str) -> bytes | None:
 
 def _build_id(file: int) -> bytes | None:
     head = os.pread(file, 4096, 0)
-    if not head.startswith(_IDENT):
+    if not head.startswith(IDENT):
         return None
     table, size, count = _HEADER.unpack_from(head)
     programs = os.pread(file, size * count, table)
@@ -46,3 +51,18 @@ def _note(notes: bytes) -> bytes | None:
             return notes[start : start + size]
         at = start + (size + 3 & ~3)
     return None
+
+
+def sections(content: mmap.mmap) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """Yield the name of each section, and where in the file it begins and ends.
+
+    Raises struct.error or IndexError where the file is not complete.
+    """
+    table, size, count, names_index = _SECTIONS_HEADER.unpack_from(content)
+    if not table or size < _SECTION.size:
+        return
+    headers = [_SECTION.unpack_from(content, table + index * size) for index in range(count)]
+    names = headers[names_index][1]
+    for name, offset, length in headers:
+        end = content.find(b"\0", names + name)
+        yield content[names + name : end], (offset, min(offset + length, len(content)))

@@ -37,8 +37,17 @@ def this_host(proc: Path = PROC) -> Host:
 
 def available_memory(proc: Path = PROC) -> int:
     """Return the bytes that can be taken without swapping (proc(5), MemAvailable)."""
+    return _meminfo("MemAvailable", proc)
+
+
+def memory_and_swap(proc: Path = PROC) -> int:
+    """Return the bytes of memory and swap of this host together (proc(5), MemTotal and SwapTotal)."""
+    return _meminfo("MemTotal", proc) + _meminfo("SwapTotal", proc)
+
+
+def _meminfo(name: str, proc: Path) -> int:
     lines = Path(f"{proc}/meminfo").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
 
 
 # Source: include/uapi/linux/capability.h.

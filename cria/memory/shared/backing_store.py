@@ -1,30 +1,33 @@
-"""The memory of a checkpoint as clones share it: made once, looked at before it is used again."""
+"""The backing store of a checkpoint: files with its memory that all clones on this host map."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from cria.criu.images import CriuImages
 from cria.criu.images.files import AddedFile, FilesImage, add_files
+from cria.criu.images.memory import Memory
 from cria.errors import CannotShare, NoSpace
 from cria.events import OnBytes
-from cria.memory.shared import directory as places
+from cria.memory.shared import directory as directories
 from cria.memory.shared.builder import build
 from cria.memory.shared.directory import SharedMemory, SharedProcess
 from cria.memory.shared.selection import Allocators, Selection, select_mappings
 from cria.model.manifest import MANIFEST, MEMORY, GpuState
 from cria.system import digests
+from cria.system.host import memory_and_swap
 
 VERSION = 1
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A file as it was when it was made. Whoever writes to one later cannot keep its change time."""
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    """A file as it was when it was built: a program that writes to it later changes `changed_ns`."""
 
     name: str
     inode: int
@@ -36,179 +39,194 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     processes: tuple[SharedProcess, ...]
     mapped: tuple[AddedFile, ...]
-    parts: tuple[_Part, ...]
+    files: tuple[_File, ...] = msgspec.field(name="parts")
 
 
 class BackingStore:
-    """The files for one checkpoint, in a directory that is named by what the checkpoint holds."""
+    """The backing store of one checkpoint, in a directory named by a digest of the checkpoint."""
+
+    _description: _Description  # set by ensure()
 
     def __init__(
-        self, path: Path, images: CriuImages, gpu_state: GpuState | None, place: Path | None
+        self,
+        checkpoint: Path,
+        images: CriuImages,
+        gpu_state: GpuState | None,
+        directory: Path | None,
     ) -> None:
-        """`path` is the checkpoint's, `images` its images. Raises CannotShare where its memory is not in plain images."""
-        if (path / MEMORY).exists():
+        """Use the backing store in `directory`, or beside the checkpoint where it is None.
+
+        Raises CannotShare where the memory of the checkpoint is compressed.
+        """
+        if (checkpoint / MEMORY).exists():
             raise CannotShare(
-                f"the memory of {path} is compressed",
+                f"the memory of {checkpoint} is compressed",
                 remedy="take a checkpoint without --compress",
             )
         self._images = images
-        self._ranks = frozenset(gpu_state.ranks if gpu_state is not None else ())
-        self._is_beside = place is None
-        self.place = (place or places.default_directory(path)).absolute()
+        self._gpu_pids = frozenset(gpu_state.ranks if gpu_state is not None else ())
+        self._is_default = directory is None
+        self._directory = (directory or directories.default_directory(checkpoint)).absolute()
         # The manifest has the digest of every part and the time of the dump.
-        self._key = digests.whole(path / MANIFEST)[:32]
-        self.directory = self.place / self._key
-        self._description: _Description | None = None
+        self._key = digests.whole(checkpoint / MANIFEST)[:32]
+        self.path = self._directory / self._key
 
     def ensure(self, moved: OnBytes) -> SharedMemory:
-        """Make it, unless it is there and as it was made; `moved` is told the bytes.
+        """Build the backing store, unless it exists and nobody has changed it.
 
-        Restores that want the same at once wait for the first. Raises CannotShare, NoSpace or NotWritable.
+        Calls `moved` with the bytes that are copied. Of several restores that need it at once, the first
+        builds it and the others wait. Raises CannotShare, NoSpace or NotWritable.
         """
-        places.prepare(self.place)
-        with places.locked(self.place):
-            self._description = self._read()
-            made = self._description is None
-            # In a directory that somebody named, others may be about to use theirs.
-            if made and self._is_beside:
-                places.remove_unused(self.place, self._key)
-            if made:
-                self._description = self._make(moved)
-        return self._told(made)
-
-    def link_into(self, view: Path, files: FilesImage) -> FilesImage:
-        """Replace in a private view of the images what is shared by mappings of the files here.
-
-        Returns `files`, the files.img of the view, with the files here.
-        """
-        assert self._description is not None
-        for part in self._description.parts:
-            if part.name.endswith(".img"):
-                link = view / part.name
-                link.unlink(missing_ok=True)
-                link.symlink_to(self.directory / part.name)
-        # Where they are now: the directory may have been moved, with the checkpoint beside it.
-        return add_files(files, [self._there(each) for each in self._description.mapped])
-
-    def _told(self, made: bool) -> SharedMemory:
-        assert self._description is not None
-        known = self._description.processes
+        directories.prepare(self._directory)
+        with directories.locked(self._directory):
+            description = self._read()
+            is_missing = description is None
+            if description is None:
+                # Only in the checkpoint's own directory: in one that a user named, another restore may
+                # be about to use a backing store that no process maps yet.
+                if self._is_default:
+                    directories.remove_unused(self._directory, self._key)
+                description = self._build(moved)
+        self._description = description
         return SharedMemory(
-            place=str(self.directory),
-            made=made,
-            shared_bytes=sum(process.shared_bytes for process in known),
-            copied_bytes=sum(process.copied_bytes for process in known),
-            processes=known,
+            place=str(self.path),
+            made=is_missing,
+            shared_bytes=sum(process.shared_bytes for process in description.processes),
+            copied_bytes=sum(process.copied_bytes for process in description.processes),
+            processes=description.processes,
         )
 
+    def link_into(self, view: Path, files: FilesImage) -> FilesImage:
+        """Let a private view of the images map the files of the backing store.
+
+        Returns `files`, the files.img of the view, with these files. ensure() must have been called.
+        """
+        for file in self._description.files:
+            if file.name.endswith(".img"):
+                link = view / file.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(self.path / file.name)
+        # By the path that they have now: the directory may have been moved together with the checkpoint.
+        return add_files(files, [self._final(file) for file in self._description.mapped])
+
     def _read(self) -> _Description | None:
-        """The description of what is there; None where it is not as it was made."""
+        """Return the description, or None where there is no store or a file of it was changed."""
         try:
-            text = (self.directory / places.DESCRIPTION).read_bytes()
-            found = msgspec.json.decode(text, type=_Description)
-            whole = found.version == VERSION and found.parts == _parts(self.directory)
+            content = (self.path / directories.DESCRIPTION).read_bytes()
+            description = msgspec.json.decode(content, type=_Description)
+            is_valid = description.version == VERSION and description.files == _files(self.path)
         except (OSError, msgspec.DecodeError):
             return None
-        return found if whole else None
+        return description if is_valid else None
 
-    def _make(self, moved: OnBytes) -> _Description:
-        """Under another name until it is whole."""
-        partial = self.directory.with_suffix(places.PARTIAL)
+    def _build(self, moved: OnBytes) -> _Description:
+        """Build the store under another name, and rename it when it is complete."""
+        partial = self.path.with_suffix(directories.PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(mode=0o700)
-            processes, made = self._fill(partial, moved)
-            found = _Description(processes=processes, mapped=made, parts=_parts(partial))
-            _write(partial / places.DESCRIPTION, msgspec.json.encode(found))
-            shutil.rmtree(self.directory, ignore_errors=True)
-            partial.rename(self.directory)
+            processes, mapped = self._build_files(partial, moved)
+            description = _Description(processes=processes, mapped=mapped, files=_files(partial))
+            _write(partial / directories.DESCRIPTION, msgspec.json.encode(description))
+            shutil.rmtree(self.path, ignore_errors=True)
+            partial.rename(self.path)
         except OSError as error:
-            raise _no_space(self.place, error) from error
+            raise _building_failed(self._directory, error) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return found
+        return description
 
-    def _fill(
-        self, out: Path, moved: OnBytes
+    def _build_files(
+        self, target: Path, moved: OnBytes
     ) -> tuple[tuple[SharedProcess, ...], tuple[AddedFile, ...]]:
-        from concurrent.futures import ThreadPoolExecutor  # only needed where it is not there yet
+        from concurrent.futures import ThreadPoolExecutor  # only a first restore builds a store
 
-        images, partial = self._images, CriuImages(out, self._images.program)
-        paths = {file.file_id: file.path for file in images.regular_files()}
-        highest = images.files.highest_id
-        known = [images.memory(pid) for pid in images.pids]
-        allocators = Allocators()
-        choices = [
-            select_mappings(m, self._why_not(m.pid) or allocators.why_not(m, paths)) for m in known
-        ]
-        # A file for each process: CRIU takes a child's mapping for its parent's where both are at one
-        # address and of one file, whatever their offsets.
+        images, partial = self._images, CriuImages(target, self._images.program)
+        highest_id = images.files.highest_id
+        memories = [images.memory(pid) for pid in images.pids]
+        selections = self._select(memories)
+        # No mapping can grow to more than all memory and swap of this host.
+        growth = memory_and_swap()
+        # A file for each process. In one file for all, CRIU takes a child's mapping for one inherited from
+        # its parent where both are of that file and at one address, although their offsets differ.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             futures = [
                 pool.submit(
                     build,
                     images,
                     partial,
-                    each,
-                    choice,
-                    file_id=highest + number,
-                    room=places.largest_growth(),
+                    memory,
+                    selection.mappings,
+                    file_id=highest_id + number,
+                    growth=growth,
                     moved=moved,
                 )
-                for number, (each, choice) in enumerate(zip(known, choices, strict=True), start=1)
-                if choice.mappings
+                for number, (memory, selection) in enumerate(
+                    zip(memories, selections, strict=True), start=1
+                )
+                if selection.mappings
             ]
-        made = tuple(self._there(future.result()) for future in futures)
-        return tuple(_process(m.pid, c) for m, c in zip(known, choices, strict=True)), made
+        mapped = tuple(self._final(future.result()) for future in futures)
+        processes = (
+            _shared_process(memory.pid, selection)
+            for memory, selection in zip(memories, selections, strict=True)
+        )
+        return tuple(processes), mapped
 
-    def _there(self, made: AddedFile) -> AddedFile:
-        """The file under the name that it will have."""
-        return msgspec.structs.replace(made, path=str(self.directory / Path(made.path).name))
+    def _select(self, memories: list[Memory]) -> list[Selection]:
+        paths = {file.file_id: file.path for file in self._images.regular_files()}
+        allocators = Allocators()
+        return [
+            select_mappings(memory, self._why_not(memory.pid) or allocators.why_not(memory, paths))
+            for memory in memories
+        ]
 
     def _why_not(self, pid: int) -> str | None:
-        return "it holds what was on a GPU" if pid in self._ranks else None
+        return "it holds GPU memory" if pid in self._gpu_pids else None
+
+    def _final(self, file: AddedFile) -> AddedFile:
+        """Return a file of the store with the path that it has in the complete store."""
+        return msgspec.structs.replace(file, path=str(self.path / Path(file.path).name))
 
 
-def _process(pid: int, choice: Selection) -> SharedProcess:
+def _shared_process(pid: int, selection: Selection) -> SharedProcess:
     return SharedProcess(
         pid=pid,
-        shared_bytes=choice.shared_bytes,
-        copied_bytes=choice.copied_bytes,
-        why_not=choice.why_not,
+        shared_bytes=selection.shared_bytes,
+        copied_bytes=selection.copied_bytes,
+        why_not=selection.why_not,
     )
 
 
-def _parts(directory: Path) -> tuple[_Part, ...]:
-    return tuple(_part(path) for path in _made(directory))
+def _files(directory: Path) -> tuple[_File, ...]:
+    """Return all files of a store but its description."""
+    paths = sorted(path for path in directory.iterdir() if path.name != directories.DESCRIPTION)
+    return tuple(_file(path) for path in paths)
 
 
-def _made(directory: Path) -> Iterable[Path]:
-    return sorted(path for path in directory.iterdir() if path.name != places.DESCRIPTION)
-
-
-def _part(path: Path) -> _Part:
-    found = path.lstat()
-    return _Part(
+def _file(path: Path) -> _File:
+    status = path.lstat()
+    return _File(
         name=path.name,
-        inode=found.st_ino,
-        size_bytes=found.st_size,
-        changed_ns=found.st_ctime_ns,
+        inode=status.st_ino,
+        size_bytes=status.st_size,
+        changed_ns=status.st_ctime_ns,
     )
 
 
-def _write(path: Path, text: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         path.chmod(0o600)
-        file.write(text)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _no_space(place: Path, error: OSError) -> CannotShare | NoSpace:
-    if error.errno in places.NO_SPACE:
+def _building_failed(directory: Path, error: OSError) -> CannotShare | NoSpace:
+    if error.errno in _NO_SPACE:
         return NoSpace(
-            f"{place} has no space for the memory that clones share",
+            f"{directory} has no space for the memory that clones share",
             details=error.strerror,
             remedy="name a directory that has: --share-in DIR",
         )
-    return CannotShare(f"{place} cannot hold memory that clones share", details=str(error))
+    return CannotShare(f"{directory} cannot hold memory that clones share", details=str(error))

@@ -1,8 +1,7 @@
-"""What of an engine's memory its clones share, as a caller is told."""
+"""The directory that holds backing stores: who may use it, what is in it, what of it can be removed."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -15,12 +14,13 @@ from pathlib import Path
 import msgspec
 
 from cria.errors import CannotShare, NotWritable, PathTaken
+from cria.system import memory
 from cria.system.files import MEMORY_FILE_SYSTEMS
 from cria.system.procfs import PROC, pids
 
 
 class SharedProcess(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the memory of one process, by its PID in the checkpoint, is shared, and what is copied."""
+    """How much of the memory of one process is shared; `pid` is its PID in the checkpoint."""
 
     pid: int
     shared_bytes: int
@@ -29,7 +29,10 @@ class SharedProcess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """What clones share: `place` is a directory, `made` whether it was made just now."""
+    """What clones share.
+
+    `place` is the directory of the backing store, `made` says whether it was built just now.
+    """
 
     place: str
     made: bool
@@ -39,145 +42,153 @@ class SharedMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> str:
-        """In words: how much is shared, how much copied, and what stands against it where it does."""
-        told = f"shared {self.shared_bytes >> 20} MiB, copied {self.copied_bytes >> 20} MiB"
-        against = (f"; PID {p.pid} shares none: {p.why_not}" for p in self.processes if p.why_not)
-        return "".join((told, *against))
+        """Say how much is shared, how much is copied, and which processes share nothing."""
+        sizes = f"shared {self.shared_bytes >> 20} MiB, copied {self.copied_bytes >> 20} MiB"
+        reasons = (f"; PID {p.pid} shares none: {p.why_not}" for p in self.processes if p.why_not)
+        return "".join((sizes, *reasons))
 
 
-LOCK = "lock"
 DESCRIPTION = "shared.json"
-PARTIAL = ".partial"
-_MADE = re.compile(rf"([0-9a-f]{{32}})({PARTIAL})?")
-_FILE = re.compile(r"/([0-9a-f]{32})/\d+\.mem( \(deleted\))?$")
-# bford.info/cachedir: backup programs leave such a directory out. Its files look huge and can be made again.
+PARTIAL = ".partial"  # suffix of a backing store that is not complete
+_LOCK = "lock"
+# A backing store is a directory named by its key, a digest of the checkpoint. The names must stay: clones
+# that run now are found by the paths that they have mapped.
+_STORE = re.compile(rf"([0-9a-f]{{32}})({PARTIAL})?")
+_STORE_FILE = re.compile(r"/([0-9a-f]{32})/\d+\.mem( \(deleted\))?$")
+# Backup programs leave out a directory with this tag (bford.info/cachedir). Files of a backing store look
+# huge and can be built again.
 _TAG_NAME = "CACHEDIR.TAG"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by cria restore --share-memory\n"
 
 
 def default_directory(checkpoint: Path) -> Path:
-    """The directory for a checkpoint where none was named."""
+    """Return the directory for the backing stores of a checkpoint where the user named none."""
     return checkpoint.parent / f".{checkpoint.name}.shared"
 
 
 def is_shared_file(path: str) -> bool:
-    """Whether `path`, as in /proc/PID/maps or an image, names a file that was made for sharing."""
-    return _FILE.search(path) is not None
+    """Whether `path`, as in /proc/PID/maps or an image, names a file of a backing store."""
+    return _STORE_FILE.search(path) is not None
 
 
-def prepare(place: Path) -> None:
-    """Make `place` where it is missing. Raises NotWritable, or CannotShare where it is not private."""
-    if any(root == place or root in place.parents for root in MEMORY_FILE_SYSTEMS):
-        raise _cannot(place, "clones do not see it: they have a /dev/shm of their own")
+def prepare(directory: Path) -> None:
+    """Create `directory` where it is missing, and check it.
+
+    Raises NotWritable, or CannotShare where clones do not see the directory or others can reach it.
+    """
+    if any(root == directory or root in directory.parents for root in MEMORY_FILE_SYSTEMS):
+        raise _unsuitable(directory, "clones do not see it: they have a /dev/shm of their own")
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = place.lstat()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.lstat()
     except OSError as error:
         raise NotWritable(
-            f"{place} cannot hold memory that clones share",
+            f"{directory} cannot hold memory that clones share",
             details=f"{error.strerror}: {error.filename}",
             remedy="name a directory that can: --share-in DIR",
         ) from error
-    why = next(_why_not(place, found), None)
-    if why is not None:
-        raise _cannot(place, why)
+    reason = _why_unsuitable(directory, status)
+    if reason is not None:
+        raise _unsuitable(directory, reason)
     with suppress(FileExistsError):
-        (place / _TAG_NAME).write_text(_TAG)
+        (directory / _TAG_NAME).write_text(_TAG)
 
 
-def _cannot(place: Path, why: str) -> CannotShare:
-    remedy = "name another directory: --share-in DIR"
-    return CannotShare(f"{place} cannot hold memory that clones share", details=why, remedy=remedy)
+def _unsuitable(directory: Path, reason: str) -> CannotShare:
+    return CannotShare(
+        f"{directory} cannot hold memory that clones share",
+        details=reason,
+        remedy="name another directory: --share-in DIR",
+    )
 
 
-def _why_not(place: Path, found: os.stat_result) -> Iterator[str]:
-    if not stat.S_ISDIR(found.st_mode):
-        yield "it is not a directory"
-    elif found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        yield f"others may reach it: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}"
-    elif os.statvfs(place).f_flag & os.ST_NOEXEC:
-        yield "its file system is mounted noexec, and memory may become code later"
+def _why_unsuitable(directory: Path, status: os.stat_result) -> str | None:
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is not a directory"
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"others may reach it: owner {status.st_uid}, mode {mode:o}"
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        return "its file system is mounted noexec, and memory may become code later"
+    return None
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[None]:
-    """Wait until no other cria makes or removes something in `place`."""
+def locked(directory: Path) -> Iterator[None]:
+    """Wait until no other cria builds or removes a backing store in `directory`, and keep others out."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = os.open(place / LOCK, flags, 0o600)
+    descriptor = os.open(directory / _LOCK, flags, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(file)
+        os.close(descriptor)
 
 
 def keys_in_use(proc: Path = PROC) -> dict[str, int]:
-    """The keys of which files are mapped now, each with a process that has one.
+    """Return the key of each backing store that is mapped now, with the PID of a process that maps it.
 
-    By name: in a mount namespace of its own a clone has the file under another device and inode.
+    Files are compared by path: in a mount namespace of its own a clone has the file under another
+    device and inode.
     """
-    found: dict[str, int] = {}
+    in_use: dict[str, int] = {}
     for pid in pids(proc):
-        try:
-            maps = (proc / str(pid) / "maps").read_text(errors="replace")
-        except OSError:  # it has just ended
-            continue
-        for line in maps.splitlines():
-            if ".mem" in line and (match := _FILE.search(line)):
-                found.setdefault(match[1], pid)
-    return found
+        # A process whose mappings this user may not read is not one of this user's clones.
+        with suppress(PermissionError):
+            for mapping in memory.mappings(pid, proc):
+                if match := _STORE_FILE.search(mapping.path):
+                    in_use.setdefault(match[1], pid)
+    return in_use
 
 
-def remove_unused(place: Path, key: str) -> None:
-    """Remove from `place` what was made for checkpoints that had its name before, and nobody uses."""
-    living = keys_in_use()
-    for name, entry in entries(place):
-        if name not in living and name != key:
-            shutil.rmtree(entry, ignore_errors=True)
+def remove_unused(directory: Path, key: str) -> None:
+    """Remove each backing store that no process uses, except the one with this key.
 
-
-def entries(place: Path) -> list[tuple[str, Path]]:
-    """What was made here, each with its key. Whoever names a directory may have other things in it."""
-    found = []
-    for entry in place.iterdir():
-        match = _MADE.fullmatch(entry.name)
-        if match is None or entry.is_symlink() or not entry.is_dir():
-            continue
-        if match[2] or (entry / DESCRIPTION).is_file():
-            found.append((match[1], entry))
-    return found
-
-
-def remove(place: Path) -> int:
-    """Remove all that was made in `place`, which nobody may use; returns the bytes that were freed.
-
-    The directory too, where nothing else is in it.
+    They are of checkpoints that had this name before.
     """
-    if not place.is_dir() or not entries(place):
+    in_use = keys_in_use()
+    for store_key, store in stores(directory):
+        if store_key not in in_use and store_key != key:
+            shutil.rmtree(store, ignore_errors=True)
+
+
+def stores(directory: Path) -> list[tuple[str, Path]]:
+    """Return the key and the path of each backing store, complete or not.
+
+    Other things may lie in a directory that a user named: they are left out.
+    """
+    result = []
+    for path in directory.iterdir():
+        match = _STORE.fullmatch(path.name)
+        if match is None or path.is_symlink() or not path.is_dir():
+            continue
+        is_partial = match[2] is not None
+        if is_partial or (path / DESCRIPTION).is_file():
+            result.append((match[1], path))
+    return result
+
+
+def remove(directory: Path) -> int:
+    """Remove all backing stores in `directory`; return the bytes that this frees.
+
+    The directory is removed too where nothing else is in it. Raises PathTaken where a process uses one.
+    """
+    if not directory.is_dir() or not stores(directory):
         return 0
-    with locked(place):
-        living, made = keys_in_use(), entries(place)
-        for name, entry in made:
-            if (pid := living.get(name)) is not None:
+    with locked(directory):
+        in_use, existing = keys_in_use(), stores(directory)
+        for key, store in existing:
+            if (pid := in_use.get(key)) is not None:
                 raise PathTaken(
-                    f"{entry} is in use by process {pid}",
+                    f"{store} is in use by process {pid}",
                     details="the engine would run on without it, but could not be dumped any more",
                     remedy=f"end that engine: cria stop {pid}",
                 )
         freed = 0
-        for _, entry in made:
-            freed += sum(p.lstat().st_blocks * 512 for p in entry.rglob("*") if p.is_file())
-            shutil.rmtree(entry)
-        if {entry.name for entry in place.iterdir()} <= {LOCK, _TAG_NAME}:
-            shutil.rmtree(place)
+        for _, store in existing:
+            files = (path for path in store.rglob("*") if path.is_file())
+            freed += sum(path.lstat().st_blocks * 512 for path in files)
+            shutil.rmtree(store)
+        if {path.name for path in directory.iterdir()} <= {_LOCK, _TAG_NAME}:
+            shutil.rmtree(directory)
     return freed
-
-
-def largest_growth() -> int:
-    """How far a mapping may grow at most here: more than all memory and swap nobody gets (proc(5))."""
-    lines = (PROC / "meminfo").read_text().splitlines()
-    known = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    return known["MemTotal"] + known["SwapTotal"]
-
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,4 +1,4 @@
-"""Put memory that an engine shared back into its images: a checkpoint never needs the files for sharing."""
+"""Copy memory that an engine maps from a backing store into its images: a checkpoint needs no backing store."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from cria.criu.images.memory import (
     map_anonymous,
 )
 from cria.errors import DumpFailed
-from cria.events import OnBytes
 from cria.memory import zero_pages
 from cria.memory.shared.builder import copy_range
 from cria.memory.shared.directory import is_shared_file
-from cria.system import files as sparse
+from cria.system import files
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """Pages that follow each other, and where they lie in the open file `source`."""
+class SourcedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, and where its pages lie: at `offset` in the open file `source`."""
 
     run: Run
     source: int
@@ -37,45 +36,64 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shared_files(images: CriuImages) -> tuple[RegularFile, ...]:
-    """Those of the files in files.img that were made for sharing."""
-    return tuple(f for f in images.regular_files() if is_shared_file(f.path))
+    """Return the files in files.img that belong to a backing store."""
+    return tuple(file for file in images.regular_files() if is_shared_file(file.path))
 
 
-def materialize(images: CriuImages, moved: OnBytes | None = None) -> None:
-    """Make all private mappings of files that were made for sharing anonymous again, with their pages.
+def materialize(images: CriuImages) -> None:
+    """Make all private mappings of a backing store anonymous, and add their pages to the images.
 
-    A process has, of a page that it wrote to, its own in the images, and sees of any other what the file
-    holds: the images then tell the same without the file.
+    The images hold the pages that a process has written to; of any other page the process sees what the
+    file holds. Raises DumpFailed where a file of the backing store is gone.
     """
     shared = shared_files(images)
     ids = {file.file_id for file in shared}
-    with ExitStack() as opened:
-        sources = {file.file_id: _opened(file, opened) for file in shared}
+    with ExitStack() as stack:
+        sources = {file.file_id: _open(file, stack) for file in shared}
         for pid in images.pids:
-            known = images.memory(pid)
-            if any(_is_shared(mapping, ids) for mapping in known.mappings):
-                _fold(images, known, sources, moved)
+            memory = images.memory(pid)
+            if any(_is_shared(mapping, ids) for mapping in memory.mappings):
+                _materialize_process(images, memory, sources)
                 images.write_mm(pid, map_anonymous(images.mm(pid), images.schema, ids))
     images.write_files(remove_files(images.files, ids))
 
 
-def _opened(file: RegularFile, opened: ExitStack) -> int:
+def merge_pages(memory: Memory, pages: int, sources: dict[int, int]) -> Iterator[SourcedRun]:
+    """Yield all pages of a process in order: those in its pages file, and those seen in shared files.
+
+    `pages` is the open pages file, `sources` are the open shared files by their ID in files.img.
+    """
+    shared: dict[Mapping, list[Run]] = {}
+    result: list[SourcedRun] = []
+    for piece in zero_pages.split_by_mapping(memory):
+        run = piece.run
+        if piece.mapping is not None and _is_shared(piece.mapping, sources):
+            shared.setdefault(piece.mapping, []).append(run)
+        else:
+            result.append(SourcedRun(run=run, source=pages, offset=run.offset or 0))
+    for mapping in memory.mappings:
+        if _is_shared(mapping, sources):
+            result.extend(_merge_mapping(mapping, shared.get(mapping, []), pages, sources))
+    yield from sorted(result, key=lambda sourced: sourced.run.start)
+
+
+def _open(file: RegularFile, stack: ExitStack) -> int:
     try:
-        found = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise _lost(file, error.strerror) from error
-    opened.callback(os.close, found)
-    size = os.fstat(found).st_size
+    stack.callback(os.close, descriptor)
+    size = os.fstat(descriptor).st_size
     if size != file.size_bytes:
         raise _lost(file, f"it has {size} bytes, not {file.size_bytes}")
-    return found
+    return descriptor
 
 
-def _lost(file: RegularFile, why: str | None) -> DumpFailed:
+def _lost(file: RegularFile, reason: str | None) -> DumpFailed:
     return DumpFailed(
-        f"{file.path}, in which the engine has memory that it shares, is not there any more",
-        details=why,
-        remedy="restore the engine anew, and let the file be for as long as it runs",
+        f"{file.path}, which holds memory that the engine shares, is gone",
+        details=reason,
+        remedy="restore the engine again, and keep the file as long as the engine runs",
         docs="docs/how-to/shared-memory.md",
     )
 
@@ -84,61 +102,47 @@ def _is_shared(mapping: Mapping, ids: Iterable[int]) -> bool:
     return bool(mapping.status & FILE_PRIVATE) and mapping.file_id in ids
 
 
-def _fold(
-    images: CriuImages, known: Memory, sources: dict[int, int], moved: OnBytes | None
-) -> None:
-    path = images.path / known.pages_file
-    fresh = path.with_suffix(".folded")
-    with path.open("rb", buffering=0) as old, fresh.open("xb", buffering=0) as new:
-        os.fchmod(new.fileno(), 0o600)
-        pieces = list(merge_pages(known, old.fileno(), sources))
+def _materialize_process(images: CriuImages, memory: Memory, sources: dict[int, int]) -> None:
+    path = images.path / memory.pages_file
+    merged_path = path.with_suffix(".merged")
+    with path.open("rb", buffering=0) as pages, merged_path.open("xb", buffering=0) as merged:
+        os.fchmod(merged.fileno(), 0o600)
+        runs = list(merge_pages(memory, pages.fileno(), sources))
         end = 0
-        for piece in pieces:
-            if piece.run.offset is not None:
-                copy_range(piece.source, piece.offset, new.fileno(), end, piece.run.size, moved)
-                end += piece.run.size
-    fresh.replace(path)
-    images.write_pagemap(known.pid, known.pages_id, (p.run for p in pieces))
+        for sourced in runs:
+            if sourced.run.offset is not None:
+                copy_range(sourced.source, sourced.offset, merged.fileno(), end, sourced.run.size)
+                end += sourced.run.size
+    merged_path.replace(path)
+    images.write_pagemap(memory.pid, memory.pages_id, (sourced.run for sourced in runs))
 
 
-def merge_pages(known: Memory, own: int, sources: dict[int, int]) -> Iterator[Piece]:
-    """The pages of a process in order: its `own`, and between them those that it sees in a shared file."""
-    runs: dict[Mapping, list[Run]] = {}
-    others: list[Piece] = []
-    for each in zero_pages.split_by_mapping(known):
-        if each.mapping is not None and _is_shared(each.mapping, sources):
-            runs.setdefault(each.mapping, []).append(each.run)
-        else:
-            others.append(Piece(run=each.run, source=own, offset=each.run.offset or 0))
-    for mapping in known.mappings:
-        if _is_shared(mapping, sources):
-            others.extend(_of_mapping(mapping, runs.get(mapping, []), own, sources))
-    yield from sorted(others, key=lambda piece: piece.run.start)
-
-
-def _of_mapping(
-    mapping: Mapping, runs: list[Run], own: int, sources: dict[int, int]
-) -> Iterator[Piece]:
-    source, at = sources[mapping.file_id], mapping.start
+def _merge_mapping(
+    mapping: Mapping, runs: list[Run], pages: int, sources: dict[int, int]
+) -> Iterator[SourcedRun]:
+    source, start = sources[mapping.file_id], mapping.start
     for run in runs:
-        yield from _seen(mapping, at, run.start, source)
-        yield _piece(run.start, run.end, own, run.offset or 0)
-        at = run.end
-    yield from _seen(mapping, at, mapping.end, source)
+        yield from _data_in_file(mapping, start, run.start, source)
+        yield _sourced_run(run.start, run.end, pages, run.offset or 0)
+        start = run.end
+    yield from _data_in_file(mapping, start, mapping.end, source)
 
 
-def _seen(mapping: Mapping, begin: int, end: int, source: int) -> Iterator[Piece]:
-    """What the file holds of these addresses; where it has a hole a page reads as zero, and stays absent."""
-    away = mapping.offset - mapping.start
-    for start, stop, is_data in sparse.extents(source, end + away, begin + away):
+def _data_in_file(mapping: Mapping, start: int, end: int, source: int) -> Iterator[SourcedRun]:
+    """Yield the pages that the shared file holds for these addresses.
+
+    A hole in the file stays absent, and reads as zero: the mapping will be anonymous.
+    """
+    shift = mapping.offset - mapping.start
+    for begin, stop, is_data in files.extents(source, end + shift, start + shift):
         if is_data:
-            first = start // PAGE * PAGE  # blocks may be smaller
-            yield _piece(first - away, -(-stop // PAGE) * PAGE - away, source, first)
+            first = begin // PAGE * PAGE  # the blocks of a file system may be smaller than a page
+            yield _sourced_run(first - shift, -(-stop // PAGE) * PAGE - shift, source, first)
 
 
-def _piece(start: int, end: int, source: int, offset: int) -> Piece:
+def _sourced_run(start: int, end: int, source: int, offset: int) -> SourcedRun:
     pages = (end - start) // PAGE
-    return Piece(
+    return SourcedRun(
         run=Run(start=start, pages=pages, flags=PRESENT | LAZY, offset=0),
         source=source,
         offset=offset,

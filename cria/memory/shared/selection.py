@@ -1,4 +1,4 @@
-"""Which mappings of a process clones may share: pure, and where it is not sure the answer is no."""
+"""Select the mappings of a process that clones may share; a mapping that cria is not sure of is copied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import mmap
 import re
 import struct
 from collections import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -24,19 +24,20 @@ from cria.criu.images.memory import (
     Memory,
 )
 from cria.memory import zero_pages
+from cria.system import elf
 
-SMALLEST = 256 << 10  # what is less is cheaper copied, and thread areas are among it
+SMALLEST = 256 << 10  # bytes; less is quicker to copy, and thread arenas are among it
 
-# Only these may be set. What glibc reserves for the arena of a thread has MAP_NORESERVE, and so has what
-# jemalloc and mimalloc take; locked, huge and growing mappings have bits of their own; stacks of threads
-# have been advised MADV_NOHUGEPAGE since Linux 6.7; MADV_DONTFORK and MADV_WIPEONFORK mean what they say.
+# Only these bits may be set. Arenas of threads (glibc) and what jemalloc and mimalloc reserve have
+# MAP_NORESERVE. Locked, huge and growing mappings have flags of their own. Stacks of threads have
+# MADV_NOHUGEPAGE since Linux 6.7. A child gets no memory that has MADV_DONTFORK, or zeros for MADV_WIPEONFORK.
 _STATUS = REGULAR | ANON_PRIVATE | HEAP
 _FLAGS = MAP_PRIVATE | MAP_ANONYMOUS
 _ADVICE = 1 << 14 | 1 << 16  # MADV_HUGEPAGE, MADV_DONTDUMP
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What of one process is shared; `why_not` says why nothing is."""
+    """The mappings of one process that are shared; `why_not` says why none is."""
 
     mappings: tuple[Mapping, ...] = ()
     shared_bytes: int = 0
@@ -44,25 +45,25 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str | None = None
 
 
-def select_mappings(known: Memory, why_not: str | None = None) -> Selection:
-    """The mappings of one process that are safe to share, and worth it.
+def select_mappings(memory: Memory, why_not: str | None = None) -> Selection:
+    """Select the mappings of one process that are safe to share and hold enough.
 
-    With a reason `why_not`, such as an allocator that counts on anonymous memory, none is.
+    Selects none where there is a reason `why_not`, such as an allocator that relies on anonymous memory.
     """
-    present: dict[Mapping, int] = {}
-    for piece in zero_pages.split_by_mapping(known):
+    stored_bytes: dict[Mapping, int] = {}
+    for piece in zero_pages.split_by_mapping(memory):
         if piece.mapping is not None and piece.run.offset is not None:
-            present[piece.mapping] = present.get(piece.mapping, 0) + piece.run.size
-    guards = [mapping for mapping in known.mappings if mapping.status & GUARD]
-    chosen = {
+            stored_bytes[piece.mapping] = stored_bytes.get(piece.mapping, 0) + piece.run.size
+    guards = [mapping for mapping in memory.mappings if mapping.status & GUARD]
+    selected = {
         mapping: size
-        for mapping, size in present.items()
+        for mapping, size in stored_bytes.items()
         if why_not is None and size >= SMALLEST and is_safe(mapping, guards)
     }
-    shared = sum(chosen.values())
-    total = sum(run.size for run in known.runs if run.offset is not None)
+    shared = sum(selected.values())
+    total = sum(run.size for run in memory.runs if run.offset is not None)
     return Selection(
-        mappings=tuple(chosen),
+        mappings=tuple(selected),
         shared_bytes=shared,
         copied_bytes=total - shared,
         why_not=why_not,
@@ -70,10 +71,10 @@ def select_mappings(known: Memory, why_not: str | None = None) -> Selection:
 
 
 def is_safe(mapping: Mapping, guards: Iterable[Mapping] = ()) -> bool:
-    """Whether nothing is known of the mapping that would tell it from a private one of a file.
+    """Whether a process cannot tell this mapping from a private mapping of a file.
 
-    One thing always would: after MADV_DONTNEED a page reads as the file again and not as zero. That is
-    why allocators are looked at besides.
+    One difference remains: after MADV_DONTNEED a page reads as in the file again, and not as zero. That
+    is why processes with certain allocators share nothing; see Allocators.
     """
     return (
         mapping.is_plain
@@ -82,14 +83,16 @@ def is_safe(mapping: Mapping, guards: Iterable[Mapping] = ()) -> bool:
         and not mapping.advice & ~_ADVICE
         and bool(mapping.prot & PROT_READ)
         and not mapping.prot & PROT_EXEC
-        and not any(g.start < mapping.end and mapping.start < g.end for g in guards)
+        and not any(guard.start < mapping.end and mapping.start < guard.end for guard in guards)
     )
 
 
-_NAMES = re.compile(
+# Allocators that give memory back with MADV_DONTNEED and rely on zeros afterwards: by the names of
+# libraries, and by texts in their constants where they are linked into something else.
+_LIBRARY = re.compile(
     r"(jemalloc|tcmalloc|mimalloc|rpmalloc|snmalloc|scudo|hoard|tbbmalloc|libjvm|libv8|libnode)"
 )
-_WORDS = {
+_TEXTS = {
     b"<jemalloc>": "jemalloc",
     b"mimalloc": "mimalloc",
     b"tcmalloc": "tcmalloc",
@@ -97,73 +100,64 @@ _WORDS = {
     b"snmalloc": "snmalloc",
     b"Scudo ERROR": "scudo",
 }
-_GO = b".go.buildinfo"
-# CPython carries mimalloc since 3.13, but takes all its memory from it in the free-threaded build only.
+_GO_SECTION = b".go.buildinfo"
+# CPython contains mimalloc since 3.13, but uses it for all memory in the free-threaded build only.
 _PYTHON, _FREE_THREADED = re.compile(r"(lib)?python3\."), re.compile(r"python3\.\d+t")
-
-_IDENT = b"\x7fELF\x02\x01"  # 64 bit, little endian: the machines that vLLM runs on
-# Elf64_Ehdr: e_shoff, e_shentsize, e_shnum, e_shstrndx. Elf64_Shdr: sh_name, sh_offset, sh_size.
-_HEADER = struct.Struct("<40xQ10xHHH")
-_SECTION = struct.Struct("<I20xQQ24x")
 
 
 class Allocators:
-    """Looks into each file once, however many processes have it mapped."""
+    """Looks for allocators in mapped files, and reads each file once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str | None] = {}
+        self._reasons: dict[str, str | None] = {}
 
-    def why_not(self, known: Memory, paths: abc.Mapping[int, str]) -> str | None:
-        """Why the memory of a process cannot be shared, or None; `paths` are its files by their ID."""
-        mapped = {m.file_id for m in known.mappings if m.prot & PROT_EXEC and m.file_id in paths}
+    def why_not(self, memory: Memory, paths: abc.Mapping[int, str]) -> str | None:
+        """Return why the memory of a process cannot be shared, or None where it can.
+
+        `paths` are the files of the process by their ID in files.img.
+        """
+        mapped = {
+            mapping.file_id
+            for mapping in memory.mappings
+            if mapping.prot & PROT_EXEC and mapping.file_id in paths
+        }
         for path in sorted(paths[file_id] for file_id in mapped):
-            if path not in self._known:
-                self._known[path] = find_allocator(Path(path))
-            if (found := self._known[path]) is not None:
-                return f"{path} {found}"
+            if path not in self._reasons:
+                self._reasons[path] = find_allocator(Path(path))
+            reason = self._reasons[path]
+            if reason is not None:
+                return f"{path} {reason}"
         return None
 
 
 def find_allocator(path: Path) -> str | None:
-    """What the file at `path` holds that forbids sharing, in words; None for nothing."""
-    if named := _NAMES.search(path.name):
-        return f"is {named[1]}"
+    """Return what in the file forbids sharing, as a predicate of its path, or None."""
+    if library := _LIBRARY.search(path.name):
+        return f"is {library[1]}"
     try:
         with path.open("rb") as file:
-            if file.read(len(_IDENT)) != _IDENT:
+            if file.read(len(elf.IDENT)) != elf.IDENT:
                 return None
             with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
-                return _in_elf(content, path.name)
+                return _find_in_elf(content, path.name)
     except OSError as error:
-        return f"cannot be looked into: {error.strerror}"
+        return f"cannot be read: {error.strerror}"
     except (struct.error, IndexError):
-        return "is not a whole ELF file"
+        return "is not a complete ELF file"
 
 
-def _in_elf(content: mmap.mmap, name: str) -> str | None:
-    sections = dict(_sections(content)) or {b".rodata": (0, len(content))}
-    if _GO in sections:
+def _find_in_elf(content: mmap.mmap, name: str) -> str | None:
+    sections = dict(elf.sections(content)) or {b".rodata": (0, len(content))}
+    if _GO_SECTION in sections:
         return "is written in Go"
     for section, (begin, end) in sections.items():
         if section.startswith(b".rodata"):
-            for word, allocator in _WORDS.items():
-                if content.find(word, begin, end) >= 0 and not _asleep(allocator, name):
+            for text, allocator in _TEXTS.items():
+                if content.find(text, begin, end) >= 0 and not _is_unused(allocator, name):
                     return f"holds {allocator}"
     return None
 
 
-def _asleep(allocator: str, name: str) -> bool:
-    python = _PYTHON.match(name) and not _FREE_THREADED.search(name)
-    return allocator == "mimalloc" and bool(python)
-
-
-def _sections(content: mmap.mmap) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Name, begin and end of each section, in bytes of the file."""
-    table, size, count, names_at = _HEADER.unpack_from(content)
-    if not table or size < _SECTION.size:
-        return
-    headers = [_SECTION.unpack_from(content, table + number * size) for number in range(count)]
-    names = headers[names_at][1]
-    for name, offset, length in headers:
-        end = content.find(b"\0", names + name)
-        yield content[names + name : end], (offset, min(offset + length, len(content)))
+def _is_unused(allocator: str, name: str) -> bool:
+    is_usual_python = _PYTHON.match(name) and not _FREE_THREADED.search(name)
+    return allocator == "mimalloc" and bool(is_usual_python)
