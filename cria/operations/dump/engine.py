@@ -14,6 +14,7 @@ from cria.engine.control.quiesce import QuiesceSession
 from cria.engine.handle import clean_up as clean_up_after
 from cria.engine.inventory import discovery
 from cria.engine.inventory.collect import collect_inventory
+from cria.isolation.namespaces import NamespacesOfProcess, in_other_pid_namespace
 from cria.memory.lazy import client as page_server
 from cria.operations.checks import preflight
 from cria.operations.dump.state import DumpState
@@ -69,6 +70,8 @@ def take_inventory(state: DumpState) -> None:
 
 
 def check_engine(state: DumpState) -> None:
+    if in_other_pid_namespace(state.root):
+        NamespacesOfProcess(state.root)  # raises for a container: nothing of it is executed
     preflight.dump(state.inventory, state.staged.output)
 
 
