@@ -1,8 +1,8 @@
-"""Carry connections from a port of the host to a port inside a clone's network namespace.
+"""Forward connections from ports of the host to ports inside a clone's network namespace.
 
-Run as a script inside the namespace. The listeners were made on the host and are inherited; whatever
-is opened here leads into the namespace, so no address, route or rule is needed on either side, and
-all of it ends with the namespace.
+Run as a script inside the namespace. It inherits listeners that were made on the host, and connects
+inside the namespace. So no address, route or rule is needed that could be left behind; the price is a
+copy in user space. Everything ends with the namespace.
 
     python forward.py FD:ADDRESS:PORT...
 """
@@ -17,8 +17,8 @@ import sys
 CHUNK = 65536
 
 
-async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Copy until the end of the stream, and pass that end on; a half-open connection stays one."""
+async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Copy a stream to its end, and shut the target down for writing: half-open connections stay so."""
     with contextlib.suppress(ConnectionError):
         while data := await source.read(CHUNK):
             target.write(data)
@@ -35,7 +35,7 @@ async def serve(listener: socket.socket, address: str, port: int) -> None:
             writer.close()
             return
         try:
-            await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
+            await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
         finally:
             inner_writer.close()
             writer.close()
@@ -44,10 +44,10 @@ async def serve(listener: socket.socket, address: str, port: int) -> None:
     await server.serve_forever()
 
 
-async def main(words: list[str]) -> None:
+async def main(arguments: list[str]) -> None:
     services = []
-    for word in words:
-        number, _, target = word.partition(":")
+    for argument in arguments:
+        number, _, target = argument.partition(":")
         address, _, port = target.rpartition(":")
         services.append(serve(socket.socket(fileno=int(number)), address, int(port)))
     await asyncio.gather(*services)

@@ -1,4 +1,4 @@
-"""The published ports of an engine in a network namespace of its own: listeners on the host that lead inside."""
+"""API ports of an engine in its own network namespace: listeners on the host that lead to them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cria.errors import PortTaken, PortUnknown
+from cria.isolation.namespaces import CloneNamespaces
 from cria.model.inventory import Endpoint, Socket
 
-if TYPE_CHECKING:
-    from cria.isolation.namespaces import CloneNamespaces
-
-WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-BACKLOG = 2048
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_BACKLOG = 2048  # uvicorn's, with which vLLM listens
+_SCRIPT = Path(__file__).with_name("forward.py")
 
 
 class ForwardedPort:
-    """One listener on the host, from the moment it is planned, and where it leads."""
+    """A listener on the host, and the endpoint inside the namespace to which it leads.
+
+    Port 0 lets the kernel choose. Raises PortTaken.
+    """
 
     def __init__(self, inner: Endpoint, port: int) -> None:
         self.inner = inner
@@ -28,7 +29,7 @@ class ForwardedPort:
         try:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.listener.bind((inner.address, port))
-            self.listener.listen(BACKLOG)
+            self.listener.listen(_BACKLOG)
         except OSError as error:
             self.listener.close()
             raise PortTaken(
@@ -41,42 +42,41 @@ class ForwardedPort:
 
 
 def listen_on_host(
-    published: Iterable[Socket], ports: Mapping[int, int], *, any_port: bool
+    api_listeners: Iterable[Socket], ports: Mapping[int, int], *, any_port: bool
 ) -> list[ForwardedPort]:
-    """Listen on the host for each published listener: on the port `ports` names for it, else on its own.
+    """Listen on the host for each API port: on the port that `ports` names for it, else on the same port.
 
-    With `any_port` those that are not named get a free one. All or none. Raises PortTaken, and
-    PortUnknown for a port that is not published: the others cannot be reached from outside anyway.
+    With `any_port` those that are not named get a free port. Either all are listened on or none. Raises
+    PortTaken, and PortUnknown where `ports` names a port that is no API port: nobody could reach it.
     """
-    inner = {each.local.port: each.local for each in published}
+    inner = {listener.local.port: listener.local for listener in api_listeners}
     unknown = sorted(set(ports) - set(inner))
     if unknown:
         raise PortUnknown(
-            f"port {unknown[0]} is not published by this engine",
-            details=f"its published ports: {', '.join(map(str, inner)) or 'none'}",
-            remedy="name a published port, or leave the network shared: without --isolate net",
+            f"port {unknown[0]} is no API port of this engine",
+            details=f"its API ports: {', '.join(map(str, inner)) or 'none'}",
+            remedy="name an API port, or share the host's network: without --isolate net",
         )
-    made: list[ForwardedPort] = []
+    forwarded: list[ForwardedPort] = []
     try:
         for old, endpoint in inner.items():
-            made.append(ForwardedPort(endpoint, ports.get(old, 0 if any_port else old)))
+            forwarded.append(ForwardedPort(endpoint, ports.get(old, 0 if any_port else old)))
     except BaseException:
-        for forward in made:
-            forward.close()
+        for port in forwarded:
+            port.close()
         raise
-    return made
+    return forwarded
 
 
-def hand_over(forwards: Sequence[ForwardedPort], place: CloneNamespaces) -> None:
+def forward(ports: Sequence[ForwardedPort], namespaces: CloneNamespaces) -> None:
     """Hand the listeners to a process in the namespaces, which connects them to the engine."""
-    if not forwards:
+    if not ports:
         return
-    script = str(Path(__file__).with_name("forward.py"))
-    listeners = [forward.listener.fileno() for forward in forwards]
-    words = [
-        f"{number}:{WILDCARDS.get(f.inner.address, f.inner.address)}:{f.inner.port}"
-        for number, f in zip(place.descriptor_numbers(listeners), forwards, strict=True)
+    listeners = [port.listener.fileno() for port in ports]
+    arguments = [
+        f"{number}:{_WILDCARDS.get(port.inner.address, port.inner.address)}:{port.inner.port}"
+        for number, port in zip(namespaces.descriptor_numbers(listeners), ports, strict=True)
     ]
-    place.run([sys.executable, "-I", "-S", script, *words], listeners)
-    for forward in forwards:
-        forward.close()
+    namespaces.run([sys.executable, "-I", "-S", str(_SCRIPT), *arguments], listeners)
+    for port in ports:
+        port.close()

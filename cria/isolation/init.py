@@ -1,8 +1,8 @@
-"""PID 1 of a clone's namespaces: makes its private view of the host, reaps, passes signals on, ends with it.
+"""PID 1 of a clone's namespaces: mount its private view of the host, reap, forward signals, end with the engine.
 
-Run as a script with nothing but the standard library; it stays as long as the engine lives. It talks
-to cria over a socket: its settings come first, then the call for CRIU, then the word to stay. When
-that socket closes before, everything in the namespaces ends.
+Run as a script with nothing but the standard library, because it stays as long as the engine lives.
+cria sends it messages over a socket: the settings, then programs to run, then which process to stay
+for. If the socket closes before, everything in the namespaces ends.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 
 
 def private_view(settings: dict[str, Any]) -> None:
-    """Mounts that only this clone sees: its own /dev/shm and /proc, copy-on-write directories, its log.
+    """Mount what only this clone sees: its own /dev/shm and /proc, copy-on-write directories, its log.
 
-    What the copy-on-write directories collect lies on a memory file system that is hidden below /proc,
-    so it goes with the namespace and nobody has to clear it away. An overlay shows one file system: what
-    is mounted below such a directory, a disk with models perhaps, is mounted there again.
+    Changes to copy-on-write directories go to a memory file system that is hidden below /proc. It ends
+    with the namespace, so nothing has to be cleaned up. An overlay shows one file system: what is mounted
+    below such a directory, a disk with models perhaps, is mounted there again.
     """
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     # Opened before a copy-on-write directory covers them: the clone's log is the host's file.
-    below = [(at, at) for at in mounted_below(settings["copy_on_write"])]
-    binds = [*below, *map(tuple, settings["binds"])]
+    mounts = [(point, point) for point in mounted_below(settings["copy_on_write"])]
+    binds = [*mounts, *map(tuple, settings["binds"])]
     sources = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in binds]
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")
@@ -56,10 +56,10 @@ def private_view(settings: dict[str, Any]) -> None:
         upper, work = f"/proc/{number}", f"/proc/{number}.work"
         os.mkdir(upper)
         os.mkdir(work)
-        known = os.stat(directory)
-        os.chown(upper, known.st_uid, known.st_gid)
-        os.chmod(upper, known.st_mode & 0o7777)
-        options = f"lowerdir={directory},upperdir={upper},workdir={work}"
+        status = os.stat(directory)
+        os.chown(upper, status.st_uid, status.st_gid)
+        os.chmod(upper, status.st_mode & 0o7777)
+        options = f"lowerdir={escaped(directory)},upperdir={upper},workdir={work}"
         mount("overlay", directory, "overlay", MS_NODEV, options)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for source, (_, target) in zip(sources, binds, strict=True):
@@ -67,28 +67,33 @@ def private_view(settings: dict[str, Any]) -> None:
         os.close(source)
 
 
+def escaped(path: str) -> str:
+    """Escape what separates overlay options and layers (Documentation/filesystems/overlayfs.rst)."""
+    return re.sub(r"([\\:,])", r"\\\1", path)
+
+
 def mounted_below(directories: list[str]) -> list[str]:
-    """The outermost mount points below some directories (proc(5), mountinfo, with its octal escapes)."""
+    """Return the outermost mount points below some directories (proc(5), mountinfo: octal escapes)."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        escaped = {line.split()[4] for line in lines}
-    points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), point) for point in escaped}
-    found: list[str] = []
+        names = {line.split()[4] for line in lines}
+    points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), name) for name in names}
+    outermost: list[str] = []
     for point in sorted(points):
         inside = any(point.startswith(f"{directory}/") for directory in directories)
-        if inside and not any(point.startswith(f"{outer}/") for outer in found):
-            found.append(point)
-    return found
+        if inside and not any(point.startswith(f"{outer}/") for outer in outermost):
+            outermost.append(point)
+    return outermost
 
 
 def raise_loopback() -> None:
-    """A new network namespace has its loopback down, and CRIU does not start without it."""
+    """Raise the loopback interface: it is down in a new namespace, and CRIU needs it."""
     with socket.socket() as any_socket:
         request = struct.pack("16sH14x", b"lo", IFF_UP)
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
 
 
 def receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """One message and the file descriptors that came with it; None when cria has hung up."""
+    """Return one message and its file descriptors; None when cria has closed the socket."""
     descriptors = array.array("i")
     room = socket.CMSG_LEN(8 * descriptors.itemsize)
     data, ancillary, _, _ = control.recvmsg(1 << 16, room, socket.MSG_CMSG_CLOEXEC)
@@ -99,14 +104,14 @@ def receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
 
 
 def start(argv: list[str], descriptors: list[int]) -> None:
-    """Run a program that finds `descriptors` under the numbers 3, 4, ... and nothing else open."""
+    """Run a program that has `descriptors` as 3, 4, ... and nothing else open."""
     if os.fork():
         return
     try:
         os.setsid()
         null = os.open("/dev/null", os.O_RDWR)
-        # Out of the way first, so that no number is overwritten before it has been copied.
-        moved = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 64) for each in descriptors]
+        # Moved to high numbers first, so that none is overwritten before it has been copied.
+        moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 64) for number in descriptors]
         for number, descriptor in enumerate([null, null, null, *moved]):
             os.dup2(descriptor, number, inheritable=True)
         os.execv(argv[0], argv)
@@ -114,12 +119,12 @@ def start(argv: list[str], descriptors: list[int]) -> None:
         os._exit(127)
 
 
-def attend(control: socket.socket) -> int:
-    """Serve cria until it says stay; returns the PID of the engine's root."""
+def serve(control: socket.socket) -> int:
+    """Run programs for cria until it says for which process to stay; return its PID."""
     while True:
         message, descriptors = receive(control)
         if message is None:
-            os._exit(1)  # PID 1 ends, and the kernel ends all that is in here
+            os._exit(1)  # PID 1 ends, and the kernel kills everything in the namespace
         if "stay" in message:
             return int(message["stay"])
         start(message["argv"], descriptors)
@@ -127,14 +132,14 @@ def attend(control: socket.socket) -> int:
             os.close(descriptor)
 
 
-def outlive(root: int) -> None:
-    """Reap whoever ends, pass SIGTERM on, and leave when the engine's root has."""
+def stay(root: int) -> None:
+    """Reap processes and forward signals until the engine's root process has ended."""
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         os.kill(root, number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, pass_on)
+        signal.signal(number, forward)
     while True:
         try:
             pid, _status = os.waitpid(-1, 0)
@@ -164,9 +169,9 @@ def main() -> None:
         control.send(json.dumps({"error": str(error)}).encode())
         os._exit(1)
     control.send(json.dumps({"ready": True}).encode())
-    root = attend(control)
+    root = serve(control)
     control.close()
-    outlive(root)
+    stay(root)
 
 
 if __name__ == "__main__":

@@ -400,3 +400,47 @@ def test_clones_of_which_no_port_is_said_stand_beside_the_original(
     finally:
         for engine in engines:
             end(engine["pid"])
+
+
+def test_a_log_that_others_may_read_does_not_stop_a_clone(
+    start: Callable[..., Launched],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+    tmp_path: Path,
+) -> None:
+    """CRIU refuses a log whose mode is not the recorded one, so the clone's own log gets that mode."""
+    port, new = free_port(), free_port()
+    launched = start("little_engine.py", port, tmp_path)
+    launched.log.chmod(0o644)
+    checkpoint = cria.dump(
+        launched.pid, tmp_path / "checkpoint", any_process=True, leave_running=True
+    )
+
+    clone(checkpoint, port, new, ended_after)
+
+    assert ask(new)["tcp"]
+    (own,) = tmp_path.glob(f"{launched.log.name}.*")
+    assert own.stat().st_mode & 0o7777 == 0o644
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b", "a\\b", "a:b,lowerdir=c\\"])
+def test_a_directory_with_a_name_that_overlayfs_would_take_for_options(
+    start: Callable[..., Launched],
+    free_port: Callable[[], int],
+    ended_after: list[int],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    port, new = free_port(), free_port()
+    directory = tmp_path / name
+    directory.mkdir()
+    launched = start("little_engine.py", port, directory)
+    before = (directory / "little.sock").stat().st_ino
+    checkpoint = cria.dump(
+        launched.pid, tmp_path / "checkpoint", any_process=True, leave_running=True
+    )
+
+    clone(checkpoint, port, new, ended_after)
+
+    assert ask(new)["unix"] and ask(port)["unix"]
+    assert (directory / "little.sock").stat().st_ino == before

@@ -11,7 +11,7 @@ from cria.criu.images.directory import private_view
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.errors import PathTaken, PidTaken
 from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
-from cria.isolation.view import make_sure_of, prepared
+from cria.isolation.view import make_logs, prepare_view
 from cria.memory import compressed
 from cria.model.manifest import SAVED_FILES
 from cria.network.images import apply_plan
@@ -23,7 +23,7 @@ def choose_namespaces(state: RestoreState) -> None:
     """Choose the host's namespaces where the engine's PIDs and paths are free, else make new ones."""
     isolate = state.request.isolate
     state.namespaces = HostNamespaces()
-    view = prepared(
+    view = prepare_view(
         state.checkpoint.criu_images,
         state.checkpoint.manifest,
         state.tag,
@@ -38,7 +38,7 @@ def choose_namespaces(state: RestoreState) -> None:
             state.warn(f"{taken.message}: the engine gets namespaces of its own")
         else:
             return
-    make_sure_of(own for own, _ in view.binds)
+    make_logs(own for own, _ in view.logs)
     state.unix_names = view.abstract
     state.namespaces = CloneNamespaces(
         copy_on_write=view.copy_on_write, binds=view.binds, network=isolate == "net"

@@ -100,7 +100,7 @@ def start_processes(state: RestoreState) -> None:
             state.checkpoint.criu_images, state.plan, state.network_namespace
         )
     if state.own_namespaces is not None:
-        forwarded_ports.hand_over(state.forwarded_ports, state.own_namespaces)
+        forwarded_ports.forward(state.forwarded_ports, state.own_namespaces)
     state.namespaces.settle(state.inner_root)
     remove_images(state)
 
