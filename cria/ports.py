@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cria.criu.images import CriuImages
-from cria.criu.images.directory import private_view
+from cria.criu.images.directory import CriuImages, private_view
 from cria.criu.images.files import NAME, FilesImage
 from cria.criu.images.framing import Image
 from cria.criu.images.schema import Schema

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cria.criu import program
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.errors import CheckpointDamaged
 from cria.model.manifest import IMAGES, MANIFEST, MEMORY
 

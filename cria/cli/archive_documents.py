@@ -13,7 +13,7 @@ from cria.kubernetes.archive import contents, plan, reader
 from cria.kubernetes.archive.contents import Mention, NeededFile
 from cria.kubernetes.archive.origin import Origin
 from cria.kubernetes.archive.reader import Sizes
-from cria.model.inventory import Endpoint
+from cria.model.socket import Endpoint
 
 if TYPE_CHECKING:
     from cria.criu.images import files, summary

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cria.errors import PortTaken, PortUnknown
 from cria.isolation.namespaces import CloneNamespaces
-from cria.model.inventory import Endpoint, Socket
+from cria.model.inventory import Socket
+from cria.model.socket import Endpoint
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _BACKLOG = 2048  # uvicorn's, with which vLLM listens

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import RegularFile, UnixSocket
 from cria.model.manifest import Manifest
 from cria.system.files import MEMORY_FILE_SYSTEMS

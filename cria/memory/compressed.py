@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.memory import MAP_GROWSDOWN, PROT_WRITE, Memory, Run
 from cria.errors import CheckpointDamaged, RestoreFailed
 from cria.events import OnBytes

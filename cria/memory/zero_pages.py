@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.memory import PAGE, Mapping, Memory, Run
 
 READ_BYTES = 4 << 20

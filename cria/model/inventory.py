@@ -1,4 +1,4 @@
-"""What an engine holds, as plain structs: taken live from the kernel, stored with a checkpoint, shown by both."""
+"""What an engine holds, as plain structs: taken live from the kernel, and stored with a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ from typing import Literal
 
 import msgspec
 
-Family = Literal["ipv4", "ipv6"]
-Protocol = Literal["tcp", "udp"]
+from cria.model.socket import Endpoint, InetSocket
+
 Confidence = Literal["certain", "likely", "unknown"]
 DescriptorKind = Literal[
     "socket", "pipe", "fifo", "file", "directory", "device", "memfd", "eventfd", "eventpoll",
     "io_uring", "inotify", "timerfd", "signalfd", "pidfd", "other",
 ]  # fmt: skip
-
-
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
-    """One end of an inet socket. `address` is in the text form of its family; port 0 is unbound."""
-
-    address: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}"
-
-    @property
-    def http_url(self) -> str:
-        """The URL by which a client on this host reaches a listener; a wildcard address becomes loopback."""
-        loopback = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address
-        return f"http://{Endpoint(address=loopback, port=self.port)}"
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -106,25 +89,20 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     locks: tuple[str, ...] = ()
 
 
-class Socket(msgspec.Struct, frozen=True, kw_only=True):
-    """A TCP or UDP socket as sock_diag shows it.
+class Socket(InetSocket, frozen=True, kw_only=True):
+    """A TCP or UDP socket of an engine, as sock_diag shows it.
 
-    `backlog` is set for LISTEN only. For LISTEN `receive_queue` counts connections not yet accepted,
-    otherwise both queues count bytes. `peer_holders` is empty when the other end is outside the tree.
+    `backlog` is set for LISTEN only. For LISTEN `receive_queue` counts connections that are not accepted
+    yet, otherwise both queues count bytes. `peer_holders` is empty when the other end is outside the
+    process tree.
     """
 
     netns: int
-    family: Family
-    protocol: Protocol
-    state: str
-    local: Endpoint
-    peer: Endpoint | None = None
     inode: int
     uid: int
     backlog: int | None = None
     receive_queue: int = 0
     send_queue: int = 0
-    dual_stack: bool = False
     holders: tuple[Holder, ...] = ()
     peer_holders: tuple[Holder, ...] = ()
     role: Role = UNKNOWN

@@ -11,7 +11,8 @@ import msgspec
 
 from cria.errors import CheckpointDamaged, CheckpointMissing, CheckpointNewer
 from cria.events import Timings
-from cria.model.inventory import Endpoint, Inventory
+from cria.model.inventory import Inventory
+from cria.model.socket import Endpoint
 
 SCHEMA_VERSION: Final = 1
 

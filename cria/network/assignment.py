@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from cria.errors import PortPlanRefused, PortTaken, PortUnknown
-from cria.model.inventory import Protocol
-from cria.model.socket import API_ROLE, UNKNOWN_ROLE, Occupant, overlap, plain
+from cria.model.socket import API_ROLE, UNKNOWN_ROLE, Occupant, Protocol, overlap, plain
 from cria.network.groups import GroupedSocket, GroupKey
 from cria.network.requests import HIGHEST, LOWEST_UNPRIVILEGED, PortRequests, check_range
 
@@ -64,7 +63,7 @@ class Taken:
                 if there.ns_id not in (None, socket.ns_id):
                     continue
                 lenient = not strictly and there.connected and socket.protocol == "tcp"
-                if lenient and (kin.kind not in {"accepted", "outgoing"} or there.waits):
+                if lenient and (kin.kind not in {"accepted", "outgoing"} or there.in_time_wait):
                     continue
                 if overlap(address, socket.dual_stack, there.local.address, there.dual_stack):
                     return there

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from os import getpid
 from pathlib import Path
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.errors import PrivilegeMissing
-from cria.model.inventory import Endpoint
-from cria.model.socket import plain
+from cria.model.socket import Endpoint, plain
 from cria.network.occupancy import within
 from cria.network.plan import Move, PortPlan
 from cria.system.netfilter import CRIU_MARK, Connection, Netfilter

@@ -8,8 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from cria.model.inventory import Endpoint, Protocol
-from cria.model.socket import UNKNOWN_ROLE, PortSocket, overlap, plain
+from cria.model.socket import UNKNOWN_ROLE, Endpoint, PortSocket, Protocol, overlap, plain
 
 Kind = Literal["listener", "bound", "accepted", "outgoing", "client", "outside"]
 GroupKey = tuple[int, Protocol, int]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cria.criu.images.files import FilesImage, InetSocket, edit_sockets
-from cria.model.inventory import Endpoint, Inventory, Socket
-from cria.model.socket import PortSocket
+from cria.criu.images.files import FilesImage, ImageSocket, edit_sockets
+from cria.model.inventory import Inventory, Socket
+from cria.model.socket import Endpoint, PortSocket
 from cria.network import plan
 from cria.network.plan import PortPlan
 
@@ -44,7 +44,7 @@ def sockets_of_engine(inventory: Inventory) -> tuple[PortSocket, ...]:
 
 
 def _of_image(
-    found: InetSocket, live: Socket | None, inventory: Inventory | None, owner: str = ""
+    found: ImageSocket, live: Socket | None, inventory: Inventory | None, owner: str = ""
 ) -> PortSocket:
     role = live.role.name if live else "unknown"
     return PortSocket(

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cria.errors import RestoreFailed
-from cria.model.inventory import Endpoint
-from cria.model.socket import Target, plain
+from cria.model.socket import Endpoint, Target, plain
 from cria.network.occupancy import inodes_of, occupants, owners_of, within
 from cria.network.plan import Move, PortPlan
 from cria.network.reservation import TCP_REPAIR, standing_on, taken

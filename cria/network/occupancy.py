@@ -8,11 +8,9 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TypeVar
 
-from cria.model.inventory import Endpoint, Protocol
-from cria.model.socket import Occupant
+from cria.model.socket import STATES, Endpoint, Occupant, Protocol
 from cria.system import sock_diag
 from cria.system.sock_diag import InetRow
-from cria.system.sockets import STATES
 
 T = TypeVar("T")
 
@@ -62,7 +60,7 @@ def _rows() -> list[InetRow]:
         row
         for protocol in (IPPROTO_TCP, IPPROTO_UDP)
         for family in (AF_INET, AF_INET6)
-        for row in sock_diag.inet_rows(family, protocol, sock_diag.ALL_STATES)
+        for row in sock_diag.inet_rows(family, protocol, sock_diag.WITH_TIME_WAIT)
         if row.source_port
     ]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from cria.model.inventory import Endpoint, Family, Protocol
-from cria.model.socket import Occupant, PortSocket, Target, plain
+from cria.model.socket import Endpoint, Family, Occupant, PortSocket, Protocol, Target, plain
 from cria.network.groups import Kind
 
 

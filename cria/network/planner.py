@@ -6,8 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from cria.errors import PortPlanRefused
-from cria.model.inventory import Endpoint, Protocol
-from cria.model.socket import Occupant, Policy, PortSocket, in_form_of, overlap, plain
+from cria.model.socket import (
+    Endpoint,
+    Occupant,
+    Policy,
+    PortSocket,
+    Protocol,
+    in_form_of,
+    overlap,
+    plain,
+)
 from cria.network import plan as memory
 from cria.network.assignment import Choice, Taken, choose
 from cria.network.groups import GroupedSocket, GroupKey, group_sockets
@@ -196,7 +204,7 @@ def _check_connections(moves: Iterable[Move], occupants: Iterable[Occupant]) -> 
         _check_distinct(going)
     ports = {move.new.port for move in going}
     # CRIU restores over a connection that is only remembered.
-    alive = [o for o in occupants if o.local.port in ports and o.connected and not o.waits]
+    alive = [o for o in occupants if o.local.port in ports and o.connected and not o.in_time_wait]
     if not alive:
         return
     by_ends: dict[_Ends, list[Move]] = defaultdict(list)

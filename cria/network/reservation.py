@@ -18,8 +18,7 @@ from types import TracebackType
 import msgspec
 
 from cria.errors import CriaError, PortPlanRefused, PortTaken
-from cria.model.inventory import Protocol
-from cria.model.socket import Occupant, Target
+from cria.model.socket import Occupant, Protocol, Target
 from cria.network.occupancy import occupants, owners_of, within
 from cria.network.plan import PortPlan
 from cria.network.planner import verify_plan

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from struct import Struct, pack, unpack_from
 
-from cria.model.inventory import Endpoint
-from cria.model.socket import plain
+from cria.model.socket import Endpoint, plain
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10 << 8

@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import msgspec
 
+from cria.model.socket import BOUND_INACTIVE, TIME_WAIT
+
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -26,12 +28,8 @@ UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN = 0, 2, 4, 6
 UDIAG_SHOW_NAME, UDIAG_SHOW_PEER, UDIAG_SHOW_RQLEN = 0x1, 0x4, 0x10
 CLONE_NEWNET = 0x40000000
 
-TIME_WAIT = 6
-# A port that is bound and neither listens nor is connected; since Linux 6.8 (tcp_states.h).
-BOUND_INACTIVE = 13
-# TIME_WAIT belongs to no process: everything else is asked for.
-ALL_STATES = 0xFFF | 1 << BOUND_INACTIVE
-STATES = ALL_STATES & ~(1 << TIME_WAIT)
+WITH_TIME_WAIT = 0xFFF | 1 << BOUND_INACTIVE  # bits of states to ask for
+WITHOUT_TIME_WAIT = WITH_TIME_WAIT & ~(1 << TIME_WAIT)  # those belong to no process
 
 _HEADER = struct.Struct("=IHHII")
 _INET = struct.Struct("=BBBBHH16s16sIQIIIII")
@@ -71,7 +69,7 @@ class UnixRow(msgspec.Struct, frozen=True, kw_only=True):
     hung_up: bool = False
 
 
-def inet_rows(family: int, protocol: int, states: int = STATES) -> list[InetRow]:
+def inet_rows(family: int, protocol: int, states: int = WITHOUT_TIME_WAIT) -> list[InetRow]:
     """Return the sockets of one family and protocol in the network namespace of this thread."""
     request = struct.pack("=BBBBI", family, protocol, 0, 0, states) + bytes(48)
     return [_inet_row(message, protocol) for message in _dump(request)]

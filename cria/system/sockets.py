@@ -10,27 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from cria.model.inventory import Descriptor, Endpoint, Holder, Process, Socket, UnixSocket
+from cria.model.inventory import Descriptor, Holder, Process, Socket, UnixSocket
+from cria.model.socket import LISTEN, STATES, Endpoint
 from cria.system import sock_diag
 from cria.system.procfs import PROC
 from cria.system.sock_diag import InetRow, UnixRow
 
-STATES = {
-    1: "ESTABLISHED",
-    2: "SYN_SENT",
-    3: "SYN_RECV",
-    4: "FIN_WAIT1",
-    5: "FIN_WAIT2",
-    6: "TIME_WAIT",
-    7: "CLOSE",
-    8: "CLOSE_WAIT",
-    9: "LAST_ACK",
-    10: "LISTEN",
-    11: "CLOSING",
-    12: "NEW_SYN_RECV",
-    13: "BOUND_INACTIVE",
-}
-LISTEN = 10
 KINDS: dict[int, Literal["stream", "dgram", "seqpacket"]] = {
     socket.SOCK_STREAM: "stream",
     socket.SOCK_DGRAM: "dgram",

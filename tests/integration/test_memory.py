@@ -14,7 +14,7 @@ import pytest
 
 import cria
 from cria.criu import program as binary
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.engine.launch.launcher import Launched
 from cria.errors import CheckpointDamaged
 from cria.memory import zero_pages

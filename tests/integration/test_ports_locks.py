@@ -12,8 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cria.model.inventory import Endpoint
-from cria.model.socket import PortSocket
+from cria.model.socket import Endpoint, PortSocket
 from cria.network import connection_locks
 from cria.network.planner import plan
 from cria.network.requests import PortRequests

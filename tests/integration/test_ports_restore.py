@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cria.criu import program as binary
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.errors import CheckpointMismatch, PortPlanRefused, PortTaken
 from cria.network import connection_locks
 from cria.network.listeners import clear_port_reuse, verify_listeners
@@ -135,7 +135,7 @@ def test_a_pair_answers_over_its_inner_connection_on_other_ports(
     assert {move.kind for move in made} == {"listener", "accepted", "outgoing"}
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28250) == "alive"
-    stands = {each.local.port for each in occupants() if each.owner and not each.waits}
+    stands = {each.local.port for each in occupants() if each.owner and not each.in_time_wait}
     assert not stands & {move.old.port for move in made}, "something is left on an old port"
     assert (images.directory / "files.img").read_bytes() == before
 
@@ -263,7 +263,7 @@ def test_no_hostile_binder_ever_shares_a_restored_port(
     assert outcomes["restored"] == RESTORES
     assert int(report.split()[1]) > RESTORES, "the hostile binder did nothing"
     assert not [
-        each for each in occupants() if 28260 <= each.local.port <= 28263 and not each.waits
+        each for each in occupants() if 28260 <= each.local.port <= 28263 and not each.in_time_wait
     ]
 
 

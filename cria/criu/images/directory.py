@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cria.criu.images import files, framing, memory, summary
-from cria.criu.images.files import FilesImage, InetSocket, RegularFile, UnixSocket
+from cria.criu.images.files import FilesImage, ImageSocket, RegularFile, UnixSocket
 from cria.criu.images.framing import Image
 from cria.criu.images.memory import Memory, Run
 from cria.criu.images.schema import PstreeEntry, Schema, decoding
@@ -51,7 +51,7 @@ class CriuImages:
         image = self._read(files.NAME, framing.FILES)
         return FilesImage(image, self.schema, self._called(files.NAME))
 
-    def inet_sockets(self) -> tuple[InetSocket, ...]:
+    def inet_sockets(self) -> tuple[ImageSocket, ...]:
         """Return every inet socket, in the order of files.img."""
         return self.files.inet_sockets
 

@@ -23,8 +23,8 @@ from cria.criu.images.schema import (
     decoding,
 )
 from cria.errors import CheckpointMismatch, DumpIncomplete
-from cria.model.inventory import Endpoint, Family, Socket
-from cria.model.inventory import Protocol as Transport
+from cria.model.inventory import Socket
+from cria.model.socket import STATES, Endpoint, InetSocket
 from cria.system.files import writing_failed
 
 NAME = "files.img"
@@ -33,11 +33,7 @@ NAME = "files.img"
 _REGULAR, _INET, _UNIX = 1, 4, 5
 
 # Source: include/net/tcp_states.h.
-STATES = (
-    *("UNKNOWN", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT"),
-    *("CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"),
-)
-_CLOSE = STATES.index("CLOSE")
+_CLOSE = 7
 
 # Source: enum sk_shutdown in criu/images/sk-opts.proto.
 _SHUTDOWN_BOTH = 3
@@ -46,18 +42,11 @@ _SHUTDOWN_BOTH = 3
 _EXTERNAL = 1
 
 
-class InetSocket(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ImageSocket(InetSocket, frozen=True, kw_only=True, gc=False):
     """An inet socket of an image; `file_id` is unique in the image, `ns_id` CRIU's number of its netns."""
 
     file_id: int
-    inode: int
     ns_id: int
-    family: Family
-    protocol: Transport
-    state: str
-    local: Endpoint
-    peer: Endpoint | None
-    dual_stack: bool
     reuse_port: bool
     uid: int
 
@@ -127,7 +116,7 @@ class FilesImage:
         self.name = name
 
     @cached_property
-    def inet_sockets(self) -> tuple[InetSocket, ...]:
+    def inet_sockets(self) -> tuple[ImageSocket, ...]:
         """Every inet socket, in the order of the image."""
         with decoding(self.name):
             return tuple(_inet(entry.isk) for _, entry in self.of_type(_INET))
@@ -244,16 +233,16 @@ def _foreign(file_id: int, why: str) -> CheckpointMismatch:
     )
 
 
-def _inet(isk: InetEntry) -> InetSocket:
+def _inet(isk: InetEntry) -> ImageSocket:
     ipv6 = isk.family == AF_INET6
     connected = isk.dst_port != 0
-    return InetSocket(
+    return ImageSocket(
         file_id=isk.id,
         inode=isk.ino,
         ns_id=isk.ns_id,
         family="ipv6" if ipv6 else "ipv4",
         protocol="udp" if isk.proto == IPPROTO_UDP else "tcp",
-        state=STATES[isk.state] if isk.state < len(STATES) else "UNKNOWN",
+        state=STATES.get(isk.state, "UNKNOWN"),
         local=Endpoint(address=_text(tuple(isk.src_addr)), port=isk.src_port),
         peer=Endpoint(address=_text(tuple(isk.dst_addr)), port=isk.dst_port) if connected else None,
         dual_stack=ipv6 and not isk.v6only,
@@ -269,7 +258,7 @@ def _unix(usk: UnixEntry) -> UnixSocket:
         inode=usk.ino,
         ns_id=usk.ns_id,
         kind=kinds.get(usk.type, "seqpacket"),
-        state=STATES[usk.state] if usk.state < len(STATES) else "UNKNOWN",
+        state=STATES.get(usk.state, "UNKNOWN"),
         peer_inode=usk.peer,
         name=usk.name,
         directory=usk.name_dir,

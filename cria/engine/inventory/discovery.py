@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from cria.engine.command_line import ENGINE_MARK, TITLE_PREFIX, locate_script, starts_engine
 from cria.errors import AmbiguousTarget, NoSuchProcess, NotAnEngine
+from cria.model.socket import LISTEN
 from cria.system import sock_diag
 from cria.system.descriptors import descriptors
 from cria.system.procfs import PROC, Stat, command, environment, pids, stat, tree
-from cria.system.sockets import LISTEN, sockets
+from cria.system.sockets import sockets
 
 
 def is_engine_root(pid: int, proc: Path = PROC) -> bool:

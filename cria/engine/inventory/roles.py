@@ -16,7 +16,8 @@ import msgspec
 from cria.engine.command_line import TITLE_PREFIX, option_value, starts_engine
 from cria.engine.inventory.process_facts import GLOO_THREAD, STORE_THREADS, ProcessFacts
 from cria.engine.inventory.queues import Queues, role_kind
-from cria.model.inventory import UNKNOWN, Endpoint, Process, Role, SharedFile, Socket, UnixSocket
+from cria.model.inventory import UNKNOWN, Process, Role, SharedFile, Socket, UnixSocket
+from cria.model.socket import Endpoint
 from cria.system.sockets import plain
 
 HTTP_API = "HTTP API"

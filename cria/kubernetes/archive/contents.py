@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import RegularFile
 from cria.kubernetes.archive.origin import SPEC
 from cria.kubernetes.archive.reader import Archive, damaged

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from cria.criu.images import CriuImages, framing
+from cria.criu.images import framing
+from cria.criu.images.directory import CriuImages
 from cria.kubernetes.archive.contents import Mention, mentions
 from cria.kubernetes.archive.reader import Archive
 from cria.model.socket import Occupant, PortSocket

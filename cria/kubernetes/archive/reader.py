@@ -16,7 +16,7 @@ from typing import IO
 import msgspec
 
 from cria.checkpoint.tar_reader import Malformed, Member, NoTar, TarReader
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.errors import CheckpointDamaged, CheckpointMissing, NotACheckpoint
 from cria.kubernetes.archive.origin import CONFIG, SPEC, Origin, origin
 from cria.kubernetes.node import criu_shared_memory

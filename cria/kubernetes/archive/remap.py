@@ -22,7 +22,7 @@ from cria.kubernetes.archive.splice import Patch, splice, splice_files
 from cria.operation import Step, run_steps
 
 if TYPE_CHECKING:
-    from cria.criu.images import CriuImages
+    from cria.criu.images.directory import CriuImages
     from cria.events import Listener, OnBytes, Timings
     from cria.kubernetes.archive.contents import NeededFile
     from cria.kubernetes.archive.oci import StagedImage

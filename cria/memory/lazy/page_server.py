@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.errors import CriaError
 from cria.memory.lazy import client, protocol
 from cria.memory.lazy import server as serve

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import AddedFile, FilesImage, add_files
 from cria.criu.images.memory import Memory
 from cria.errors import CannotShare, NoSpace

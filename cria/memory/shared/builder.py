@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import AddedFile
 from cria.criu.images.memory import PAGE, Mapping, Memory, Run, map_file
 from cria.errors import CannotShare, CheckpointDamaged

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import RegularFile, remove_files
 from cria.criu.images.memory import (
     FILE_PRIVATE,

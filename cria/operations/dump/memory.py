@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cria.checkpoint import layout, saved_files
 from cria.criu import log
-from cria.criu.images import CriuImages, files
+from cria.criu.images import files
+from cria.criu.images.directory import CriuImages
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.criu.options import dump_options
 from cria.errors import CriaError, DumpFailed, EngineBusy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cria.checkpoint import fingerprints, layout
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.events import progress
 from cria.memory import compressed, zero_pages
 from cria.memory.shared import materialize

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cria.checkpoint.layout import StagedCheckpoint
 from cria.criu.client import Client, Conversation
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.engine.control.quiesce import QuiesceSession
 from cria.errors import GpuLost

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 
 from cria.criu import log
-from cria.criu.images import CriuImages
+from cria.criu.images.directory import CriuImages
 from cria.criu.options import restore_options
 from cria.errors import NoSuchProcess, RestoreFailed
 from cria.isolation import forwarded_ports

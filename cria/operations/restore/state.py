@@ -14,8 +14,8 @@ from cria.criu.link_remap_lock import LinkRemapLock
 from cria.events import Listener, Warned, nobody
 from cria.isolation.forwarded_ports import ForwardedPort
 from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
-from cria.model.inventory import Endpoint
 from cria.model.manifest import SavedFile
+from cria.model.socket import Endpoint
 from cria.network.plan import PortPlan
 from cria.network.reservation import Reservation
 from cria.operation import StepState, Stopwatch

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from cria.model.inventory import Descriptor, Endpoint, Holder, Inventory, Process, Role, Socket
+from cria.model.inventory import Descriptor, Holder, Inventory, Process, Role, Socket
+from cria.model.socket import Endpoint
 
 HTTP = Role(name="HTTP API", confidence="certain")
 

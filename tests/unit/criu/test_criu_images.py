@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cria.criu import program
-from cria.criu.images import CriuImages, framing
+from cria.criu.images import framing
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.framing import Image
 from cria.criu.images.summary import ImageProcess, Remap
 from cria.criu.messages import load

@@ -19,7 +19,7 @@ from cria.criu.images.files import (
 from cria.criu.images.framing import Image
 from cria.criu.images.schema import Schema
 from cria.errors import CheckpointDamaged, CheckpointMismatch
-from cria.model.inventory import Endpoint
+from cria.model.socket import Endpoint
 
 LOOPBACK = 0x0100007F
 UNKNOWN_FIELD = b"\xfa\x3f\x03abc"  # field 1023, three bytes: what a newer CRIU might add

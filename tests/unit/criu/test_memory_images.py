@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cria.criu import program
-from cria.criu.images import CriuImages, framing, memory
+from cria.criu.images import framing, memory
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.framing import Image
 from cria.criu.images.memory import LAZY, PAGE, PRESENT, Run
 from cria.criu.images.schema import Schema

@@ -4,7 +4,8 @@ import sys
 from types import FrameType
 
 from cria.engine.inventory.collect import Snapshot, classify
-from cria.model.inventory import Descriptor, Endpoint, Holder, Process, Socket
+from cria.model.inventory import Descriptor, Holder, Process, Socket
+from cria.model.socket import Endpoint
 
 
 def engine(count: int) -> Snapshot:

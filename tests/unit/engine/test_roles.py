@@ -8,7 +8,8 @@ import pytest
 
 from cria.engine.command_line import option_value
 from cria.engine.inventory.collect import Snapshot, classify
-from cria.model.inventory import Descriptor, Endpoint, Holder, Inventory, Socket
+from cria.model.inventory import Descriptor, Holder, Inventory, Socket
+from cria.model.socket import Endpoint
 
 Recorded = Callable[[str], Snapshot]
 

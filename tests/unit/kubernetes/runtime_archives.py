@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from cria.criu import program
-from cria.criu.images import CriuImages, framing
+from cria.criu.images import framing
+from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import FilesImage
 from cria.criu.images.framing import COMMON
 from cria.criu.messages import load

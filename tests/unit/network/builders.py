@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cria.model.inventory import Endpoint
-from cria.model.socket import Occupant, PortSocket
+from cria.model.socket import Endpoint, Occupant, PortSocket
 
 
 def end(text: str) -> Endpoint:

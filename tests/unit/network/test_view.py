@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cria.criu.images.directory import private_view
 from cria.errors import CheckpointMissing, NotWritable
-from cria.ports import plan, private_view, rewrite
+from cria.network.planner import plan
+from cria.ports import rewrite
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from random import Random
 
-from cria.model.inventory import Endpoint, Protocol
-from cria.model.socket import Occupant, PortSocket
+from cria.model.socket import Endpoint, Occupant, PortSocket, Protocol
 from cria.network.plan import Move, PortPlan
 from cria.network.requests import Mode, PortRequests
 
