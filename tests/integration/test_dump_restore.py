@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 import cria
+from cria.criu.images import framing
 from cria.engine.launch.launcher import Launched
 from cria.errors import (
     CheckpointDamaged,
@@ -116,6 +118,38 @@ def test_one_checkpoint_is_restored_again_and_again_and_never_changes(
 
     assert answers == [answers[0]] * 4
     assert digest(checkpoint.path) == whole
+
+
+@pytest.mark.parametrize("isolate", ["never", "always"])
+def test_a_restore_reads_files_img_once_and_writes_it_once(
+    little: tuple[Launched, int],
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    isolate: Literal["never", "always"],
+) -> None:
+    path = dumped(little, tmp_path / "checkpoint").path
+    done: list[tuple[str, Path]] = []
+
+    def counted(name: Literal["read", "write"]) -> None:
+        real = getattr(framing, name)
+
+        def call(path: Path, *args: object, **options: object) -> object:
+            done.append((name, path))
+            return real(path, *args, **options)
+
+        monkeypatch.setattr(framing, name, call)
+
+    counted("read")
+    counted("write")
+    stop(cria.restore(path, ports={little[1]: free_port()}, isolate=isolate))
+
+    names = [(action, path.name) for action, path in done]
+    assert len(names) == len(set(names)), "an image is read once, whatever asks for it"
+    assert [
+        path.parent for action, path in done if action == "read" and path.name == "files.img"
+    ] == [path / "images"]
+    assert [path.name for action, path in done if action == "write"] == ["files.img"]
 
 
 def test_leave_running_keeps_it_serving(little: tuple[Launched, int], tmp_path: Path) -> None:
