@@ -31,9 +31,9 @@ from cria.errors import (
 
 
 class KnownError(msgspec.Struct, frozen=True, kw_only=True):
-    """An error that CRIU writes, and what it means: `line` is found in what CRIU says after the position.
+    """An error that CRIU writes, and what it means: `line` is a pattern for the text after the position.
 
-    The groups of `line` that took part fill `message` and `remedy`, as {0}, {1}, ...
+    The groups of `line` that matched fill `message` and `remedy` as {0}, {1}, ...
     """
 
     line: str
@@ -212,14 +212,14 @@ def error_of(
     lines = error_lines(log)
     details = "\n".join(lines[:_SHOWN_LINES]) or answer
     for line in lines:
-        for known in KNOWN_ERRORS:
-            match = re.search(known.line, line)
+        for error in KNOWN_ERRORS:
+            match = re.search(error.line, line)
             if match is not None:
                 groups = [group for group in match.groups() if group is not None]
-                return known.kind(
-                    known.message.format(*groups),
+                return error.kind(
+                    error.message.format(*groups),
                     details=details,
-                    remedy=known.remedy and known.remedy.format(*groups),
+                    remedy=error.remedy and error.remedy.format(*groups),
                     log=str(log),
                 )
     verb = "dump the engine" if during is DumpFailed else "restore the checkpoint"

@@ -13,7 +13,7 @@ from cria.criu.images.files import FilesImage, ImageSocket, RegularFile, UnixSoc
 from cria.criu.images.framing import Image
 from cria.criu.images.memory import Memory, Run
 from cria.criu.images.schema import PstreeEntry, Schema, decoding
-from cria.criu.images.summary import MACHINES, Holder, ImageInventory, ImageProcess, Remap
+from cria.criu.images.summary import MACHINES, Holder, ImageInventory, ImageProcess
 from cria.criu.messages import MessageClass
 from cria.errors import CheckpointMissing, NotWritable
 
@@ -66,8 +66,11 @@ class CriuImages:
     @cached_property
     def inventory(self) -> ImageInventory:
         """How the images were made."""
-        (entry,) = self._messages("inventory.img", framing.INVENTORY, self.schema.inventory_entry)
-        return summary.inventory(entry)
+        name = "inventory.img"
+        entries = self._messages(name, framing.INVENTORY, self.schema.inventory_entry)
+        if not entries:
+            raise framing.damaged(self._called(name), "it holds no entry")
+        return summary.inventory(entries[0])
 
     @cached_property
     def processes(self) -> tuple[ImageProcess, ...]:
@@ -75,15 +78,11 @@ class CriuImages:
         return tuple(map(summary.process, self._pstree))
 
     @cached_property
-    def remaps(self) -> tuple[Remap, ...]:
-        """The files that had no path at the dump."""
-        entries = self._if_present("remap-fpath.img", framing.REMAP_FPATH, self.schema.remap_entry)
-        return tuple(map(summary.remap, entries))
-
-    @cached_property
     def remapped_ids(self) -> frozenset[int]:
         """The IDs in files.img of the files that had no path at the dump."""
-        return frozenset(remap.file_id for remap in self.remaps)
+        name = "remap-fpath.img"
+        entries = self._if_present(name, framing.REMAP_FPATH, self.schema.remap_entry)
+        return frozenset(entry.orig_id for entry in entries)
 
     @cached_property
     def holders(self) -> tuple[Holder, ...]:
@@ -97,16 +96,15 @@ class CriuImages:
 
     def memory(self, pid: int) -> Memory:
         """Return the mappings of a process, and where its pages lie in its pages file."""
-        known = self._memory.get(pid)
-        if known is None:
+        if pid not in self._memory:
             pages_id, runs = self._pagemap(pid)
             image = self.mm(pid)
             with decoding(self._called(memory.mm_name(pid))):
                 mappings = memory.mappings(image, self.schema)
-            known = Memory(pid=pid, pages_id=pages_id, mappings=mappings, runs=runs)
-            memory.check_pages_file(known, self.path)
-            self._memory[pid] = known
-        return known
+            read = Memory(pid=pid, pages_id=pages_id, mappings=mappings, runs=runs)
+            memory.check_pages_file(read, self.path)
+            self._memory[pid] = read
+        return self._memory[pid]
 
     def runs(self, pid: int) -> tuple[Run, ...]:
         """Return the runs of a pagemap, whatever is in the pages file."""
@@ -114,7 +112,11 @@ class CriuImages:
 
     def mm(self, pid: int) -> Image:
         """Read the image with the mappings of a process; see cria.criu.images.memory to edit it."""
-        return self._read(memory.mm_name(pid), framing.MM)
+        name = memory.mm_name(pid)
+        image = self._read(name, framing.MM)
+        if not image.entries:
+            raise framing.damaged(self._called(name), "it holds no entry")
+        return image
 
     def queued_bytes(self, inode: int) -> int:
         """Return how much is in the queues, both ways, of the connected TCP socket `inode`."""

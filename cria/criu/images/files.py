@@ -38,48 +38,49 @@ _CLOSE = 7
 # Source: enum sk_shutdown in criu/images/sk-opts.proto.
 _SHUTDOWN_BOTH = 3
 
-# Source: USK_EXTERN in criu/sk-unix.c: the far end of a socket that leads out of the tree.
+# Source: USK_EXTERN in criu/sk-unix.c: the far end of a socket that leads out of the engine.
 _EXTERNAL = 1
 
 
 class ImageSocket(InetSocket, frozen=True, kw_only=True, gc=False):
-    """An inet socket of an image; `file_id` is unique in the image, `ns_id` CRIU's number of its netns."""
+    """An inet socket; `file_id` is unique in the image, `ns_id` is CRIU's number of its network namespace."""
 
     file_id: int
     ns_id: int
     reuse_port: bool
-    uid: int
 
 
 class UnixSocket(msgspec.Struct, frozen=True, kw_only=True):
-    """A unix socket of an image; `name` is as bound: a path, or an abstract name that begins with NUL."""
+    """A unix socket; `name` is as bound: a path, or an abstract name that begins with NUL.
+
+    An `external` one is outside the engine, at the other end of a socket that the engine has.
+    """
 
     file_id: int
     inode: int
-    ns_id: int
     kind: Literal["stream", "dgram", "seqpacket"]
     state: str
-    peer_inode: int
     name: bytes
-    directory: str
     deleted: bool
     external: bool = False
 
 
 class RegularFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A regular file that a process has open or mapped; CRIU refuses a file whose size differs."""
+    """A regular file that a process has open or mapped; `flags` as in open(2), `mode` as in stat(2).
+
+    A restore wants the file with this size and, where it is a program or library, this `build_id`.
+    """
 
     file_id: int
     path: str
     flags: int
     mode: int
     size_bytes: int
-    mount_id: int
     build_id: bytes = b""
 
 
 class InetChange(Protocol):
-    """What becomes of an inet socket: its ends before and after, or `closes`: it reads as hung up."""
+    """What becomes of an inet socket: its ends before and after. One that `closes` is restored as hung up."""
 
     @property
     def old(self) -> Endpoint: ...
@@ -214,6 +215,21 @@ def remove_files(files: FilesImage, ids: Collection[int]) -> FilesImage:
     return files.with_entries([e for index, e in enumerate(entries) if index not in removed])
 
 
+def check_complete(files: FilesImage, listeners: Iterable[Socket]) -> None:
+    """Raise DumpIncomplete, naming each of `listeners` that files.img lacks.
+
+    CRIU can leave out listeners without an error (its issue 2764).
+    """
+    stored = {socket.inode for socket in files.inet_sockets}
+    missing = [socket for socket in listeners if socket.inode not in stored]
+    if missing:
+        raise DumpIncomplete(
+            "CRIU left listeners out of the checkpoint",
+            details="\n".join(f"{socket.local} ({socket.role.name})" for socket in missing),
+            remedy="try again; if it stays, please report it with the log",
+        )
+
+
 def _entry(file: AddedFile, schema: Schema) -> FileEntry:
     entry = schema.file_entry(type=_REGULAR, id=file.file_id)
     entry.reg.id, entry.reg.name = file.file_id, file.path
@@ -243,11 +259,12 @@ def _inet(isk: InetEntry) -> ImageSocket:
         family="ipv6" if ipv6 else "ipv4",
         protocol="udp" if isk.proto == IPPROTO_UDP else "tcp",
         state=STATES.get(isk.state, "UNKNOWN"),
-        local=Endpoint(address=_text(tuple(isk.src_addr)), port=isk.src_port),
-        peer=Endpoint(address=_text(tuple(isk.dst_addr)), port=isk.dst_port) if connected else None,
+        local=Endpoint(address=_address(tuple(isk.src_addr)), port=isk.src_port),
+        peer=Endpoint(address=_address(tuple(isk.dst_addr)), port=isk.dst_port)
+        if connected
+        else None,
         dual_stack=ipv6 and not isk.v6only,
         reuse_port=isk.opts.so_reuseport,
-        uid=isk.uid if hasattr(isk, "uid") else 0,
     )
 
 
@@ -256,12 +273,9 @@ def _unix(usk: UnixEntry) -> UnixSocket:
     return UnixSocket(
         file_id=usk.id,
         inode=usk.ino,
-        ns_id=usk.ns_id,
         kind=kinds.get(usk.type, "seqpacket"),
         state=STATES.get(usk.state, "UNKNOWN"),
-        peer_inode=usk.peer,
         name=usk.name,
-        directory=usk.name_dir,
         deleted=usk.deleted,
         external=bool(usk.uflags & _EXTERNAL),
     )
@@ -274,7 +288,6 @@ def _regular(reg: RegularEntry) -> RegularFile:
         flags=reg.flags,
         mode=reg.mode,
         size_bytes=reg.size,
-        mount_id=reg.mnt_id,
         build_id=pack(f"={len(reg.build_id)}I", *reg.build_id),
     )
 
@@ -284,7 +297,8 @@ def _apply(isk: InetEntry, change: InetChange) -> None:
     if isk.src_port != old.port or isk.dst_port != (old_peer.port if old_peer else 0):
         raise _foreign(isk.id, f"it has ports {isk.src_port} and {isk.dst_port}")
     if change.closes:
-        # State CLOSE alone restores as "not connected"; shut down both ways it reads as end of file.
+        # Restored in the state CLOSE alone a socket reads as ENOTCONN, shut down both ways as end of file
+        # (tried with CRIU 4.2.1).
         isk.state, isk.shutdown = _CLOSE, _SHUTDOWN_BOTH
         isk.src_port = isk.dst_port = 0
         isk.src_addr[:] = [0] * len(isk.src_addr)
@@ -292,39 +306,24 @@ def _apply(isk: InetEntry, change: InetChange) -> None:
         return
     isk.src_port = new.port
     if new.address != old.address:
-        isk.src_addr[:] = _words(new.address, isk.family)
+        isk.src_addr[:] = _address_words(new.address, isk.family)
     if old_peer is not None and new_peer is not None:
         isk.dst_port = new_peer.port
         if new_peer.address != old_peer.address:
-            isk.dst_addr[:] = _words(new_peer.address, isk.family)
+            isk.dst_addr[:] = _address_words(new_peer.address, isk.family)
 
 
 @lru_cache(maxsize=4096)
-def _text(words: tuple[int, ...]) -> str:
-    # Addresses stand as u32 words that hold the bytes in network order.
+def _address(words: tuple[int, ...]) -> str:
+    # Addresses are stored as 32-bit words that hold the bytes in network order.
     if not any(words):
         return "0.0.0.0" if len(words) == 1 else "::"
     return inet_ntop(AF_INET if len(words) == 1 else AF_INET6, pack(f"={len(words)}I", *words))
 
 
 @lru_cache(maxsize=4096)
-def _words(address: str, family: int) -> tuple[int, ...]:
+def _address_words(address: str, family: int) -> tuple[int, ...]:
     if family == AF_INET6 and ":" not in address:
         address = f"::ffff:{address}"
     packed = inet_pton(AF_INET6 if family == AF_INET6 else AF_INET, address)
     return unpack(f"={len(packed) // 4}I", packed)
-
-
-def check_complete(files: FilesImage, listeners: Iterable[Socket]) -> None:
-    """Raise DumpIncomplete, naming each of `listeners` that files.img lacks.
-
-    CRIU can leave out listeners without an error (its issue 2764).
-    """
-    stored = {socket.inode for socket in files.inet_sockets}
-    missing = [socket for socket in listeners if socket.inode not in stored]
-    if missing:
-        raise DumpIncomplete(
-            "CRIU left listeners out of the checkpoint",
-            details="\n".join(f"{socket.local} ({socket.role.name})" for socket in missing),
-            remedy="try again; if it stays, please report it with the log",
-        )

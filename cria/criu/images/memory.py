@@ -15,15 +15,16 @@ from cria.criu.images.framing import Image
 from cria.criu.images.schema import MmEntry, Schema
 from cria.errors import CheckpointDamaged
 
-PAGE = mmap.PAGESIZE  # bytes; CRIU counts in those of the host it ran on
+PAGE = mmap.PAGESIZE  # bytes; CRIU counts in pages of the host of the dump
 
-# Source: enum in criu/include/pagemap.h.
+# Source: PE_PARENT, PE_LAZY and PE_PRESENT in criu/include/pagemap.h.
 IN_PARENT, LAZY, PRESENT = 1, 2, 4
 
-# Source: criu/include/image.h, the bits of vma_entry.status.
-REGULAR, STACK, VDSO, HEAP = 1, 1 << 1, 1 << 3, 1 << 5
-FILE_PRIVATE, ANON_PRIVATE, GUARD = 1 << 6, 1 << 9, 1 << 16
-_SPECIAL = STACK | VDSO | 1 << 2 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 17
+# The bits of vma_entry.status. Source: VMA_AREA_* and VMA_* in criu/include/image.h.
+REGULAR, STACK, VSYSCALL, VDSO, HEAP = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 5
+FILE_PRIVATE, ANON_PRIVATE = 1 << 6, 1 << 9
+VVAR, AIO_RING, SHADOW_STACK, GUARD, UPROBES = 1 << 12, 1 << 13, 1 << 15, 1 << 16, 1 << 17
+_SPECIAL = STACK | VSYSCALL | VDSO | VVAR | AIO_RING | SHADOW_STACK | GUARD | UPROBES
 
 # Source: mmap(2).
 MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_NORESERVE = 0x2, 0x20, 0x100, 0x4000
@@ -31,10 +32,10 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 
 class Mapping(msgspec.Struct, frozen=True, kw_only=True):
-    """One mapping of a process: addresses in bytes, the rest as in vma.proto.
+    """One mapping of a process: addresses in bytes, the rest as in images/vma.proto.
 
-    `advice` are the bits of madvise(2) that last; of a file `file_id` is its entry in files.img, and
-    `offset` where in it the mapping begins.
+    `advice` has the lasting advice of madvise(2) as bits. A mapping of a file has the ID of the file in
+    files.img, and the `offset` in bytes at which the mapping begins in the file.
     """
 
     start: int
@@ -48,12 +49,12 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_plain(self) -> bool:
-        """Private and anonymous, and nothing else: here, and only here, an absent page reads as zero."""
+        """Whether the mapping is private, anonymous and nothing else: only then an absent page reads as zero."""
         return bool(self.status & ANON_PRIVATE) and not self.status & (_SPECIAL | FILE_PRIVATE)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """Pages that follow each other: `offset` is where they lie in the pages file, None when not in it."""
+    """Consecutive pages: `start` is their address, `offset` where they are in the pages file, if they are."""
 
     start: int
     pages: int

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, Protocol
 
+from cria.criu.images.framing import damaged
 from cria.criu.messages import M_co, Message, MessageClass, load
-from cria.errors import CheckpointDamaged
 
 
 class SocketOptions(Protocol):
@@ -44,12 +44,9 @@ class UnixEntry(Protocol):
 
     id: int
     ino: int
-    ns_id: int
     type: int
     state: int
-    peer: int
     name: bytes
-    name_dir: str
     deleted: bool
     uflags: int
 
@@ -73,7 +70,6 @@ class RegularEntry(Protocol):
     pos: int
     size: int
     mode: int
-    mnt_id: int
     build_id: Sequence[int]
     fown: SignalOwner
 
@@ -129,7 +125,6 @@ class PagemapEntry(Message, Protocol):
 class InventoryEntry(Protocol):
     """inventory_entry."""
 
-    img_version: int
     network_lock_method: int
     dump_criu_run_id: str
     tcp_close: bool
@@ -140,17 +135,13 @@ class PstreeEntry(Protocol):
 
     pid: int
     ppid: int
-    pgid: int
-    sid: int
     threads: Sequence[int]
 
 
 class RemapEntry(Protocol):
-    """remap_file_path_entry."""
+    """remap_file_path_entry: `orig_id` is the ID in files.img of a file that had no path at the dump."""
 
     orig_id: int
-    remap_id: int
-    remap_type: int
 
 
 class TcpStreamEntry(Protocol):
@@ -195,7 +186,7 @@ class _Lazy(Generic[M_co]):
 
     def __get__(self, schema: Schema, _owner: type) -> MessageClass[M_co]:
         message: MessageClass[M_co] = getattr(load(self._module, schema.program), self._name)
-        schema.__dict__[self._attribute] = message  # it is found there from now on
+        schema.__dict__[self._attribute] = message  # where it is looked up first from now on
         return message
 
 
@@ -231,6 +222,4 @@ def decoding(name: object) -> Iterator[None]:
     try:
         yield
     except (DecodeError, ValueError) as error:
-        raise CheckpointDamaged(
-            f"{name} is not a whole CRIU image of its kind", details=str(error)
-        ) from error
+        raise damaged(name, str(error)) from error

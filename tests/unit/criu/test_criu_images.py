@@ -13,7 +13,7 @@ from cria.criu import program
 from cria.criu.images import framing
 from cria.criu.images.directory import CriuImages
 from cria.criu.images.framing import Image
-from cria.criu.images.summary import ImageProcess, Remap
+from cria.criu.images.summary import ImageProcess
 from cria.criu.messages import load
 from cria.errors import CheckpointDamaged, CheckpointMissing
 
@@ -72,11 +72,8 @@ def test_each_image_is_opened_once(directory: Path, reads: Counter[str]) -> None
     for _ in range(3):
         assert [file.path for file in images.regular_files()] == ["/dev/shm/sem"]
         assert images.inet_sockets() == images.unix_sockets() == ()
-        assert images.remaps == (Remap(file_id=3, remap_id=4, kind="linked"),)
         assert images.remapped_ids == {3}
-        assert images.processes == (
-            ImageProcess(pid=7, parent=1, group=7, session=7, threads=(7, 8)),
-        )
+        assert images.processes == (ImageProcess(pid=7, threads=(7, 8)),)
         (holder,) = images.holders
 
     assert (holder.name, holder.machine, holder.file_ids) == ("python", "amd64", {3})
@@ -93,7 +90,7 @@ def test_images_in_memory_say_what_those_in_a_directory_say(directory: Path) -> 
     )
 
     assert one.holders == other.holders
-    assert one.remaps == other.remaps
+    assert one.remapped_ids == other.remapped_ids
     assert one.regular_files() == other.regular_files()
 
 
@@ -109,7 +106,17 @@ def test_an_image_that_is_missing_is_named(tmp_path: Path) -> None:
         CriuImages(tmp_path, program.find()).regular_files()
     with pytest.raises(CheckpointMissing, match=r"files\.img in archive\.tar"):
         CriuImages(Path("archive.tar"), program.find(), contents={}).regular_files()
-    assert CriuImages(tmp_path, program.find()).remaps == ()
+    assert CriuImages(tmp_path, program.find()).remapped_ids == set()
+
+
+def test_an_image_without_its_entry_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "inventory.img").write_bytes(framing.INVENTORY.to_bytes(4, "little"))
+    write(tmp_path, "mm-7.img", framing.MM)
+
+    with pytest.raises(CheckpointDamaged, match=r"inventory\.img"):
+        CriuImages(tmp_path, program.find()).inventory  # noqa: B018
+    with pytest.raises(CheckpointDamaged, match=r"mm-7\.img"):
+        CriuImages(tmp_path, program.find()).mm(7)
 
 
 def test_an_entry_that_is_no_message_is_damage(directory: Path) -> None:
