@@ -1,5 +1,1 @@
-"""CRIU's images: framing, messages, files.img, memory, and the images of one dump as CriuImages."""
-
-from cria.criu.images.directory import CriuImages
-
-__all__ = ["CriuImages"]
+"""CRIU's images: framing, messages, files.img, memory, and the images of one dump together."""
