@@ -163,15 +163,15 @@ def test_port_wishes_that_cannot_be(
 
 @contextmanager
 def frozen_dump(pid: int, place: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A cria that dumps `pid`, at the worst moment: CRIU has frozen the engine, cria carries its files."""
+    """A cria that dumps `pid`, at the worst moment: CRIU has frozen the engine, and cria saves its files."""
     program = f"""
 import sys, time
 sys.argv = ["cria", "dump", "{pid}", "--any-process", "-o", "{place}"]
-import cria.storage.carry as carry
+from cria.checkpoint import saved_files
 def slow(*_a, **_k):
     print("frozen", flush=True)
     time.sleep(60)
-carry.store = slow
+saved_files.save = slow
 from cria.cli import main
 main()
 """

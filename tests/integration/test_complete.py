@@ -1,4 +1,4 @@
-"""A checkpoint is complete and stays as it was: what is carried, what is recorded, what is found damaged."""
+"""A checkpoint is complete and never changes: its digests, fingerprints and saved files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Start = Callable[..., Launched]
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    place = tmp_path / "model"
-    place.mkdir()
-    (place / "config.json").write_text('{"layers": 4}')
-    (place / "model.safetensors").write_bytes(os.urandom(1 << 20))
-    return place
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"layers": 4}')
+    (directory / "model.safetensors").write_bytes(os.urandom(1 << 20))
+    return directory
 
 
 @pytest.fixture
@@ -60,16 +60,16 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mount something in the test's directory; it is unmounted afterwards."""
     mounts: list[Path] = []
 
-    def mount(*words: str) -> Path:
-        place = tmp_path / f"mount-{len(mounts)}"
-        place.mkdir()
-        subprocess.run(["mount", *words, place], check=True)
-        mounts.append(place)
-        return place
+    def mount(*arguments: str) -> Path:
+        target = tmp_path / f"mount-{len(mounts)}"
+        target.mkdir()
+        subprocess.run(["mount", *arguments, target], check=True)
+        mounts.append(target)
+        return target
 
     yield mount
-    for place in mounts:
-        subprocess.run(["umount", "--lazy", place], check=True)
+    for target in mounts:
+        subprocess.run(["umount", "--lazy", target], check=True)
 
 
 class TestIntegrity:
@@ -83,7 +83,7 @@ class TestIntegrity:
         assert {"carried/0000", "images/files.img"} <= {part.path for part in parts}
         assert checkpoint.verify() == sum(part.size_bytes for part in parts)
 
-    def test_images_edited_by_hand_are_found(
+    def test_verify_names_images_that_were_edited_by_hand(
         self, dumped: tuple[cria.Checkpoint, int, Launched]
     ) -> None:
         checkpoint, _, _ = dumped
@@ -104,7 +104,7 @@ class TestIntegrity:
         assert all(path.name in run.stderr for path in edited)
         assert "pages-2.img" not in run.stderr
 
-    def test_a_restore_sees_a_changed_image_before_it_begins(
+    def test_a_restore_refuses_a_changed_image_before_it_starts_anything(
         self, dumped: tuple[cria.Checkpoint, int, Launched]
     ) -> None:
         checkpoint, _, _ = dumped
@@ -118,7 +118,7 @@ class TestIntegrity:
 
         assert "files.img" in (caught.value.details or "")
 
-    def test_an_engine_that_lives_on_serves_while_the_parts_are_read(
+    def test_an_engine_that_runs_on_serves_while_the_parts_are_digested(
         self,
         start: Start,
         free_port: Callable[[], int],
@@ -132,16 +132,16 @@ class TestIntegrity:
         answers = []
         real = digests.parts
 
-        def parts(*words: object) -> object:
+        def parts(*arguments: object) -> object:
             answers.append(ask(port))
-            return real(*words)  # type: ignore[arg-type]
+            return real(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr("cria.system.digests.parts", parts)
         cria.dump(launched.pid, tmp_path / "one", any_process=True, leave_running=True)
 
         assert [answer["tcp"] for answer in answers] == [True]
 
-    def test_a_failure_after_that_leaves_it_serving_and_no_checkpoint(
+    def test_a_dump_that_fails_later_leaves_the_engine_serving_and_no_checkpoint(
         self,
         start: Start,
         free_port: Callable[[], int],
@@ -151,7 +151,7 @@ class TestIntegrity:
         port = free_port()
         launched = start("little_engine.py", port, tmp_path)
 
-        def full(*_words: object) -> None:
+        def full(*_arguments: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("cria.model.manifest.write", full)
@@ -162,8 +162,8 @@ class TestIntegrity:
         assert list((tmp_path / "cp").iterdir()) == []
 
 
-class TestWhatItFindsAgain:
-    def test_the_model_and_the_programs_are_recorded_and_not_carried(
+class TestFingerprints:
+    def test_the_model_and_the_programs_have_fingerprints_and_are_not_saved(
         self, dumped: tuple[cria.Checkpoint, int, Launched], model: Path
     ) -> None:
         checkpoint, _, _ = dumped
@@ -196,7 +196,7 @@ class TestWhatItFindsAgain:
         with pytest.raises(ConnectionRefusedError):
             ask(port)
 
-    def test_a_model_that_was_copied_anew_is_the_same(
+    def test_a_model_that_was_copied_again_is_the_same(
         self, dumped: tuple[cria.Checkpoint, int, Launched], model: Path
     ) -> None:
         checkpoint, port, _ = dumped
@@ -207,7 +207,7 @@ class TestWhatItFindsAgain:
 
         assert restored(checkpoint, port)["tcp"]
 
-    def test_a_log_that_vanished_does_not_matter(
+    def test_a_log_that_was_removed_does_not_matter(
         self, dumped: tuple[cria.Checkpoint, int, Launched]
     ) -> None:
         checkpoint, port, launched = dumped
@@ -218,7 +218,7 @@ class TestWhatItFindsAgain:
 
 
 class TestTemporaryFiles:
-    """A program holds a temporary file open, one without a name, and a log."""
+    """A program has open a temporary file, a file without a name and a log."""
 
     @pytest.fixture
     def holder(self, start: Start, tmp_path: Path) -> tuple[Launched, Path]:
@@ -226,19 +226,19 @@ class TestTemporaryFiles:
         return launched, tmp_path / "temporary"
 
     def content(self, pid: int, name: str) -> bytes:
-        """What the program itself sees, through its descriptor."""
+        """Read a file through the descriptor that the program has of it."""
         for link in Path(f"/proc/{pid}/fd").iterdir():
             if os.readlink(link).endswith(name):
                 return link.read_bytes()
         raise AssertionError(f"{name} is not open")
 
-    def test_they_come_back_where_they_are_gone(
+    def test_a_restore_puts_back_what_is_missing(
         self, holder: tuple[Launched, Path], tmp_path: Path, ended_after: list[int]
     ) -> None:
         launched, temporary = holder
         checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
         launched.process.wait(timeout=60)
-        assert temporary.exists(), "a file that cria cannot be sure of is not removed"
+        assert temporary.exists(), "a file that another program may use is not removed"
         temporary.unlink()
 
         engine = checkpoint.restore()
@@ -249,21 +249,21 @@ class TestTemporaryFiles:
         assert temporary.read_bytes() == self.content(engine.pid, "/temporary") == b"temporary\n"
         assert self.content(engine.pid, "(deleted)") == b"nameless\n"
 
-    def test_what_somebody_has_written_since_is_not_overwritten(
+    def test_a_file_that_was_written_to_since_is_not_overwritten(
         self, holder: tuple[Launched, Path], tmp_path: Path, ended_after: list[int]
     ) -> None:
         launched, temporary = holder
         checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
         launched.process.wait(timeout=60)
-        temporary.write_bytes(b"somebody else's words")
+        temporary.write_bytes(b"written by another program")
 
         engine = checkpoint.restore()
         ended_after.append(engine.pid)
 
-        assert temporary.read_bytes() == b"somebody else's words"
+        assert temporary.read_bytes() == b"written by another program"
         assert self.content(engine.pid, "/temporary") == b"temporary\n"
 
-    def test_a_clone_has_its_own(
+    def test_a_clone_has_a_temporary_file_of_its_own(
         self, holder: tuple[Launched, Path], tmp_path: Path, ended_after: list[int]
     ) -> None:
         launched, temporary = holder
@@ -288,11 +288,11 @@ class TestDisks:
         ended_after: list[int],
     ) -> None:
         checkpoint, port, _ = dumped
-        place = mounted("--bind", str(checkpoint.path))
-        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
-        read_only = cria.open_checkpoint(place)
+        target = mounted("--bind", str(checkpoint.path))
+        subprocess.run(["mount", "-o", "remount,bind,ro", target], check=True)
+        read_only = cria.open_checkpoint(target)
         with pytest.raises(OSError, match="Read-only"):
-            (place / "try").touch()
+            (target / "try").touch()
 
         assert restored(read_only, port)["tcp"]
         clone = read_only.restore(isolate="always")
@@ -314,7 +314,7 @@ class TestDisks:
         assert str(small / "archive") in caught.value.message
         assert list(small.iterdir()) == []
 
-    def test_an_archive_has_no_room_to_be_unpacked(
+    def test_an_archive_that_does_not_fit_leaves_nothing(
         self,
         dumped: tuple[cria.Checkpoint, int, Launched],
         mounted: Callable[..., Path],
@@ -334,10 +334,10 @@ def test_a_checkpoint_from_before_digests_is_still_restored(
     dumped: tuple[cria.Checkpoint, int, Launched],
 ) -> None:
     checkpoint, port, _ = dumped
-    known = checkpoint.manifest
-    parts = tuple(msgspec.structs.replace(part, digest="") for part in known.parts)
-    place = checkpoint.path / MANIFEST
-    place.unlink()
-    manifest.write(msgspec.structs.replace(known, parts=parts, fingerprints=()), place)
+    old = checkpoint.manifest
+    parts = tuple(msgspec.structs.replace(part, digest="") for part in old.parts)
+    path = checkpoint.path / MANIFEST
+    path.unlink()
+    manifest.write(msgspec.structs.replace(old, parts=parts, fingerprints=()), path)
 
     assert restored(cria.open_checkpoint(checkpoint.path), port)["tcp"]

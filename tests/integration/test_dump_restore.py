@@ -1,4 +1,4 @@
-"""A small engine of two processes goes through real CRIU: gone, back, moved, again and again."""
+"""A small engine of two processes is dumped and restored with real CRIU, on the same and other ports."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def little(start: Start, free_port: Callable[[], int], tmp_path: Path) -> tuple[
     return start("little_engine.py", port, tmp_path), port
 
 
-def dumped(little: tuple[Launched, int], place: Path, **options: object) -> cria.Checkpoint:
+def dumped(little: tuple[Launched, int], directory: Path, **options: object) -> cria.Checkpoint:
     launched, _ = little
-    checkpoint = cria.dump(launched.pid, place, any_process=True, **options)
+    checkpoint = cria.dump(launched.pid, directory, any_process=True, **options)
     if not options.get("leave_running"):
         launched.process.wait(timeout=60)
     return checkpoint
@@ -64,7 +64,7 @@ def stop(engine: cria.Engine) -> None:
     wait_for(lambda: not Path(f"/proc/{engine.pid}").exists())
 
 
-def test_it_comes_back_with_its_connections_pipes_and_shared_memory(
+def test_an_engine_comes_back_with_its_connections_pipes_and_shared_memory(
     little: tuple[Launched, int], tmp_path: Path
 ) -> None:
     launched, port = little
@@ -84,7 +84,7 @@ def test_it_comes_back_with_its_connections_pipes_and_shared_memory(
     assert after["pid"] == before["pid"] == engine.pid
 
 
-def test_its_listener_its_accepted_connection_and_the_peer_move_together(
+def test_a_listener_its_accepted_connection_and_the_peer_move_together(
     little: tuple[Launched, int], free_port: Callable[[], int], tmp_path: Path
 ) -> None:
     _, port = little
@@ -102,7 +102,7 @@ def test_its_listener_its_accepted_connection_and_the_peer_move_together(
     assert after["tcp"]
 
 
-def test_one_checkpoint_is_restored_again_and_again_and_never_changes(
+def test_a_checkpoint_is_restored_several_times_and_never_changes(
     little: tuple[Launched, int], free_port: Callable[[], int], tmp_path: Path
 ) -> None:
     _, port = little
@@ -152,7 +152,9 @@ def test_a_restore_reads_files_img_once_and_writes_it_once(
     assert [path.name for action, path in done if action == "write"] == ["files.img"]
 
 
-def test_leave_running_keeps_it_serving(little: tuple[Launched, int], tmp_path: Path) -> None:
+def test_an_engine_that_is_left_running_serves_on(
+    little: tuple[Launched, int], tmp_path: Path
+) -> None:
     launched, port = little
     before = ask(port)
 
@@ -165,7 +167,9 @@ def test_leave_running_keeps_it_serving(little: tuple[Launched, int], tmp_path: 
     assert checkpoint.manifest.options.leave_running
 
 
-def test_the_manifest_records_what_was_dumped(little: tuple[Launched, int], tmp_path: Path) -> None:
+def test_the_manifest_describes_what_was_dumped(
+    little: tuple[Launched, int], tmp_path: Path
+) -> None:
     launched, port = little
 
     checkpoint = dumped(little, tmp_path / "checkpoint")
@@ -181,7 +185,7 @@ def test_the_manifest_records_what_was_dumped(little: tuple[Launched, int], tmp_
     assert checkpoint.path.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_dump_that_ends_the_engine_clears_its_shared_memory_and_socket_paths(
+def test_a_dump_that_ends_the_engine_removes_its_shared_memory_and_socket_paths(
     little: tuple[Launched, int], tmp_path: Path
 ) -> None:
     checkpoint = dumped(little, tmp_path / "checkpoint")
@@ -193,7 +197,7 @@ def test_a_dump_that_ends_the_engine_clears_its_shared_memory_and_socket_paths(
 def test_a_failed_dump_leaves_the_engine_serving_and_nothing_on_disk(
     little: tuple[Launched, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure comes at the worst moment: images written, engine frozen, not yet published."""
+    """The dump fails when the images are written, the engine is frozen and nothing is published."""
     _, port = little
 
     def full(*_arguments: object) -> None:
@@ -211,7 +215,7 @@ def test_a_failed_dump_leaves_the_engine_serving_and_nothing_on_disk(
 def test_a_failed_restore_leaves_nothing(
     little: tuple[Launched, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure comes when every process exists already."""
+    """The restore fails when every process exists."""
     _, port = little
     checkpoint = dumped(little, tmp_path / "checkpoint")
     views = set(Path("/tmp").glob("cria-restore-*"))
@@ -237,7 +241,7 @@ def test_a_log_that_has_grown_does_not_matter(little: tuple[Launched, int], tmp_
     launched, port = little
     checkpoint = dumped(little, tmp_path / "checkpoint")
     with launched.log.open("a") as log:
-        log.write("somebody else wrote this\n")
+        log.write("written by another program\n")
 
     engine = checkpoint.restore()
 

@@ -1,19 +1,23 @@
 """CRIU's error lines, as it writes them, become errors with a meaning."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from cria.criu import log
 from cria.errors import (
+    CheckpointDamaged,
     CheckpointMismatch,
     CriaError,
     CriuUnsuitable,
     DumpFailed,
     EngineBlocked,
     NoSpace,
+    PathTaken,
     PidTaken,
     PortTaken,
+    PrivilegeMissing,
     RestoreFailed,
 )
 
@@ -78,12 +82,58 @@ LINES = [
         CriuUnsuitable,
         "kernel",
     ),
+    (
+        "(00.020000) Error (criu/sk-inet.c:137): inet: Unsupported proto 262 for socket 2a1f",
+        EngineBlocked,
+        "262",
+    ),
+    (
+        "(00.020000) Error (criu/files-reg.c:1031): Can't dump ghost file /tmp/gone of 600000000 size, increase limit",
+        EngineBlocked,
+        "600000000",
+    ),
+    (
+        "(00.041781) Error (compel/src/lib/infect.c:426): Unable to detach from 5164: No such process",
+        DumpFailed,
+        "traced",
+    ),
+    (
+        "(00.020000) Error (criu/files-reg.c:1159): Can't link remap to /dev/shm/sem.a: File exists",
+        PathTaken,
+        "/dev/shm",
+    ),
+    (
+        "(00.020000) Error (criu/image.c:563): Magic doesn't match for pstree.img",
+        CheckpointDamaged,
+        "pstree.img",
+    ),
+    (
+        "(00.020000) Error (criu/image.c:554): Head magic doesn't match for files.img",
+        CheckpointDamaged,
+        "files.img",
+    ),
+    (
+        "(00.020000) Error (criu/protobuf.c:91): Read 3 bytes while 90 expected from core-7.img: Success",
+        CheckpointDamaged,
+        "core-7.img",
+    ),
+    (
+        "(00.020000) Error (criu/cr-dump.c:389): Can't get rlimit 0: Operation not permitted",
+        PrivilegeMissing,
+        "privileged",
+    ),
 ]
 
 
+def test_every_known_error_has_an_example() -> None:
+    examples = "\n".join(line for line, _, _ in LINES)
+
+    assert [error.line for error in log.KNOWN_ERRORS if not re.search(error.line, examples)] == []
+
+
 @pytest.mark.parametrize("with_time", [True, False], ids=["log level 4", "log level 2"])
-@pytest.mark.parametrize(("line", "kind", "word"), LINES, ids=[kind.code for _, kind, _ in LINES])
-def test_a_line_has_a_meaning(
+@pytest.mark.parametrize(("line", "kind", "word"), LINES, ids=[word for _, _, word in LINES])
+def test_an_error_line_becomes_an_error(
     tmp_path: Path, line: str, kind: type[CriaError], word: str, with_time: bool
 ) -> None:
     path = tmp_path / "criu.log"
@@ -99,7 +149,7 @@ def test_a_line_has_a_meaning(
     assert error.details
 
 
-def test_an_unknown_failure_shows_criu_s_own_words(tmp_path: Path) -> None:
+def test_an_unknown_failure_shows_what_criu_wrote(tmp_path: Path) -> None:
     path = tmp_path / "criu.log"
     path.write_text("(00.1) Error (criu/x.c:1): a thing nobody has seen\n")
 
@@ -109,7 +159,7 @@ def test_an_unknown_failure_shows_criu_s_own_words(tmp_path: Path) -> None:
     assert error.details == "a thing nobody has seen"
 
 
-def test_lines_that_mean_nothing_are_not_shown(tmp_path: Path) -> None:
+def test_harmless_error_lines_are_not_shown(tmp_path: Path) -> None:
     path = tmp_path / "criu.log"
     path.write_text(
         "(00.1) Error (criu/util.c:1532): rlimit: Can't setup RLIMIT_NOFILE for self: no\n"
@@ -118,7 +168,7 @@ def test_lines_that_mean_nothing_are_not_shown(tmp_path: Path) -> None:
     assert log.error_lines(path) == []
 
 
-def test_a_missing_log_is_no_second_failure(tmp_path: Path) -> None:
+def test_without_a_log_the_answer_of_criu_is_shown(tmp_path: Path) -> None:
     error = log.error_of(tmp_path / "none.log", "CRIU ended", during=DumpFailed)
 
     assert error.details == "CRIU ended"
