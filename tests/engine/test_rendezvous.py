@@ -1,4 +1,4 @@
-"""Ranks of a real torch.distributed meet at the still point, or do not, and can meet again after that."""
+"""Ranks of a real torch.distributed pass a barrier, or fail together, and can pass the next one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Rank:
         self.process.stdin.write(f"{token} {seconds}\n")
         self.process.stdin.flush()
 
-    def says(self) -> str:
+    def read_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -53,7 +53,7 @@ def ranks(store: Path) -> Iterator[list[Rank]]:
     started = [Rank(program, store, number) for number in range(WORLD)]
     try:
         for rank in started:
-            assert rank.says() == "ready"
+            assert rank.read_line() == "ready"
         yield started
     finally:
         for rank in started:
@@ -61,17 +61,17 @@ def ranks(store: Path) -> Iterator[list[Rank]]:
             rank.process.wait()
 
 
-def all_meet(ranks: list[Rank], token: str) -> None:
+def all_pass(ranks: list[Rank], token: str) -> None:
     for rank in ranks:
         rank.call(token, 20)
-    assert [rank.says() for rank in ranks] == ["met in 2 groups, all reduced to 3"] * WORLD
+    assert [rank.read_line() for rank in ranks] == ["passed in 2 groups, all reduced to 3"] * WORLD
 
 
-def test_all_that_come_meet_in_every_group(ranks: list[Rank]) -> None:
-    all_meet(ranks, "first")
+def test_all_ranks_pass_the_barrier_in_every_group(ranks: list[Rank]) -> None:
+    all_pass(ranks, "first")
 
 
-def test_one_that_is_stopped_is_named_and_when_it_comes_too_late_all_can_meet_again(
+def test_a_stopped_rank_is_named_and_when_it_comes_too_late_all_can_pass_the_next_barrier(
     ranks: list[Rank],
 ) -> None:
     """A barrier that times out would have closed Gloo's connections for ever."""
@@ -82,41 +82,43 @@ def test_one_that_is_stopped_is_named_and_when_it_comes_too_late_all_can_meet_ag
             rank.call("late", 1.5)
         deadline = time.monotonic() + 10
         while ranks[0].name != "waits for 2":
-            assert time.monotonic() < deadline, "whom it waits for can be seen while it waits"
+            assert time.monotonic() < deadline, (
+                "the name of the process says which rank it waits for"
+            )
             time.sleep(0.01)
-        assert [rank.says() for rank in ranks[:2]] == [
-            "not met: rank 2 did not come within 1.5 s"
+        assert [rank.read_line() for rank in ranks[:2]] == [
+            "failed: rank 2 did not come within 1.5 s"
         ] * 2
     finally:
         os.kill(ranks[2].process.pid, signal.SIGCONT)
 
-    assert ranks[2].says() == "not met: this rank came after the others gave up within 1.5 s"
+    assert ranks[2].read_line() == "failed: this rank came after the others gave up within 1.5 s"
     assert ranks[0].name == before
-    all_meet(ranks, "again")
+    all_pass(ranks, "again")
 
 
-def test_one_that_comes_late_but_in_time_is_waited_for(ranks: list[Rank]) -> None:
+def test_a_rank_that_comes_late_but_in_time_is_waited_for(ranks: list[Rank]) -> None:
     for rank in ranks[:2]:
         rank.call("waited", 20)
     time.sleep(0.5)
     ranks[2].call("waited", 20)
 
-    assert [rank.says() for rank in ranks] == ["met in 2 groups, all reduced to 3"] * WORLD
+    assert [rank.read_line() for rank in ranks] == ["passed in 2 groups, all reduced to 3"] * WORLD
 
 
-def test_two_that_do_not_come_are_both_named(ranks: list[Rank]) -> None:
+def test_two_missing_ranks_are_both_named(ranks: list[Rank]) -> None:
     ranks[1].call("alone", 0.5)
 
-    assert ranks[1].says() == "not met: rank 0,2 did not come within 0.5 s"
+    assert ranks[1].read_line() == "failed: rank 0,2 did not come within 0.5 s"
     for rank in (ranks[0], ranks[2]):
         rank.call("alone", 0.5)
-        assert rank.says().startswith("not met: ")
-    all_meet(ranks, "last")
+        assert rank.read_line().startswith("failed: ")
+    all_pass(ranks, "last")
 
 
-def test_they_meet_where_something_has_removed_the_file_through_which_they_found_each_other(
+def test_ranks_pass_the_barrier_also_when_the_file_of_their_store_was_removed(
     ranks: list[Rank], store: Path
 ) -> None:
     for token in ("cleared", "cleared-again"):
         store.unlink()
-        all_meet(ranks, token)
+        all_pass(ranks, token)

@@ -1,6 +1,6 @@
-"""A process that is controlled as an engine is, down to the last command.
+"""A process with the control socket of an engine, which carries out every command.
 
-python controlled.py PATH [LEASE_SECONDS [CALL]]: at CALL, a method of the engine, it dies.
+python controlled.py PATH [LEASE_SECONDS [CALL]]: the process ends at CALL, a method of the engine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from cria_agent import control_socket
 from cria_agent.commands import LEASE_SECONDS, Commands
 
 
-class StrawEngine:
-    """Stands in for vLLM. Its workers count their calls, which tells one process from its clone."""
+class FakeEngine:
+    """A fake vLLM. Its workers count their calls, which tells one process from its clone."""
 
     def __init__(self, dies_at: str = "") -> None:
         self.paused = False
@@ -40,9 +40,9 @@ class StrawEngine:
     ) -> list[dict[str, Any]]:
         self.calls += 1
         self._die("collective_rpc")
-        one = {"groups": 3, "dropped_bytes": 4096, "error": None, "stores": []}
-        one["calls"] = self.calls
-        return [{"rank": rank, **one} for rank in range(2)]
+        report = {"groups": 3, "dropped_bytes": 4096, "error": None, "stores": []}
+        report["calls"] = self.calls
+        return [{"rank": rank, **report} for rank in range(2)]
 
     def _die(self, call: str) -> None:
         if call == self.dies_at:
@@ -50,9 +50,9 @@ class StrawEngine:
 
 
 async def main() -> None:
-    path, *more = sys.argv[1:]
-    lease = float(more[0]) if more else LEASE_SECONDS
-    engine = StrawEngine(dies_at=more[1] if len(more) > 1 else "")
+    path, *options = sys.argv[1:]
+    lease = float(options[0]) if options else LEASE_SECONDS
+    engine = FakeEngine(dies_at=options[1] if len(options) > 1 else "")
     await control_socket.serve(Commands(engine, lease), path)
     print("ready", flush=True)
     await asyncio.Event().wait()

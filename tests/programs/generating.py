@@ -1,6 +1,6 @@
-"""A server that generates as an engine does, and pauses as one: `python generating.py PORT CONTROL`.
+"""A server that generates and pauses as an engine does: `python generating.py PORT CONTROL`.
 
-GET /generate/N answers after N steps of 20 ms with how often it was paused meanwhile; GET /state with all it counts.
+GET /generate/N answers after N steps of 20 ms with the number of pauses meanwhile; GET /state with all counts.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from controlled import StrawEngine  # it puts cria_agent on the path
+from controlled import FakeEngine  # puts cria_agent on the path
 from cria_agent import control_socket
 from cria_agent.commands import Commands
 
 STEP_SECONDS = 0.02
 
 
-class Generator(StrawEngine):
-    """Steps only while it is not paused; requests in flight are kept."""
+class Generator(FakeEngine):
+    """A fake engine that generates while it is not paused; requests in flight are kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class Generator(StrawEngine):
     def state(self) -> dict[str, int]:
         return self.counts | {"paused": self.paused, "quiesced": self.calls}
 
-    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """HTTP, one request per connection."""
-        words = (await reader.readline()).decode().split()
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one HTTP request, and close the connection."""
+        request = (await reader.readline()).decode().split()
         while (await reader.readline()).strip():
             pass
-        _, what, *number = words[1].split("/")
-        answer = await self.generate(int(number[0])) if what == "generate" else self.state()
+        _, route, *number = request[1].split("/")
+        answer = await self.generate(int(number[0])) if route == "generate" else self.state()
         body = json.dumps(answer).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
@@ -67,7 +67,7 @@ class Generator(StrawEngine):
 
 
 async def main(generator: Generator) -> None:
-    server = await asyncio.start_server(generator.attend, "127.0.0.1", int(sys.argv[1]))
+    server = await asyncio.start_server(generator.handle, "127.0.0.1", int(sys.argv[1]))
     await control_socket.serve(Commands(generator), sys.argv[2])
     print("ready", flush=True)
     async with server:

@@ -1,6 +1,6 @@
-"""Ranks of torch.distributed over Gloo that are called to meet, as the workers of an engine are.
+"""A rank of torch.distributed over Gloo that reaches barriers as the workers of an engine do.
 
-python ranks.py STORE WORLD RANK: for each line "TOKEN SECONDS" on stdin it meets the others and says what came of it.
+python ranks.py STORE WORLD RANK: for each line "TOKEN SECONDS" on stdin it enters the barrier and prints the outcome.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def main() -> None:
         try:
             groups = barrier(token, float(seconds))
         except RanksMissing as error:
-            print(f"not met: {error}", flush=True)
+            print(f"failed: {error}", flush=True)
             continue
         total = torch.ones(1)
         dist.all_reduce(total)
-        print(f"met in {groups} groups, all reduced to {total.item():g}", flush=True)
+        print(f"passed in {groups} groups, all reduced to {total.item():g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The canary against a server that answers as vLLM does: recorded, compared, and every way it can fail."""
+"""The canary is recorded and compared, here with a server that answers as vLLM does, and every failure is an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cria.model.manifest import Canary
 
 
 class FakeApi:
-    """What the server answers, to be changed by a test, and what it was asked."""
+    """The answers of the server, for a test to change, and the last request."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -26,7 +26,7 @@ class FakeApi:
         self.logprobs: list[float] = [-1.5, -0.25, -2.0]
         self.delay = 0.0
         self.key: str | None = None
-        self.asked: dict[str, Any] = {}
+        self.request: dict[str, Any] = {}
         self.url = ""
 
     def completion(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def api() -> Iterator[FakeApi]:
             self._answer(200, {"data": [{"id": "any-model"}]})
 
         def do_POST(self) -> None:
-            fake.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            fake.request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             time.sleep(fake.delay)
             self._answer(fake.status, fake.completion())
 
@@ -57,7 +57,7 @@ def api() -> Iterator[FakeApi]:
             with suppress(BrokenPipeError):
                 self.wfile.write(text)
 
-        def log_message(self, *words: object) -> None:
+        def log_message(self, *arguments: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -69,31 +69,31 @@ def api() -> Iterator[FakeApi]:
     server.server_close()
 
 
-def recorded(api: FakeApi) -> Canary:
-    found = canary.record(api.url, seconds=5)
-    assert found is not None
-    return found
+def record(api: FakeApi) -> Canary:
+    recorded = canary.record(api.url, seconds=5)
+    assert recorded is not None
+    return recorded
 
 
-def test_it_asks_greedily_for_a_few_tokens_of_whatever_model_there_is(api: FakeApi) -> None:
-    found = recorded(api)
+def test_the_canary_is_a_short_greedy_generation_of_the_first_model(api: FakeApi) -> None:
+    recorded = record(api)
 
-    assert found.tokens == (5, 3, 8)
-    assert found.logprobs == (-1.5, -0.25, -2.0)
-    assert api.asked["model"] == "any-model"
-    assert api.asked["temperature"] == 0
-    assert api.asked["max_tokens"] == canary.TOKENS
+    assert recorded.tokens == (5, 3, 8)
+    assert recorded.logprobs == (-1.5, -0.25, -2.0)
+    assert api.request["model"] == "any-model"
+    assert api.request["temperature"] == 0
+    assert api.request["max_tokens"] == canary.TOKENS
 
 
-def test_the_same_answer_passes_also_with_other_rounding(api: FakeApi) -> None:
-    before = recorded(api)
+def test_the_same_tokens_with_other_rounding_pass(api: FakeApi) -> None:
+    before = record(api)
     api.logprobs = [value + canary.TOLERANCE / 2 for value in api.logprobs]
 
     canary.compare(api.url, before, seconds=5)
 
 
 def test_another_token_is_a_mismatch_that_names_both(api: FakeApi) -> None:
-    before = recorded(api)
+    before = record(api)
     api.tokens = [5, 3, 9]
 
     with pytest.raises(CanaryMismatch) as caught:
@@ -107,15 +107,15 @@ def test_another_token_is_a_mismatch_that_names_both(api: FakeApi) -> None:
 def test_the_same_tokens_with_another_probability_are_a_mismatch(
     api: FakeApi, value: float
 ) -> None:
-    before = recorded(api)
+    before = record(api)
     api.logprobs = [-1.5, -0.25, value]
 
     with pytest.raises(CanaryMismatch, match="does not compute"):
         canary.compare(api.url, before, seconds=5)
 
 
-def test_log_probabilities_that_are_gone_are_a_mismatch(api: FakeApi) -> None:
-    before = recorded(api)
+def test_missing_log_probabilities_are_a_mismatch(api: FakeApi) -> None:
+    before = record(api)
     api.logprobs = []
 
     with pytest.raises(CanaryMismatch):
@@ -129,7 +129,9 @@ def test_an_engine_that_does_not_generate_has_no_canary(api: FakeApi) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_an_engine_that_fails_on_it_is_said_with_the_way_around(api: FakeApi, status: int) -> None:
+def test_an_engine_that_fails_on_the_canary_is_an_error_with_a_remedy(
+    api: FakeApi, status: int
+) -> None:
     api.status = status
 
     with pytest.raises(EngineFailed) as caught:
@@ -139,14 +141,14 @@ def test_an_engine_that_fails_on_it_is_said_with_the_way_around(api: FakeApi, st
     assert str(status) in str(caught.value.details)
 
 
-def test_an_answer_without_token_ids_is_said(api: FakeApi) -> None:
+def test_an_answer_without_token_ids_is_an_error(api: FakeApi) -> None:
     api.tokens = None
 
     with pytest.raises(EngineFailed, match="token ids"):
         canary.record(api.url, seconds=5)
 
 
-def test_a_slow_engine_is_given_up_at_the_deadline(api: FakeApi) -> None:
+def test_an_engine_that_is_too_slow_fails_at_the_deadline(api: FakeApi) -> None:
     api.delay = 2.0
     begin = time.monotonic()
 
@@ -156,8 +158,10 @@ def test_a_slow_engine_is_given_up_at_the_deadline(api: FakeApi) -> None:
     assert time.monotonic() - begin < 1.0
 
 
-def test_after_a_restore_no_answer_is_unhealthy_with_the_way_around(api: FakeApi) -> None:
-    before = recorded(api)
+def test_without_an_answer_after_a_restore_the_engine_is_unhealthy_with_a_remedy(
+    api: FakeApi,
+) -> None:
+    before = record(api)
     api.status = 500
 
     with pytest.raises(Unhealthy) as caught:
@@ -166,11 +170,13 @@ def test_after_a_restore_no_answer_is_unhealthy_with_the_way_around(api: FakeApi
     assert "--no-canary" in str(caught.value.remedy)
 
 
-def test_the_key_of_the_engine_is_shown(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.key = "word"
+def test_the_api_key_in_the_environment_is_sent(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.key = "key"
     with pytest.raises(EngineFailed, match="canary"):
         canary.record(api.url, seconds=5)
 
-    monkeypatch.setenv("VLLM_API_KEY", "word")
+    monkeypatch.setenv("VLLM_API_KEY", "key")
 
-    assert recorded(api).tokens == (5, 3, 8)
+    assert record(api).tokens == (5, 3, 8)

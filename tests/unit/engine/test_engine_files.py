@@ -1,4 +1,4 @@
-"""What belongs to an engine though nothing points to it: looked for in this very process."""
+"""Stores, temporary files and models of an engine are found, with this very process in its place."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ def this_process(*command: str, role: str = "EngineCore") -> Inventory:
         namespaces={},
         role=Role(name=role, confidence="certain"),
     )
-    held = descriptors(os.getpid())
-    return Inventory(taken=0.0, is_engine=True, processes=(process,), descriptors=held)
+    return Inventory(
+        taken=0.0,
+        is_engine=True,
+        processes=(process,),
+        descriptors=descriptors(os.getpid()),
+    )
 
 
 @pytest.fixture
@@ -44,29 +48,29 @@ def store(tmp_path: Path) -> Iterator[Path]:
     """A file whose url stands in the heap of this process, as in that of an EngineCore."""
     path = tmp_path / f"vllm_dist_{secrets.token_hex(16)}"
     path.write_bytes(b"store")
-    kept = libc.strdup(b"file://" + os.fsencode(path))
+    url = libc.strdup(b"file://" + os.fsencode(path))
     yield path
-    libc.free(kept)
+    libc.free(url)
 
 
 def test_the_file_store_is_found_by_the_url_in_the_heap(store: Path) -> None:
     assert str(store) in files.file_stores(this_process())
 
 
-def test_a_store_of_another_engine_is_not_taken(store: Path, tmp_path: Path) -> None:
-    strange = tmp_path / ("vllm_dist_" + "0" * 32)
-    strange.write_bytes(b"another engine's")
+def test_a_store_of_another_engine_is_not_found(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / ("vllm_dist_" + "0" * 32)
+    other.write_bytes(b"another engine's")
 
-    assert str(strange) not in files.file_stores(this_process())
+    assert str(other) not in files.file_stores(this_process())
 
 
-def test_a_store_that_is_gone_is_not_carried(store: Path) -> None:
+def test_a_store_that_was_removed_is_not_found(store: Path) -> None:
     store.unlink()
 
     assert str(store) not in files.file_stores(this_process())
 
 
-def test_open_temporary_files_are_the_engines_own(tmp_path: Path) -> None:
+def test_temporary_files_that_are_open_to_write_are_found(tmp_path: Path) -> None:
     (tmp_path / "read").write_text("x")
     with (
         (tmp_path / "written").open("w"),
@@ -76,13 +80,13 @@ def test_open_temporary_files_are_the_engines_own(tmp_path: Path) -> None:
         (tmp_path / "deleted").open("w"),
     ):
         (tmp_path / "deleted").unlink()
-        found = files.temporary_files(this_process())
+        paths = files.temporary_files(this_process())
 
-    ours = [Path(path).name for path in found if path.startswith(str(tmp_path))]
-    assert ours == ["mapped", "written"]
+    names = [Path(path).name for path in paths if path.startswith(str(tmp_path))]
+    assert names == ["mapped", "written"]
 
 
-def test_a_file_that_somebody_else_has_open_too_is_not_taken(tmp_path: Path) -> None:
+def test_a_temporary_file_that_another_process_has_open_is_not_found(tmp_path: Path) -> None:
     with (tmp_path / "shared").open("w") as shared:
         other = subprocess.Popen(
             [sys.executable, "-c", "print('ready', flush=True); input()"],
@@ -92,41 +96,41 @@ def test_a_file_that_somebody_else_has_open_too_is_not_taken(tmp_path: Path) -> 
         )
         with other:
             assert other.stdout is not None and other.stdout.readline() == b"ready\n"
-            found = files.temporary_files(this_process())
+            with_other = files.temporary_files(this_process())
             other.communicate(b"\n")
         alone = files.temporary_files(this_process())
 
-    assert str(tmp_path / "shared") not in found
+    assert str(tmp_path / "shared") not in with_other
     assert str(tmp_path / "shared") in alone
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    place = tmp_path / "model"
-    (place / "sub").mkdir(parents=True)
-    (place / ".git").mkdir()
+    directory = tmp_path / "model"
+    (directory / "sub").mkdir(parents=True)
+    (directory / ".git").mkdir()
     for name in ("config.json", "model.safetensors", "sub/more", ".git/index"):
-        (place / name).write_text(name)
-    return place
+        (directory / name).write_text(name)
+    return directory
 
 
-@pytest.mark.parametrize("words", ["--model {}", "--model={}", "-m vllm serve {} --port 1"])
-def test_the_files_of_the_model_are_those_below_its_path(words: str, model: Path) -> None:
-    found = files.model_files(this_process(*words.format(model).split()))
+@pytest.mark.parametrize("arguments", ["--model {}", "--model={}", "-m vllm serve {} --port 1"])
+def test_the_files_of_the_model_are_those_below_its_path(arguments: str, model: Path) -> None:
+    paths = files.model_files(this_process(*arguments.format(model).split()))
 
-    assert [str(Path(p).relative_to(model)) for p in found] == [
+    assert [str(Path(p).relative_to(model)) for p in paths] == [
         "config.json",
         "model.safetensors",
         "sub/more",
     ]
 
 
-def test_drafters_adapters_templates_and_tokenizers_count_too(model: Path, tmp_path: Path) -> None:
+def test_drafters_adapters_and_templates_are_model_files_too(model: Path, tmp_path: Path) -> None:
     drafter, template = tmp_path / "drafter.gguf", tmp_path / "template.jinja"
     drafter.touch()
     template.touch()
 
-    found = files.model_files(
+    paths = files.model_files(
         this_process(
             *("--speculative-config", json.dumps({"model": str(drafter)})),
             *("--chat-template", str(template)),
@@ -134,7 +138,7 @@ def test_drafters_adapters_templates_and_tokenizers_count_too(model: Path, tmp_p
         )
     )
 
-    assert found == (str(drafter), str(model / "sub" / "more"), str(template))
+    assert paths == (str(drafter), str(model / "sub" / "more"), str(template))
 
 
 def test_a_model_of_the_hub_is_found_in_its_cache(
@@ -149,11 +153,11 @@ def test_a_model_of_the_hub_is_found_in_its_cache(
     (repository / "snapshots" / "abc" / "model.safetensors").symlink_to("../../blobs/1")
     monkeypatch.setattr(files, "environment", lambda *_: {"HF_HUB_CACHE": str(tmp_path / "hub")})
 
-    found = files.model_files(this_process("--model", "org/name"))
+    paths = files.model_files(this_process("--model", "org/name"))
 
-    assert found == (f"{repository}/snapshots/abc/model.safetensors",)
+    assert paths == (f"{repository}/snapshots/abc/model.safetensors",)
 
 
-def test_a_command_without_a_model_needs_no_file() -> None:
+def test_a_command_without_a_model_has_no_model_files() -> None:
     assert files.model_files(this_process("--model", "/nowhere/at/all")) == ()
     assert files.model_files(this_process()) == ()

@@ -1,4 +1,4 @@
-"""The work of an inventory grows in proportion to the number of sockets."""
+"""The work of classify() grows in proportion to the number of sockets."""
 
 import sys
 from types import FrameType
@@ -15,14 +15,14 @@ def engine(count: int) -> Snapshot:
         name="VLLM::Worker_TP", threads=1, namespaces={"net": 1},
     )  # fmt: skip
     sockets, descriptors = [], []
-    for place in range(count):
-        fd, port = place * 5, 1024 + place
+    for index in range(count):
+        fd, port = index * 5, 1024 + index
         local = Endpoint(address="127.0.0.1", port=port)
-        base = Socket(
+        listener = Socket(
             netns=1, family="ipv4", protocol="tcp", state="LISTEN", local=local, inode=fd,
             uid=0, backlog=4096, holders=(Holder(pid=2, fd=fd),),
         )  # fmt: skip
-        sockets.append(base)
+        sockets.append(listener)
         descriptors += [
             Descriptor(pid=2, fd=fd, kind="socket", target="", inode=fd),
             Descriptor(pid=2, fd=fd + 1, kind="pipe", target=""),
@@ -36,7 +36,7 @@ def engine(count: int) -> Snapshot:
 
 
 def calls(snapshot: Snapshot) -> int:
-    """Count the calls that `interpret` makes: unlike seconds, they are the same each time."""
+    """Count the calls that classify() makes: unlike seconds, they are the same in each run."""
     count = 0
 
     def note(_frame: FrameType, event: str, _argument: object) -> None:
@@ -45,11 +45,11 @@ def calls(snapshot: Snapshot) -> int:
 
     sys.setprofile(note)
     try:
-        found = classify(snapshot)
+        inventory = classify(snapshot)
     finally:
         sys.setprofile(None)
-    assert {s.role.name for s in found.sockets} == {"Gloo listener"}
-    assert len(found.groups) == len(snapshot.sockets)
+    assert {s.role.name for s in inventory.sockets} == {"Gloo listener"}
+    assert len(inventory.groups) == len(snapshot.sockets)
     return count
 
 

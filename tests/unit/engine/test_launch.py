@@ -1,13 +1,13 @@
-"""cria run: io_uring is hidden, what the user set wins, output is appended, failures are said."""
+"""cria run hides io_uring, keeps what the user set, appends the output to the log, and reports failures."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cria.engine.launch import launcher as launching
-from cria.engine.launch.launcher import engine_settings, launch, on_one_node
+from cria.engine.launch.launcher import engine_settings, last_lines, launch, on_one_node
 from cria.errors import NotWritable, UsageError
 
 CRIA_RUN = [sys.executable, "-m", "cria", "run", "--log"]
@@ -19,19 +19,17 @@ print("errno", ctypes.get_errno(), "still works", bool(open(sys.executable, "rb"
 """
 
 
-def run_to_end(log: Path, *words: str) -> str:
-    launched = launch([sys.executable, "-c", *words], log)
+def run_to_end(log: Path, *arguments: str) -> str:
+    launched = launch([sys.executable, "-c", *arguments], log)
     launched.process.wait(timeout=30)
     return log.read_text()
 
 
-def test_the_engine_sees_no_io_uring_and_all_else(tmp_path: Path) -> None:
-    import errno
-
+def test_io_uring_is_missing_for_the_engine_and_other_calls_work(tmp_path: Path) -> None:
     assert run_to_end(tmp_path / "log", ASK_IO_URING) == f"errno {errno.ENOSYS} still works True\n"
 
 
-def test_the_filter_reaches_children(tmp_path: Path) -> None:
+def test_io_uring_is_missing_for_its_children_too(tmp_path: Path) -> None:
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ASK_IO_URING!r}])"
 
     assert "errno 38" in run_to_end(tmp_path / "log", program)
@@ -43,14 +41,14 @@ def test_the_engine_has_a_session_of_its_own_and_an_empty_stdin(tmp_path: Path) 
     assert run_to_end(tmp_path / "log", program) == "True ''\n"
 
 
-def test_output_is_appended(tmp_path: Path) -> None:
+def test_output_is_appended_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before\n")
 
     assert run_to_end(log, "print('after')") == "before\nafter\n"
 
 
-def test_what_the_user_set_wins() -> None:
+def test_a_variable_that_the_user_set_is_kept() -> None:
     chosen = {
         s.name: s for s in engine_settings(["vllm", "serve", "m"], {"GLOO_SOCKET_IFNAME": "eth0"})
     }
@@ -62,7 +60,7 @@ def test_what_the_user_set_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "one"),
+    ("command", "expected"),
     [
         (["vllm", "serve", "m", "-tp", "2"], True),
         (["vllm", "serve", "m", "--nnodes", "2"], False),
@@ -71,28 +69,30 @@ def test_what_the_user_set_wins() -> None:
         (["vllm", "serve", "m", "--distributed-executor-backend=ray"], False),
     ],
 )
-def test_an_engine_on_several_nodes_is_left_off_loopback(words: list[str], one: bool) -> None:
-    names = {setting.name for setting in engine_settings(words, {})}
+def test_an_engine_on_several_nodes_is_not_put_on_loopback(
+    command: list[str], expected: bool
+) -> None:
+    names = {setting.name for setting in engine_settings(command, {})}
 
-    assert on_one_node(words) is one
-    assert ("GLOO_SOCKET_IFNAME" in names) is one
+    assert on_one_node(command) is expected
+    assert ("GLOO_SOCKET_IFNAME" in names) is expected
 
 
-def test_a_command_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no-such-program"):
         launch(["no-such-program"], tmp_path / "log")
 
 
-def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotWritable, match="log"):
         launch(["true"], tmp_path / "missing" / "log")
 
 
-def test_the_end_of_a_log_is_quoted(tmp_path: Path) -> None:
+def test_the_last_lines_of_a_log_are_returned(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("\n".join(map(str, range(100))))
 
-    assert launching.last_lines(log, 3) == "97\n98\n99"
+    assert last_lines(log, 3) == "97\n98\n99"
 
 
 def test_the_foreground_shows_output_and_returns_the_exit_status(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_foreground_shows_output_and_returns_the_exit_status(tmp_path: Path)
     assert "GLOO_SOCKET_IFNAME=lo" in ran.stderr
 
 
-def test_the_foreground_says_a_signal_as_a_shell_does(tmp_path: Path) -> None:
+def test_the_exit_status_for_a_signal_is_that_of_a_shell(tmp_path: Path) -> None:
     ran = subprocess.run(
         [
             *CRIA_RUN,

@@ -1,4 +1,4 @@
-"""How the part of cria inside gets in: what cria run sets, and what that changes for other plugins."""
+"""vLLM finds and loads the agent by what cria run sets, and its other plugins as before."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from cria_agent import plugin
 from cria.engine.launch.launcher import AGENT_PATH, engine_settings
 
 
-def plugins(*each: tuple[str, str]) -> EntryPoints:
+def plugins(*others: tuple[str, str]) -> EntryPoints:
     ours = (("vllm.general_plugins", "cria"), ("vllm.endpoint_plugins", "cria"))
     return EntryPoints(
-        EntryPoint(name=name, value="m:f", group=group) for group, name in (*ours, *each)
+        EntryPoint(name=name, value="m:f", group=group) for group, name in (*ours, *others)
     )
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The plugins beside ours, to be filled by a test; nothing is named in VLLM_PLUGINS."""
+    """The plugins beside ours, for a test to add to; VLLM_PLUGINS is not set."""
     others: list[tuple[str, str]] = []
     monkeypatch.setattr(
         plugin,
         "entry_points",
-        lambda **chosen: plugins(*others).select(**chosen) if chosen else plugins(*others),
+        lambda **group: plugins(*others).select(**group) if group else plugins(*others),
     )
     monkeypatch.setenv("VLLM_PLUGINS", "")
     monkeypatch.delenv("VLLM_PLUGINS")
     return others
 
 
-def chosen(environment: dict[str, str]) -> dict[str, str]:
-    return {each.name: each.value for each in engine_settings(["vllm", "serve", "m"], environment)}
+def settings_for(environment: dict[str, str]) -> dict[str, str]:
+    return {s.name: s.value for s in engine_settings(["vllm", "serve", "m"], environment)}
 
 
-def test_what_vllm_loaded_before_it_still_loads(installed: list[tuple[str, str]]) -> None:
+def test_vllm_loads_the_plugins_that_it_loaded_before(installed: list[tuple[str, str]]) -> None:
     installed += [("vllm.general_plugins", "lora"), ("vllm.platform_plugins", "npu")]
     installed += [("console_scripts", "vllm")]
 
@@ -48,7 +48,7 @@ def test_what_vllm_loaded_before_it_still_loads(installed: list[tuple[str, str]]
     assert os.environ["VLLM_PLUGINS"] == "cria,lora,npu"
 
 
-def test_an_endpoint_plugin_that_nobody_named_stays_out(
+def test_an_endpoint_plugin_that_nobody_named_is_not_loaded(
     installed: list[tuple[str, str]],
 ) -> None:
     installed += [("vllm.endpoint_plugins", "routes")]
@@ -58,7 +58,9 @@ def test_an_endpoint_plugin_that_nobody_named_stays_out(
     assert "routes" not in os.environ["VLLM_PLUGINS"].split(",")
 
 
-def test_where_one_name_is_both_kinds_cria_stays_out(installed: list[tuple[str, str]]) -> None:
+def test_where_one_name_is_of_both_kinds_vllm_plugins_is_not_set(
+    installed: list[tuple[str, str]],
+) -> None:
     installed += [("vllm.endpoint_plugins", "both"), ("vllm.general_plugins", "both")]
 
     plugin.allow_endpoint_plugin()
@@ -66,23 +68,23 @@ def test_where_one_name_is_both_kinds_cria_stays_out(installed: list[tuple[str, 
     assert "VLLM_PLUGINS" not in os.environ
 
 
-def test_a_list_that_the_user_made_is_only_added_to() -> None:
-    assert chosen({"VLLM_PLUGINS": "lora"})["VLLM_PLUGINS"] == "lora,cria"
-    assert chosen({"VLLM_PLUGINS": "cria,lora"})["VLLM_PLUGINS"] == "lora,cria"
-    assert "VLLM_PLUGINS" not in chosen({})
+def test_cria_is_added_to_a_list_that_the_user_set() -> None:
+    assert settings_for({"VLLM_PLUGINS": "lora"})["VLLM_PLUGINS"] == "lora,cria"
+    assert settings_for({"VLLM_PLUGINS": "cria,lora"})["VLLM_PLUGINS"] == "lora,cria"
+    assert "VLLM_PLUGINS" not in settings_for({})
 
 
 def test_the_users_path_comes_first() -> None:
-    assert chosen({"PYTHONPATH": "/a:/b"})["PYTHONPATH"] == f"/a:/b:{AGENT_PATH}"
-    assert chosen({})["PYTHONPATH"] == str(AGENT_PATH)
+    assert settings_for({"PYTHONPATH": "/a:/b"})["PYTHONPATH"] == f"/a:/b:{AGENT_PATH}"
+    assert settings_for({})["PYTHONPATH"] == str(AGENT_PATH)
 
 
-def test_on_that_path_the_plugins_are_found_and_nothing_else_of_cria() -> None:
+def test_the_agent_path_holds_the_plugins_and_nothing_else_of_cria() -> None:
     program = """
 import importlib.metadata, importlib.util
 for group in ("vllm.general_plugins", "vllm.endpoint_plugins"):
-    found = [e for e in importlib.metadata.entry_points(group=group) if e.name == "cria"]
-    print(group, [e.value for e in found])
+    entries = [e for e in importlib.metadata.entry_points(group=group) if e.name == "cria"]
+    print(group, [e.value for e in entries])
 print(importlib.util.find_spec("cria_agent.worker") is not None)
 print(__import__("os").listdir(__import__("sys").argv[1]))
 """
@@ -104,45 +106,47 @@ print(__import__("os").listdir(__import__("sys").argv[1]))
 
 
 class Workers:
-    """An engine client that keeps what its workers are asked."""
+    """An engine client that records what is called in its workers."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self.error = error
 
     async def collective_rpc(
         self, method: str, timeout: float | None = None, args: tuple[object, ...] = ()
     ) -> list[None]:
-        self.asked.append(method)
+        self.calls.append(method)
         if self.error is not None:
             raise self.error
         return [None]
 
 
-def test_workers_settle_before_the_first_request() -> None:
+def test_workers_are_prepared_before_the_first_request() -> None:
     workers = Workers()
 
     asyncio.run(plugin.prepare_workers(workers))
 
-    assert workers.asked == ["cria_prepare"]
+    assert workers.calls == ["cria_prepare"]
 
 
-def test_cores_and_workers_nap_from_the_first_request_on() -> None:
-    asked: list[str] = []
+def test_cores_and_workers_back_off_before_the_first_request() -> None:
+    calls: list[str] = []
 
     class Cores:
-        async def call_utility_all_async(self, utility: str, *words: object) -> list[list[None]]:
-            asked.append(str(words[0]) if words else utility)
+        async def call_utility_all_async(
+            self, utility: str, *arguments: object
+        ) -> list[list[None]]:
+            calls.append(str(arguments[0]) if arguments else utility)
             return []
 
     client = Workers()
     client.engine_core = Cores()  # type: ignore[attr-defined]
     asyncio.run(plugin.prepare_workers(client))
 
-    assert asked == ["cria_prepare", "cria_back_off"]
+    assert calls == ["cria_prepare", "cria_back_off"]
 
 
-def test_an_engine_whose_workers_do_not_settle_starts_all_the_same(
+def test_an_engine_whose_workers_cannot_be_prepared_starts_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):

@@ -1,4 +1,4 @@
-"""What a dump does with an engine that it cannot quiesce, and how it says so."""
+"""A dump of an engine that cannot be quiesced says why, and a restored one that does not resume is unhealthy."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cria.model.inventory import Holder, Inventory, Role, UnixSocket
 from cria.model.manifest import Inflight, Quiesced
 
 
-def still_point(
+def session_of(
     *sockets: UnixSocket, is_engine: bool = True, inflight: Inflight | None = "keep"
 ) -> tuple[QuiesceSession, list[Event]]:
-    told: list[Event] = []
+    events: list[Event] = []
     inventory = Inventory(taken=0.0, is_engine=is_engine, processes=(), unix_sockets=sockets)
-    return QuiesceSession(inventory, inflight, seconds=0.1, listener=told.append), told
+    return QuiesceSession(inventory, inflight, seconds=0.1, listener=events.append), events
 
 
 def socket_at(path: str) -> UnixSocket:
@@ -34,56 +34,56 @@ def socket_at(path: str) -> UnixSocket:
 
 
 def test_an_engine_without_cria_agent_is_dumped_with_a_warning_and_a_reason() -> None:
-    still, told = still_point()
+    session, events = session_of()
 
-    still.pause()
+    session.pause()
 
-    assert still.drop_caches() is None
-    assert still.quiesced is None
-    assert still.why_not == "cria is not inside this engine"
-    assert [type(event) for event in told] == [Warned]
-    assert "cria run" in str(told[0])
-
-
-def test_what_is_no_engine_is_not_warned_of() -> None:
-    still, told = still_point(is_engine=False)
-
-    still.pause()
-
-    assert told == []
+    assert session.drop_caches() is None
+    assert session.quiesced is None
+    assert session.why_not == "cria is not inside this engine"
+    assert [type(event) for event in events] == [Warned]
+    assert "cria run" in str(events[0])
 
 
-def test_what_is_not_wanted_is_not_even_looked_for() -> None:
-    still, told = still_point(socket_at("/nowhere/cria.sock"), inflight=None)
+def test_a_program_that_is_no_engine_gives_no_warning() -> None:
+    session, events = session_of(is_engine=False)
 
-    still.pause()
-    still.resume()
+    session.pause()
 
-    assert still.why_not == "not wanted: --no-quiesce"
-    assert told == []
+    assert events == []
 
 
-def test_an_engine_that_does_not_answer_is_said_with_the_way_around() -> None:
-    still, _ = still_point(socket_at("/nowhere/cria.sock"))
+def test_with_no_quiesce_the_control_socket_is_not_used() -> None:
+    session, events = session_of(socket_at("/nowhere/cria.sock"), inflight=None)
+
+    session.pause()
+    session.resume()
+
+    assert session.why_not == "not wanted: --no-quiesce"
+    assert events == []
+
+
+def test_an_engine_that_does_not_answer_fails_the_pause_with_a_remedy() -> None:
+    session, _ = session_of(socket_at("/nowhere/cria.sock"))
 
     with pytest.raises(QuiesceFailed) as caught:
-        still.pause()
+        session.pause()
 
     assert "/nowhere/cria.sock" in str(caught.value.details)
     assert "--no-quiesce" in str(caught.value.remedy)
 
 
-def test_an_undo_never_fails_it_warns() -> None:
-    still, told = still_point(socket_at("/nowhere/cria.sock"))
+def test_a_resume_that_fails_only_warns() -> None:
+    session, events = session_of(socket_at("/nowhere/cria.sock"))
     with pytest.raises(QuiesceFailed):
-        still.pause()
+        session.pause()
 
-    still.resume()
+    session.resume()
 
-    assert [type(event) for event in told] == [Warned]
+    assert [type(event) for event in events] == [Warned]
 
 
-def test_a_restored_engine_that_does_not_go_on_is_unhealthy() -> None:
+def test_a_restored_engine_that_does_not_resume_is_unhealthy() -> None:
     quiesced = Quiesced(
         control="/nowhere/cria.sock", inflight="keep", workers=1, groups=0, dropped_bytes=0
     )

@@ -1,4 +1,4 @@
-"""An engine with GPUs is put to sleep for its dump, and wakes up in the right order whoever lets it go on."""
+"""An engine with GPUs is put to sleep for its dump, and wakes up in the right order."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cria.model.inventory import Holder, Inventory, Role, UnixSocket
 AWAKE_AGAIN = ["wake_up kv_cache", "resume"]
 
 
-class StrawEngine:
-    """An AsyncLLM of straw; `fail` names a call that raises."""
+class FakeEngine:
+    """A fake AsyncLLM that records its calls; `fail` names a call that raises."""
 
     def __init__(self, *, can_sleep: bool = True, paused: bool = False, fail: str = "") -> None:
         self.vllm_config = SimpleNamespace(
             model_config=SimpleNamespace(enable_sleep_mode=can_sleep)
         )
         self.paused, self.fail = paused, fail
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def _do(self, call: str) -> None:
-        self.told.append(call)
+        self.calls.append(call)
         if call == self.fail:
             raise RuntimeError("out of memory")
 
@@ -64,105 +64,105 @@ class StrawEngine:
         return []
 
 
-def play(engine: StrawEngine, *commands: tuple[str, dict[str, Any]], **options: Any) -> list[Any]:
-    async def scene() -> list[Any]:
-        inside = Commands(engine, **options)
-        answers = [await inside.run(name, dict(words)) for name, words in commands]
+def run(engine: FakeEngine, *commands: tuple[str, dict[str, Any]], **options: Any) -> list[Any]:
+    async def scenario() -> list[Any]:
+        agent = Commands(engine, **options)
+        answers = [await agent.run(name, dict(arguments)) for name, arguments in commands]
         await asyncio.sleep(0.1)
         return answers
 
-    return asyncio.run(scene())
+    return asyncio.run(scenario())
 
 
-def test_kept_weights_go_to_the_host_and_come_back() -> None:
-    engine = StrawEngine()
+def test_kept_weights_go_to_host_memory_and_come_back() -> None:
+    engine = FakeEngine()
 
-    answers = play(engine, ("pause", {}), ("sleep", {"weights": "keep"}), ("resume", {}))
+    answers = run(engine, ("pause", {}), ("sleep", {"weights": "keep"}), ("resume", {}))
 
     assert answers[1] == {"weights": "keep"}
-    assert engine.told == [
+    assert engine.calls == [
         "checkpoint_prepare", "sleep 1 keep", "wake_up weights", "checkpoint_restore", *AWAKE_AGAIN
     ]  # fmt: skip
 
 
 def test_dropped_weights_are_read_again_before_the_kv_cache_is_made() -> None:
-    engine = StrawEngine()
+    engine = FakeEngine()
 
-    play(engine, ("pause", {}), ("sleep", {"weights": "drop"}), ("resume", {}))
+    run(engine, ("pause", {}), ("sleep", {"weights": "drop"}), ("resume", {}))
 
-    assert engine.told[1:] == [
+    assert engine.calls[1:] == [
         "sleep 2 keep", "wake_up weights", "reload_weights", "checkpoint_restore", *AWAKE_AGAIN
     ]  # fmt: skip
 
 
-def test_an_engine_without_sleep_mode_stays_awake_and_says_so() -> None:
-    engine = StrawEngine(can_sleep=False)
+def test_an_engine_without_sleep_mode_stays_awake_and_reports_no_weights() -> None:
+    engine = FakeEngine(can_sleep=False)
 
-    answers = play(engine, ("pause", {}), ("sleep", {}), ("resume", {}))
+    answers = run(engine, ("pause", {}), ("sleep", {}), ("resume", {}))
 
     assert answers[1] == {"weights": None}
-    assert engine.told == ["checkpoint_prepare", "checkpoint_restore", "resume"]
+    assert engine.calls == ["checkpoint_prepare", "checkpoint_restore", "resume"]
 
 
-def test_when_the_lease_ends_it_wakes_before_it_goes_on() -> None:
-    engine = StrawEngine()
+def test_when_the_lease_ends_the_engine_wakes_up_before_it_computes() -> None:
+    engine = FakeEngine()
 
-    play(engine, ("pause", {}), ("sleep", {}), lease_seconds=0.02)
+    run(engine, ("pause", {}), ("sleep", {}), lease_seconds=0.02)
 
-    assert engine.told[-4:] == ["wake_up weights", "checkpoint_restore", *AWAKE_AGAIN]
+    assert engine.calls[-4:] == ["wake_up weights", "checkpoint_restore", *AWAKE_AGAIN]
 
 
-def test_one_that_cannot_fall_asleep_is_woken_all_the_same() -> None:
-    """vLLM leaves alone what does not sleep, and some ranks may have fallen asleep."""
-    engine = StrawEngine(fail="sleep 1 keep")
+def test_an_engine_that_cannot_fall_asleep_is_woken_up_all_the_same() -> None:
+    """Some ranks may have fallen asleep, and vLLM does nothing with those that have not."""
+    engine = FakeEngine(fail="sleep 1 keep")
 
-    async def scene() -> None:
-        inside = Commands(engine)
-        await inside.run("pause", {})
+    async def scenario() -> None:
+        agent = Commands(engine)
+        await agent.run("pause", {})
         with pytest.raises(CommandFailed, match="out of memory"):
-            await inside.run("sleep", {})
-        await inside.run("resume", {})
+            await agent.run("sleep", {})
+        await agent.run("resume", {})
 
-    asyncio.run(scene())
-    assert engine.told[-4:] == ["wake_up weights", "checkpoint_restore", *AWAKE_AGAIN]
+    asyncio.run(scenario())
+    assert engine.calls[-4:] == ["wake_up weights", "checkpoint_restore", *AWAKE_AGAIN]
 
 
-def test_one_that_cannot_wake_up_is_not_told_to_compute() -> None:
-    engine = StrawEngine(fail="wake_up kv_cache")
+def test_an_engine_that_cannot_wake_up_is_not_resumed() -> None:
+    engine = FakeEngine(fail="wake_up kv_cache")
 
     with pytest.raises(CommandFailed, match="out of memory"):
-        play(engine, ("pause", {}), ("sleep", {}), ("resume", {}))
-    assert "resume" not in engine.told
+        run(engine, ("pause", {}), ("sleep", {}), ("resume", {}))
+    assert "resume" not in engine.calls
 
 
 @pytest.mark.parametrize(
-    ("paused", "weights", "why"),
+    ("paused", "weights", "message"),
     [(True, "keep", "not paused the engine"), (False, "melt", "no such way with weights")],
 )
-def test_what_somebody_else_paused_and_nonsense_are_left_alone(
-    paused: bool, weights: str, why: str
+def test_sleep_is_refused_in_a_pause_of_somebody_else_and_with_unknown_weights(
+    paused: bool, weights: str, message: str
 ) -> None:
-    engine = StrawEngine(paused=paused)
+    engine = FakeEngine(paused=paused)
 
-    with pytest.raises(CommandFailed, match=why):
-        play(engine, ("pause", {}), ("sleep", {"weights": weights}))
-    assert not any(call.startswith("sleep") for call in engine.told)
+    with pytest.raises(CommandFailed, match=message):
+        run(engine, ("pause", {}), ("sleep", {"weights": weights}))
+    assert not any(call.startswith("sleep") for call in engine.calls)
 
 
-Reach = Callable[[StrawEngine], tuple[QuiesceSession, list[Event]]]
+MakeSession = Callable[[FakeEngine], tuple[QuiesceSession, list[Event]]]
 
 
 @pytest.fixture
-def reach(tmp_path: Path) -> Iterator[Reach]:
-    """The still point of an engine of straw, by way of a real control socket."""
+def make_session(tmp_path: Path) -> Iterator[MakeSession]:
+    """Return a quiesce session with a fake engine, through a real control socket."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    def still_point(engine: StrawEngine) -> tuple[QuiesceSession, list[Event]]:
+    def quiesce_session(engine: FakeEngine) -> tuple[QuiesceSession, list[Event]]:
         path = str(tmp_path / "cria.sock")
         asyncio.run_coroutine_threadsafe(serve(Commands(engine), path), loop).result(5)
-        held = UnixSocket(
+        listener = UnixSocket(
             kind="stream",
             state="LISTEN",
             path=path,
@@ -170,41 +170,43 @@ def reach(tmp_path: Path) -> Iterator[Reach]:
             holders=(Holder(pid=os.getpid(), fd=3),),
             role=Role(name="cria control", confidence="certain"),
         )
-        told: list[Event] = []
-        inventory = Inventory(taken=0.0, is_engine=True, processes=(), unix_sockets=(held,))
-        return QuiesceSession(inventory, "keep", seconds=5, listener=told.append), told
+        events: list[Event] = []
+        inventory = Inventory(taken=0.0, is_engine=True, processes=(), unix_sockets=(listener,))
+        return QuiesceSession(inventory, "keep", seconds=5, listener=events.append), events
 
-    yield still_point
+    yield quiesce_session
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
 
 
 @pytest.mark.parametrize("can_sleep", [True, False])
-def test_what_became_of_the_weights_is_recorded_for_the_restore(
-    can_sleep: bool, reach: Reach
+def test_the_manifest_says_where_the_weights_are(
+    can_sleep: bool, make_session: MakeSession
 ) -> None:
-    engine = StrawEngine(can_sleep=can_sleep)
-    still, told = reach(engine)
+    engine = FakeEngine(can_sleep=can_sleep)
+    session, events = make_session(engine)
 
-    still.pause()
-    still.drop_caches()
-    still.sleep("drop", lease=1000)
+    session.pause()
+    session.drop_caches()
+    session.sleep("drop", lease=1000)
 
-    assert still.quiesced is not None
-    assert still.quiesced.weights == ("drop" if can_sleep else None)
-    assert ["--enable-sleep-mode" in str(event) for event in told] == ([] if can_sleep else [True])
-    still.resume()
-    assert engine.told[-1] == "resume"
+    assert session.quiesced is not None
+    assert session.quiesced.weights == ("drop" if can_sleep else None)
+    assert ["--enable-sleep-mode" in str(event) for event in events] == (
+        [] if can_sleep else [True]
+    )
+    session.resume()
+    assert engine.calls[-1] == "resume"
 
 
-def test_an_engine_that_somebody_else_put_to_sleep_is_left_so(reach: Reach) -> None:
-    engine = StrawEngine(paused=True)
-    still, _ = reach(engine)
+def test_an_engine_that_somebody_else_put_to_sleep_stays_asleep(make_session: MakeSession) -> None:
+    engine = FakeEngine(paused=True)
+    session, _ = make_session(engine)
 
-    still.pause()
-    still.drop_caches()
-    still.sleep("keep", lease=10)
-    still.resume()
+    session.pause()
+    session.drop_caches()
+    session.sleep("keep", lease=10)
+    session.resume()
 
-    assert "checkpoint_prepare" not in engine.told
+    assert "checkpoint_prepare" not in engine.calls
     assert engine.paused

@@ -1,4 +1,4 @@
-"""Waiting without spinning: so many times, and then as vLLM does."""
+"""vLLM's processes sleep for a number of waits, and then spin again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SHM_BROADCAST = "vllm.distributed.device_communicators.shm_broadcast"
 
 @pytest.fixture(autouse=True)
 def slept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The naps that were taken, in microseconds; none are left from test to test."""
-    taken: list[int] = []
-    monkeypatch.setattr(spin_backoff, "usleep", taken.append)
-    yield taken
+    """The sleeps of a test, in microseconds; no back-off is left for the next test."""
+    sleeps: list[int] = []
+    monkeypatch.setattr(spin_backoff, "usleep", sleeps.append)
+    yield sleeps
     spin_backoff.start(count=0)
 
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """vLLM's module, with nothing in it yet."""
+    """An empty module in place of vLLM's."""
     *packages, last = SHM_BROADCAST.split(".")
     for length in range(1, len(packages) + 1):
         name = ".".join(packages[:length])
@@ -34,9 +34,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_so_many_naps_are_taken_and_then_it_spins(slept: list[int]) -> None:
-    spun: list[None] = []
-    wait = spin_backoff.with_backoff(lambda: spun.append(None))
+def test_a_process_sleeps_for_a_number_of_waits_and_then_spins(slept: list[int]) -> None:
+    spins: list[None] = []
+    wait = spin_backoff.with_backoff(lambda: spins.append(None))
 
     wait()
     spin_backoff.start(count=2)
@@ -44,12 +44,12 @@ def test_so_many_naps_are_taken_and_then_it_spins(slept: list[int]) -> None:
         wait()
 
     assert len(slept) == 2
-    assert len(spun) == 4
+    assert len(spins) == 4
 
 
 @pytest.mark.parametrize("cores", [1, 3])
-def test_a_core_is_told_to_nap_from_the_api_server(slept: list[int], cores: int) -> None:
-    wait = spin_backoff.with_backoff(lambda: pytest.fail("it spun"))
+def test_an_engine_core_backs_off_when_the_api_server_asks(slept: list[int], cores: int) -> None:
+    wait = spin_backoff.with_backoff(lambda: pytest.fail("it spins"))
     parallel = SimpleNamespace(data_parallel_size_local=cores, local_world_size=2)
     core = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=parallel))
 
@@ -60,37 +60,37 @@ def test_a_core_is_told_to_nap_from_the_api_server(slept: list[int], cores: int)
     assert spin_backoff.process_count(core.vllm_config) == 1 + 3 * cores
 
 
-def test_where_processors_are_too_few_it_naps_until_there_are_more(
+def test_an_oversubscribed_process_backs_off_until_there_are_more_processors(
     slept: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processors = {0, 1}
     monkeypatch.setattr(spin_backoff.os, "sched_getaffinity", lambda _pid: processors)
     monkeypatch.setattr(spin_backoff, "BACKOFF_COUNT", 3)
-    spun: list[None] = []
-    wait = spin_backoff.with_backoff(lambda: spun.append(None))
+    spins: list[None] = []
+    wait = spin_backoff.with_backoff(lambda: spins.append(None))
 
     spin_backoff.start(processes=3, count=3)
     for _ in range(10):
         wait()
-    assert (len(slept), len(spun)) == (10, 0)
+    assert (len(slept), len(spins)) == (10, 0)
 
     processors.add(2)
     for _ in range(10):
         wait()
-    assert len(slept) == 12, "those that were left"
+    assert len(slept) == 12, "the back-offs that were left"
 
 
-def test_vllm_is_taught_once(vllm: ModuleType) -> None:
+def test_vllm_is_patched_once(vllm: ModuleType) -> None:
     vllm.sched_yield = lambda: None  # type: ignore[attr-defined]
 
     spin_backoff.patch()
-    taught = vllm.sched_yield
+    patched = vllm.sched_yield
     spin_backoff.patch()
 
-    assert vllm.sched_yield is taught
+    assert vllm.sched_yield is patched
 
 
-def test_a_vllm_that_waits_otherwise_is_left_alone(vllm: ModuleType) -> None:
+def test_a_vllm_without_sched_yield_stays_as_it_is(vllm: ModuleType) -> None:
     spin_backoff.patch()
 
     assert not hasattr(vllm, "sched_yield")

@@ -17,7 +17,7 @@ Recorded = Callable[[str], Snapshot]
     ("name", "sizes"),
     [("tp1", {1: 13}), ("tp2", {2: 5, 1: 16}), ("dp2", {1: 26}), ("api2", {1: 13})],
 )
-def test_groups_have_as_many_ranks_as_their_pairs_join(
+def test_groups_have_the_ranks_that_their_pairs_connect(
     snapshot: Recorded, name: str, sizes: dict[int, int]
 ) -> None:
     groups = classify(snapshot(name)).groups
@@ -27,19 +27,19 @@ def test_groups_have_as_many_ranks_as_their_pairs_join(
 def test_every_gloo_listener_belongs_to_one_group_and_a_group_has_no_rank_twice(
     snapshot: Recorded,
 ) -> None:
-    found = classify(snapshot("tp2"))
-    members = [member for group in found.groups for member in group.members]
-    gloo = [s.local for s in found.listeners() if s.role.name == "Gloo listener"]
+    inventory = classify(snapshot("tp2"))
+    members = [member for group in inventory.groups for member in group.members]
+    gloo = [s.local for s in inventory.listeners() if s.role.name == "Gloo listener"]
     assert sorted(member.listener for member in members) == sorted(gloo)
-    for group in found.groups:
+    for group in inventory.groups:
         assert len({member.pid for member in group.members}) == len(group.members)
 
 
 def test_without_pairs_every_listener_is_a_group_of_its_own(snapshot: Recorded) -> None:
-    seen = snapshot("tp2")
-    listeners = tuple(s for s in seen.sockets if s.peer is None)
-    found = classify(msgspec.structs.replace(seen, sockets=listeners))
-    assert Counter(len(group.members) for group in found.groups) == {1: 26}
+    recording = snapshot("tp2")
+    listeners = tuple(s for s in recording.sockets if s.peer is None)
+    inventory = classify(msgspec.structs.replace(recording, sockets=listeners))
+    assert Counter(len(group.members) for group in inventory.groups) == {1: 26}
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_without_pairs_every_listener_is_a_group_of_its_own(snapshot: Recorded) 
     ],
 )
 def test_the_layout_is_read_from_titles(snapshot: Recorded, name: str, layout: Topology) -> None:
-    found = classify(snapshot(name)).topology
-    assert msgspec.structs.replace(found, model=None, url=None) == layout
-    assert found.model == "/models/tiny"
-    assert found.url is not None and found.url.startswith("http://127.0.0.1:8")
+    topology = classify(snapshot(name)).topology
+    assert msgspec.structs.replace(topology, model=None, url=None) == layout
+    assert topology.model == "/models/tiny"
+    assert topology.url is not None and topology.url.startswith("http://127.0.0.1:8")
 
 
 @pytest.mark.parametrize(

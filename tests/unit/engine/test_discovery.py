@@ -1,4 +1,4 @@
-"""An engine is found from any of its processes, and nothing else is taken for one."""
+"""An engine is found from any of its processes, and no other program is taken for an engine."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ SERVER = (PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", "m")
         "/nix/store/x/bin/python3.12 /nix/store/y/bin/.vllm-wrapped serve m",
     ],
 )
-def test_a_command_that_serves_is_known(line: str) -> None:
+def test_a_command_that_starts_an_engine_is_recognized(line: str) -> None:
     assert starts_engine(tuple(line.split()))
 
 
@@ -56,26 +56,26 @@ def test_a_command_that_serves_is_known(line: str) -> None:
         "python -c import_vllm -m vllm.entrypoints.openai.api_server",
     ],
 )
-def test_any_other_command_is_not(line: str) -> None:
+def test_any_other_command_is_not_recognized(line: str) -> None:
     assert not starts_engine(tuple(line.split()))
 
 
 class Host:
-    """A /proc of our own making."""
+    """A /proc with the processes that a test adds."""
 
-    def __init__(self, place: Path) -> None:
-        self.proc = place
+    def __init__(self, proc: Path) -> None:
+        self.proc = proc
 
     def add(
-        self, pid: int, parent: int, *words: str, name: str | None = None, program: str = PYTHON
+        self, pid: int, parent: int, *argv: str, name: str | None = None, program: str = PYTHON
     ) -> None:
-        place = self.proc / str(pid)
-        (place / "fd").mkdir(parents=True)
-        known = name or Path(words[0]).name[:15]
+        process = self.proc / str(pid)
+        (process / "fd").mkdir(parents=True)
+        name = name or Path(argv[0]).name[:15]
         fields = ["S", str(parent), "1", "1", *["0"] * 13, "1", "0", "1"]
-        (place / "stat").write_text(f"{pid} ({known}) {' '.join(fields)}\n")
-        (place / "cmdline").write_bytes(b"\0".join(word.encode() for word in words) + b"\0")
-        (place / "exe").symlink_to(program)
+        (process / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
+        (process / "cmdline").write_bytes(b"\0".join(map(str.encode, argv)) + b"\0")
+        (process / "exe").symlink_to(program)
 
     def engine(self, pid: int, parent: int = 1) -> None:
         self.add(pid, parent, *SERVER)
@@ -86,10 +86,10 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    made = Host(tmp_path)
-    made.add(1, 0, "/sbin/init", program="/sbin/init")
-    made.add(20, 1, "nginx", program="/usr/sbin/nginx")
-    return made
+    host = Host(tmp_path)
+    host.add(1, 0, "/sbin/init", program="/sbin/init")
+    host.add(20, 1, "nginx", program="/usr/sbin/nginx")
+    return host
 
 
 @pytest.mark.parametrize("pid", [100, 101, 102, 103])
@@ -99,7 +99,7 @@ def test_the_root_is_found_from_every_process_of_the_engine(host: Host, pid: int
     assert is_engine_root(pid, host.proc) == (pid == 100)
 
 
-def test_what_started_an_engine_is_no_part_of_it(host: Host) -> None:
+def test_the_program_that_started_an_engine_is_no_part_of_it(host: Host) -> None:
     host.add(90, 1, "cria", "run", "--", *SERVER)
     host.engine(100, parent=90)
     assert find_engines(host.proc) == (100,)
@@ -113,14 +113,14 @@ def test_a_program_that_uses_vllm_as_a_library_is_an_engine(host: Host) -> None:
     assert find_engines(host.proc) == (100,)
 
 
-def test_an_engine_whose_root_has_ended_is_still_one_and_init_is_not(host: Host) -> None:
+def test_an_engine_whose_root_has_ended_is_found_and_init_is_no_part_of_it(host: Host) -> None:
     host.add(101, 1, "VLLM::EngineCore")
     host.add(102, 101, "VLLM::Worker_TP0")
     assert find_engines(host.proc) == (101,)
     assert find_root(102, host.proc) == 101
 
 
-def test_several_engines_are_listed_and_none_is_picked(host: Host) -> None:
+def test_with_several_engines_the_error_lists_them(host: Host) -> None:
     host.engine(100)
     host.engine(200)
     assert find_engines(host.proc) == (100, 200)
@@ -147,30 +147,30 @@ def test_another_program_is_named_with_its_owner(host: Host) -> None:
     assert str(raised.value.details).startswith("20 is nginx, owned by ")
 
 
-def test_a_pid_that_is_not_there_is_said(host: Host) -> None:
+def test_a_pid_that_does_not_exist_is_an_error(host: Host) -> None:
     with pytest.raises(NoSuchProcess):
         find_engine(4711, None, host.proc)
 
 
-def test_a_description_keeps_secrets(host: Host) -> None:
+def test_a_description_holds_no_option_of_the_command(host: Host) -> None:
     host.add(30, 1, PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--api-key", "hush")
     assert "hush" not in describe(30, host.proc)
 
 
-def test_a_port_that_belongs_to_another_program_is_said_with_the_program() -> None:
+def test_for_a_port_of_another_program_the_error_names_the_program() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(NotAnEngine) as raised:
         find_engine(None, listener.getsockname()[1])
     assert str(raised.value.details).startswith(f"{os.getpid()} is ")
 
 
-def test_a_port_where_nobody_listens_is_said() -> None:
+def test_a_port_where_nobody_listens_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(AmbiguousTarget, match=f"no engine listens on port {port}"):
         find_engine(None, port)
 
 
-def test_an_engine_that_cria_started_bears_its_mark(host: Host) -> None:
+def test_an_engine_that_cria_started_is_marked_in_its_environment(host: Host) -> None:
     host.engine(100)
     host.engine(200)
     (host.proc / "200" / "environ").write_bytes(b"A=1\0CRIA_ENGINE=1\0")
