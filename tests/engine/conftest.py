@@ -1,4 +1,4 @@
-"""Real vLLM engines on the CPU: started cold once for each number of ranks, for all other tests restored."""
+"""Real vLLM engines on the CPU, started cold once for each number of ranks and restored for all other tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cria.demo import ENVIRONMENT, make_model, serve_command
 from cria.engine.handle import stop
 from cria.engine.inventory import discovery
 
-# Tokens of a request that is to be in flight whenever a dump comes to it; the tiny model takes 2048.
+# Tokens of a request that is in flight when a dump begins; the tiny model takes 2048.
 LONG = 2000
 
 
@@ -28,7 +28,7 @@ class RunningEngine(msgspec.Struct):
 
     pid: int
     url: str
-    place: Path
+    directory: Path
     ranks: int
 
     @property
@@ -37,15 +37,15 @@ class RunningEngine(msgspec.Struct):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The story before the rest of this directory: of its engines comes what the others restore."""
+    """Run test_story.py first: the other tests restore the checkpoints of its engines."""
     here = Path(__file__).parent
     items.sort(key=lambda item: item.path.parent == here and item.path.name != "test_story.py")
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run cria as a user would; environment and working directory are the test's own."""
     return subprocess.run(
-        [sys.executable, "-m", "cria", *map(str, words)],
+        [sys.executable, "-m", "cria", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -53,40 +53,40 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def answer(*words: object) -> Any:
-    """The JSON document of a command that must succeed."""
-    done = command(*words, "--json")
+def answer(*arguments: object) -> Any:
+    """Return the JSON document of a command, which must succeed."""
+    done = command(*arguments, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
 def serve(model: Path, ranks: int) -> list[str]:
-    """The command of the demo, for long requests."""
+    """Return the command of the demo, for longer requests."""
     return [*serve_command(model, "auto", ranks), "--max-model-len", "2048"]
 
 
 @contextlib.contextmanager
-def serving(place: Path, ranks: int, words: Sequence[str]) -> Iterator[RunningEngine]:
-    """An engine started cold by `cria run --detach` with the command `words`."""
-    run = ["run", "--detach", "--json", "--quiet", "--log", place / "engine.log", "--", *words]
-    started = command(*run)
+def serving(directory: Path, ranks: int, engine_command: Sequence[str]) -> Iterator[RunningEngine]:
+    """Yield an engine that `cria run --detach` starts cold with a command."""
+    options = ["--detach", "--json", "--quiet", "--log", directory / "engine.log"]
+    started = command("run", *options, "--", *engine_command)
     assert started.returncode == 0, started.stdout + started.stderr
-    with ended_at_last(json.loads(started.stdout), place, ranks) as running:
+    with ended_at_last(json.loads(started.stdout), directory, ranks) as running:
         yield running
 
 
 @contextlib.contextmanager
-def restored(checkpoint: Path, place: Path, ranks: int) -> Iterator[RunningEngine]:
-    """An engine restored from `checkpoint`, which is used and not changed."""
+def restored(checkpoint: Path, directory: Path, ranks: int) -> Iterator[RunningEngine]:
+    """Yield an engine restored from `checkpoint`, which stays as it is."""
     facts = answer("restore", checkpoint, "--ports", "auto")
-    with ended_at_last(facts, place, ranks) as running:
+    with ended_at_last(facts, directory, ranks) as running:
         yield running
 
 
 @contextlib.contextmanager
-def ended_at_last(facts: dict[str, Any], place: Path, ranks: int) -> Iterator[RunningEngine]:
-    """The engine that a command has brought up, ended by PID whatever happens."""
-    running = RunningEngine(pid=facts["pid"], url=facts["url"], place=place, ranks=ranks)
+def ended_at_last(facts: dict[str, Any], directory: Path, ranks: int) -> Iterator[RunningEngine]:
+    """Yield the engine that a command has started or restored, and end it by its PID whatever happens."""
+    running = RunningEngine(pid=facts["pid"], url=facts["url"], directory=directory, ranks=ranks)
     try:
         yield running
     finally:
@@ -105,7 +105,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints() -> dict[int, Path]:
-    """By number of ranks, what engines are restored from; the story adds its own."""
+    """The checkpoints to restore engines from, by number of ranks; test_story.py adds those of its engines."""
     return {}
 
 
@@ -113,14 +113,14 @@ def checkpoints() -> dict[int, Path]:
 def warm(
     model: Path, checkpoints: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], Path]:
-    """The checkpoint of an engine with so many ranks: that of the story, else made for who asks first."""
+    """Return the checkpoint of an engine with a number of ranks: that of test_story.py, else a new one."""
 
     def checkpoint(ranks: int) -> Path:
         if ranks not in checkpoints:
-            place = tmp_path_factory.mktemp(f"warm-{ranks}")
-            with serving(place, ranks, serve(model, ranks)) as engine:
-                answer("dump", engine.pid, "-o", place / "checkpoint")
-            checkpoints[ranks] = place / "checkpoint"
+            directory = tmp_path_factory.mktemp(f"warm-{ranks}")
+            with serving(directory, ranks, serve(model, ranks)) as engine:
+                answer("dump", engine.pid, "-o", directory / "checkpoint")
+            checkpoints[ranks] = directory / "checkpoint"
         return checkpoints[ranks]
 
     return checkpoint
@@ -132,7 +132,7 @@ def engine(
     tmp_path_factory: pytest.TempPathFactory,
     warm: Callable[[int], Path],
 ) -> Iterator[RunningEngine]:
-    """An engine of the module's own, restored."""
+    """A restored engine, one for each module."""
     ranks: int = request.param
     with restored(warm(ranks), tmp_path_factory.mktemp("restored"), ranks) as running:
         yield running

@@ -1,4 +1,4 @@
-"""`cria demo` tells the truth in JSON."""
+"""`cria demo --json` prints what it measured."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from .conftest import answer
 pytestmark = [pytest.mark.root, pytest.mark.engine]
 
 
-def test_the_demo_ends_with_the_same_tokens_and_its_facts() -> None:
+def test_the_restored_engine_of_the_demo_generates_the_same_tokens() -> None:
     facts = answer("demo", "--progress", "none")
 
     assert facts["tokens_equal"] is True

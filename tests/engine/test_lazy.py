@@ -1,4 +1,4 @@
-"""A real engine serves while its memory still arrives, with the same tokens, as one and as clones."""
+"""A real engine that is restored lazily generates the same tokens, before and after its memory has arrived."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ pytestmark = [pytest.mark.root, pytest.mark.engine]
 def stored(
     tmp_path_factory: pytest.TempPathFactory, warm: Callable[[int], Path]
 ) -> tuple[Path, tuple[int, ...]]:
-    """A checkpoint, and what its engine generated before it ended."""
-    place = tmp_path_factory.mktemp("lazy")
-    with restored(warm(1), place, 1) as engine:
+    """A checkpoint, and the tokens that its engine generated before it ended."""
+    directory = tmp_path_factory.mktemp("lazy")
+    with restored(warm(1), directory, 1) as engine:
         tokens = generate(engine.url).tokens
-        answer("dump", engine.pid, "-o", place / "checkpoint")
-    return place / "checkpoint", tokens
+        answer("dump", engine.pid, "-o", directory / "checkpoint")
+    return directory / "checkpoint", tokens
 
 
-def arrived(engine: RunningEngine | cria.Engine) -> None:
+def wait_for_memory(engine: RunningEngine | cria.Engine) -> None:
     deadline = time.monotonic() + 60
     while client.find_supervisor([engine.pid]) is not None:
-        assert time.monotonic() < deadline, "its memory does not arrive"
+        assert time.monotonic() < deadline, "its memory has not arrived"
         time.sleep(0.01)
 
 
-def test_it_serves_the_same_tokens_before_and_after_all_has_arrived(
+def test_the_tokens_are_the_same_before_and_after_all_memory_has_arrived(
     stored: tuple[Path, tuple[int, ...]],
 ) -> None:
     checkpoint, tokens = stored
     seconds = {}
-    for words in ((), ("--lazy",), ("--lazy",)):
+    for options in ((), ("--lazy",), ("--lazy",)):
         begin = time.monotonic()
-        facts = answer("restore", checkpoint, *words, "--ports", "auto")
+        facts = answer("restore", checkpoint, *options, "--ports", "auto")
         engine = cria.Engine(pid=facts["pid"], url=facts["url"])
         first = generate(facts["url"]).tokens
-        name = " ".join(words) + (" again" if words and words in seconds else "") or "plain"
+        name = " ".join(options) + (" again" if options and "--lazy" in seconds else "") or "plain"
         seconds[name] = time.monotonic() - begin
-        arrived(engine)
+        wait_for_memory(engine)
         print(f"{name}: answered {seconds[name]:.2f} s, all there {time.monotonic() - begin:.2f} s")
         try:
             assert first == tokens
@@ -60,9 +60,9 @@ def test_it_serves_the_same_tokens_before_and_after_all_has_arrived(
 
 def test_lazy_clones_serve_the_same_tokens(stored: tuple[Path, tuple[int, ...]]) -> None:
     checkpoint, tokens = stored
-    fleet = answer("restore", checkpoint, "--lazy", "--replicas", 2, "--ports", "auto")["engines"]
+    clones = answer("restore", checkpoint, "--lazy", "--replicas", 2, "--ports", "auto")["engines"]
     try:
-        assert [generate(clone["url"]).tokens for clone in fleet] == [tokens] * 2
+        assert [generate(clone["url"]).tokens for clone in clones] == [tokens] * 2
     finally:
-        for clone in fleet:
+        for clone in clones:
             answer("stop", clone["url"])

@@ -1,4 +1,4 @@
-"""Clones of a real engine that share memory: what they answer, and what they hold between them."""
+"""Clones of a real engine share memory, and hold less of it together."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ MIB = 1 << 20
 def dumped(
     tmp_path_factory: pytest.TempPathFactory, warm: Callable[[int], Path]
 ) -> Iterator[tuple[RunningEngine, Path]]:
-    """An engine and its checkpoint, from which it was restored before, plain, on its port."""
-    place = tmp_path_factory.mktemp("sharing")
-    with restored(warm(1), place, 1) as engine:
-        answer("dump", engine.pid, "-o", place / "cp")
-        engine.pid = answer("restore", place / "cp")["pid"]
-        yield engine, place / "cp"
+    """A checkpoint, and the engine restored from it without sharing, on its own port."""
+    directory = tmp_path_factory.mktemp("sharing")
+    with restored(warm(1), directory, 1) as engine:
+        answer("dump", engine.pid, "-o", directory / "cp")
+        engine.pid = answer("restore", directory / "cp")["pid"]
+        yield engine, directory / "cp"
 
 
-def held(engines: list[dict[str, Any]]) -> int:
-    """The proportional set size of engines: a page that N processes have counts 1/N in each."""
+def pss_bytes(engines: list[dict[str, Any]]) -> int:
+    """Return the proportional set size of engines: a page that N processes have counts 1/N in each."""
     total = 0
     for engine in engines:
         for process in tree(engine["pid"]):
@@ -44,35 +44,35 @@ def held(engines: list[dict[str, Any]]) -> int:
 def test_four_clones_hold_less_than_two_that_share_nothing(
     dumped: tuple[RunningEngine, Path],
 ) -> None:
-    original, place = dumped
-    alone = held([{"pid": original.pid}])
+    original, checkpoint = dumped
+    alone = pss_bytes([{"pid": original.pid}])
 
-    clones = answer("restore", place, "--share-memory", "--replicas", 4, "--ports", "fresh")[
+    clones = answer("restore", checkpoint, "--share-memory", "--replicas", 4, "--ports", "fresh")[
         "engines"
     ]
 
     try:
-        assert held(clones) < 2 * alone
-        told = clones[0]["shared_memory"]
-        assert told["shared_bytes"] > 5 * told["copied_bytes"]
-        assert not any(process["why_not"] for process in told["processes"])
+        assert pss_bytes(clones) < 2 * alone
+        report = clones[0]["shared_memory"]
+        assert report["shared_bytes"] > 5 * report["copied_bytes"]
+        assert not any(process["why_not"] for process in report["processes"])
     finally:
         for clone in clones:
             answer("stop", clone["pid"], "--wait", 0)
 
 
-def test_a_clone_that_shares_is_dumped_and_its_checkpoint_stands_alone(
+def test_the_checkpoint_of_a_clone_that_shares_memory_needs_no_other(
     dumped: tuple[RunningEngine, Path], tmp_path: Path
 ) -> None:
-    """The canary of the first dump holds for the clone, that of the second for what comes of it."""
-    _, place = dumped
-    clone = answer("restore", place, "--share-memory", "--ports", "auto")
+    """The canaries verify that the clone, and the engine restored from its checkpoint, compute the same."""
+    _, checkpoint = dumped
+    clone = answer("restore", checkpoint, "--share-memory", "--ports", "auto")
     answer("dump", clone["pid"], "-o", tmp_path / "second")
-    answer("share", place, "--remove")
+    answer("share", checkpoint, "--remove")
 
     again = answer("restore", tmp_path / "second", "--ports", "auto")
 
-    first, second = (cria.open_checkpoint(p).manifest for p in (place, tmp_path / "second"))
+    first, second = (cria.open_checkpoint(p).manifest for p in (checkpoint, tmp_path / "second"))
     assert first.canary is not None
     assert second.canary is not None
     assert second.canary.tokens == first.canary.tokens
@@ -82,13 +82,13 @@ def test_a_clone_that_shares_is_dumped_and_its_checkpoint_stands_alone(
         answer("stop", engine["pid"], "--wait", 0)
 
 
-def test_what_is_used_is_not_removed(dumped: tuple[RunningEngine, Path]) -> None:
-    _, place = dumped
-    clone = answer("restore", place, "--share-memory", "--ports", "auto")
+def test_shared_memory_in_use_is_not_removed(dumped: tuple[RunningEngine, Path]) -> None:
+    _, checkpoint = dumped
+    clone = answer("restore", checkpoint, "--share-memory", "--ports", "auto")
 
-    refused = command("share", place, "--remove", "--json")
+    refused = command("share", checkpoint, "--remove", "--json")
 
     assert refused.returncode == 55
     assert "cria stop" in json.loads(refused.stdout)["error"]["remedy"]
     answer("stop", clone["pid"], "--wait", 0)
-    assert answer("share", place, "--remove")["bytes"] > 500 * MIB
+    assert answer("share", checkpoint, "--remove")["bytes"] > 500 * MIB

@@ -1,4 +1,4 @@
-"""The main job on a real vLLM engine, with one rank and with two: the tests run in the order they stand."""
+"""A real vLLM engine with one rank and with two is dumped, cloned, restored and stopped. The order of the tests matters."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TOKENS: dict[int, tuple[int, ...]] = {}
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
 ) -> Iterator[RunningEngine]:
-    """The original: started cold by `cria run`, and not restored."""
+    """The original, which `cria run` starts cold."""
     ranks: int = request.param
-    place = tmp_path_factory.mktemp(f"ranks-{ranks}")
-    with serving(place, ranks, serve(model, ranks)) as running:
+    directory = tmp_path_factory.mktemp(f"ranks-{ranks}")
+    with serving(directory, ranks, serve(model, ranks)) as running:
         yield running
 
 
@@ -44,7 +44,7 @@ def ports_of(pid: int) -> set[int]:
 
 
 def pss_bytes(root: int) -> int:
-    """What an engine takes, shared pages counted by share (proc(5), smaps_rollup)."""
+    """Return the proportional set size of an engine (proc(5), smaps_rollup)."""
     rollups = (
         Path(f"/proc/{p.pid}/smaps_rollup").read_text() for p in collect_inventory(root).processes
     )
@@ -53,13 +53,13 @@ def pss_bytes(root: int) -> int:
 
 
 def resident_bytes(root: int) -> int:
-    """The anonymous memory of an engine's processes (proc(5), RssAnon)."""
+    """Return the anonymous memory of an engine's processes (proc(5), RssAnon)."""
     status = (Path(f"/proc/{p.pid}/status").read_text() for p in collect_inventory(root).processes)
     lines = (line for text in status for line in text.splitlines() if line.startswith("RssAnon:"))
     return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
-def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
+def test_every_process_and_the_api_have_their_roles(engine: RunningEngine) -> None:
     inventory = collect_inventory(engine.pid)
 
     roles = [process.role.name for process in inventory.processes]
@@ -68,20 +68,20 @@ def test_every_process_and_the_api_are_known(engine: RunningEngine) -> None:
     assert [socket.local.port for socket in inventory.api_listeners()] == [engine.port]
 
 
-def test_every_listener_is_accounted_for_and_none_is_invented(engine: RunningEngine) -> None:
-    """psutil reads /proc/net/tcp, cria asks sock_diag: two ways to the same sockets."""
+def test_the_listeners_are_those_that_psutil_finds(engine: RunningEngine) -> None:
+    """psutil reads /proc/net/tcp, cria uses sock_diag."""
     inventory = collect_inventory(engine.pid)
-    theirs = {
+    by_psutil = {
         (c.laddr.port, process.pid, c.fd)
         for process in inventory.processes
         for c in psutil.Process(process.pid).net_connections("tcp")
         if c.status == psutil.CONN_LISTEN
     }
 
-    ours = {(s.local.port, h.pid, h.fd) for s in inventory.listeners() for h in s.holders}
+    by_cria = {(s.local.port, h.pid, h.fd) for s in inventory.listeners() for h in s.holders}
 
-    assert ours == theirs
-    assert len(ours) == 1 + 13 * engine.ranks
+    assert by_cria == by_psutil
+    assert len(by_cria) == 1 + 13 * engine.ranks
     assert not [s for s in inventory.sockets if s.role.name == "unknown"]
     assert sum(len(group.members) == 2 for group in inventory.groups) == 5 * (engine.ranks - 1)
 
@@ -89,22 +89,24 @@ def test_every_listener_is_accounted_for_and_none_is_invented(engine: RunningEng
 def test_a_dump_gives_the_memory_of_the_kv_cache_back(
     engine: RunningEngine, checkpoints: dict[int, Path]
 ) -> None:
-    """In a checkpoint a cache that was never used is nothing but zeros anyway; one that was used is not."""
+    """The memory is measured, as a checkpoint holds no zeros, which is what a cache that was never used is."""
     before = resident_bytes(engine.pid)
-    answer("dump", engine.pid, "--leave-running", "-o", engine.place / "warm")
+    answer("dump", engine.pid, "--leave-running", "-o", engine.directory / "warm")
 
     assert before - resident_bytes(engine.pid) > 0.9 * KV_CACHE * engine.ranks
-    manifest = cria.open_checkpoint(engine.place / "warm").manifest
+    manifest = cria.open_checkpoint(engine.directory / "warm").manifest
     assert manifest.quiesced is not None
     assert manifest.quiesced.workers == engine.ranks
     assert manifest.quiesced.dropped_bytes > 0.9 * KV_CACHE * engine.ranks
-    assert manifest.quiesced.groups == 10 * (engine.ranks - 1), "of two, each in five"
+    assert manifest.quiesced.groups == 10 * (engine.ranks - 1), (
+        "two ranks, each in five groups of two"
+    )
     assert manifest.canary is not None
-    assert manifest.canary.seconds < 3.0, "it waits for no compiler"
-    checkpoints[engine.ranks] = engine.place / "warm"
+    assert manifest.canary.seconds < 3.0, "no compiler runs"
+    checkpoints[engine.ranks] = engine.directory / "warm"
 
 
-def test_it_answers_the_same_twice(engine: RunningEngine) -> None:
+def test_the_engine_generates_the_same_tokens_twice(engine: RunningEngine) -> None:
     first, second = generate(engine.url), generate(engine.url)
 
     assert first.tokens == second.tokens
@@ -113,27 +115,27 @@ def test_it_answers_the_same_twice(engine: RunningEngine) -> None:
 
 
 def test_a_dry_run_touches_nothing(engine: RunningEngine) -> None:
-    facts = answer("dump", engine.pid, "-o", engine.place / "dry", "--dry-run")
+    facts = answer("dump", engine.pid, "-o", engine.directory / "dry", "--dry-run")
 
     assert facts["engine"] == engine.pid
-    assert not (engine.place / "dry").exists()
+    assert not (engine.directory / "dry").exists()
 
 
-def test_leave_running_keeps_it_serving(engine: RunningEngine) -> None:
-    """Any PID of the engine names it: here its last worker's."""
+def test_leave_running_keeps_the_engine_serving(engine: RunningEngine) -> None:
+    """Any PID of the engine will do, here that of its last worker."""
     some_pid = collect_inventory(engine.pid).processes[-1].pid
 
-    done = command("dump", some_pid, "-o", engine.place / "running", "--leave-running")
+    done = command("dump", some_pid, "-o", engine.directory / "running", "--leave-running")
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(engine.place / "running")
+    assert done.stdout.strip() == str(engine.directory / "running")
     assert generate(engine.url).tokens == TOKENS[engine.ranks]
 
 
-def test_a_clone_lives_beside_the_original(engine: RunningEngine) -> None:
+def test_a_clone_serves_beside_the_original(engine: RunningEngine) -> None:
     with reserve_any(1) as (port,):
         pass
-    clone = answer("restore", engine.place / "running", "-p", f"{engine.port}={port}")
+    clone = answer("restore", engine.directory / "running", "-p", f"{engine.port}={port}")
     try:
         assert clone["pid"] != engine.pid
         assert generate(clone["url"]).tokens == TOKENS[engine.ranks]
@@ -148,33 +150,35 @@ def test_a_clone_lives_beside_the_original(engine: RunningEngine) -> None:
 
 def test_four_clones_answer_under_load_beside_the_original(engine: RunningEngine) -> None:
     if engine.ranks > 1:
-        return  # one engine's worth of memory and processors is enough to see it
-    words = ["--replicas", 4, "--ports", "auto", "--all-or-none"]
-    fleet = answer("restore", engine.place / "running", *words)["engines"]
+        return  # one rank shows it, with less memory and fewer processors
+    options = ["--replicas", 4, "--ports", "auto", "--all-or-none"]
+    clones = answer("restore", engine.directory / "running", *options)["engines"]
     try:
-        urls = [engine.url, *(clone["url"] for clone in fleet)]
+        urls = [engine.url, *(clone["url"] for clone in clones)]
         assert len(set(urls)) == 5
         with ThreadPoolExecutor(max_workers=10) as pool:
             generations = list(pool.map(generate, urls * 2))
         assert [g.tokens for g in generations] == [TOKENS[1]] * 10
-        pss = [pss_bytes(clone["pid"]) for clone in fleet]
+        pss = [pss_bytes(clone["pid"]) for clone in clones]
         print(f"Pss of each of four clones: {', '.join(f'{p >> 20} MiB' for p in pss)}")
         assert all(p > 0 for p in pss)
 
-        again = answer("dump", fleet[0]["pid"], "-o", engine.place / "second generation")
-        answer("stop", fleet[1]["url"])
-        assert generate(fleet[2]["url"]).tokens == TOKENS[1]
+        again = answer("dump", clones[0]["pid"], "-o", engine.directory / "second generation")
+        answer("stop", clones[1]["url"])
+        assert generate(clones[2]["url"]).tokens == TOKENS[1]
         revived = answer("restore", again["checkpoint"], "--ports", "auto")
-        fleet.append(revived)
+        clones.append(revived)
         assert generate(revived["url"]).tokens == TOKENS[1]
     finally:
-        for clone in fleet:
+        for clone in clones:
             command("stop", clone["url"])
     assert generate(engine.url).tokens == TOKENS[1]
 
 
-def test_bad_output_leaves_it_serving(engine: RunningEngine) -> None:
-    done = command("dump", engine.pid, "-o", engine.place / "running")
+def test_a_dump_to_an_existing_checkpoint_fails_and_the_engine_serves(
+    engine: RunningEngine,
+) -> None:
+    done = command("dump", engine.pid, "-o", engine.directory / "running")
 
     assert done.returncode == 31
     assert done.stdout == ""
@@ -183,23 +187,23 @@ def test_bad_output_leaves_it_serving(engine: RunningEngine) -> None:
     assert generate(engine.url).tokens == TOKENS[engine.ranks]
 
 
-def test_it_is_dumped_and_gone(engine: RunningEngine) -> None:
-    facts = answer("dump", "--port", engine.port, "-o", engine.place / "checkpoint")
+def test_a_dump_ends_the_engine(engine: RunningEngine) -> None:
+    facts = answer("dump", "--port", engine.port, "-o", engine.directory / "checkpoint")
 
-    assert Path(facts["checkpoint"]) == engine.place / "checkpoint"
+    assert Path(facts["checkpoint"]) == engine.directory / "checkpoint"
     assert facts["bytes"] > 1 << 30
     with pytest.raises(Unhealthy):
         generate(engine.url, timeout=5)
     assert not Path(f"/proc/{engine.pid}/exe").exists()
 
 
-def test_it_comes_back_on_other_ports_with_the_same_tokens(engine: RunningEngine) -> None:
-    checkpoint = cria.open_checkpoint(engine.place / "checkpoint")
+def test_the_engine_comes_back_on_other_ports_with_the_same_tokens(engine: RunningEngine) -> None:
+    checkpoint = cria.open_checkpoint(engine.directory / "checkpoint")
     old_ports = {socket.local.port for socket in checkpoint.manifest.inventory.listeners()}
     with reserve_any(1) as (port,):
         pass
-    words = [engine.place / "checkpoint", "-p", f"{engine.port}={port}", "--ports", "fresh"]
-    facts = answer("restore", *words)
+    options = ["-p", f"{engine.port}={port}", "--ports", "fresh"]
+    facts = answer("restore", engine.directory / "checkpoint", *options)
     engine.pid, engine.url = facts["pid"], facts["url"]
 
     assert engine.port == port
@@ -211,12 +215,12 @@ def test_it_comes_back_on_other_ports_with_the_same_tokens(engine: RunningEngine
     assert accounted == pytest.approx(facts["timings"]["wall_seconds"])
 
 
-def test_it_is_stopped_and_comes_back_on_its_own_port(engine: RunningEngine) -> None:
+def test_a_stopped_engine_comes_back_on_its_own_port(engine: RunningEngine) -> None:
     answer("stop", engine.url)
     with pytest.raises(Unhealthy):
         generate(engine.url, timeout=5)
 
-    done = command("restore", engine.place / "checkpoint", "--progress", "lines")
+    done = command("restore", engine.directory / "checkpoint", "--progress", "lines")
     engine.url = done.stdout.strip()
 
     assert done.returncode == 0, done.stderr
@@ -224,11 +228,11 @@ def test_it_is_stopped_and_comes_back_on_its_own_port(engine: RunningEngine) -> 
     assert generate(engine.url).tokens == TOKENS[engine.ranks]
 
 
-def test_nothing_is_left_on_shared_memory_once_it_ends(engine: RunningEngine) -> None:
-    checkpoint = cria.open_checkpoint(engine.place / "checkpoint")
+def test_nothing_is_left_in_shared_memory_when_the_engine_ends(engine: RunningEngine) -> None:
+    checkpoint = cria.open_checkpoint(engine.directory / "checkpoint")
 
     answer("stop", engine.url)
 
-    for carried in checkpoint.manifest.saved_files:
-        for name in (carried.path, *carried.names):
+    for saved in checkpoint.manifest.saved_files:
+        for name in (saved.path, *saved.names):
             assert not Path(name).exists()

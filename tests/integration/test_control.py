@@ -1,4 +1,4 @@
-"""The control socket: who may use it, who may not, and that it lives through a dump as all else does."""
+"""The control socket answers its owner and root only, and survives a dump with the engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOBODY = 65534
 def controlled(
     request: pytest.FixtureRequest, start: Callable[..., Launched], tmp_path: Path
 ) -> tuple[Launched, ControlClient]:
-    """The program, with the words that a test may give it."""
+    """tests/programs/controlled.py, with the options that a test gives, and a client of its control socket."""
     path = tmp_path / f"cria-{'0' * 16}.sock"
     launched = start("controlled.py", path, *getattr(request, "param", ()))
     return launched, ControlClient(launched.pid, str(path))
@@ -41,7 +41,7 @@ def controlled(
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Be nobody, without root's power to pass over permissions."""
+    """Be the user nobody for the test."""
     os.seteuid(NOBODY)
     try:
         yield
@@ -50,7 +50,7 @@ def another_user() -> Iterator[None]:
 
 
 def pause(path: str) -> str:
-    """What the socket at `path` answers to a command of whoever we are."""
+    """Return the answer of the socket at `path` to this user."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
         connection.connect(path)
@@ -58,17 +58,17 @@ def pause(path: str) -> str:
         return connection.makefile().read()
 
 
-def fail(*_words: object, **_options: object) -> None:
+def fail(*_arguments: object, **_options: object) -> None:
     raise NoSpace("the disk is full")
 
 
-def open_the_way(path: Path) -> None:
-    """Let everybody reach `path`: what keeps others out then is not where it lies."""
+def open_directories(path: Path) -> None:
+    """Let every user reach `path`, so that the mode of its directories keeps nobody out."""
     for directory in list(path.parents)[:-2]:
         directory.chmod(0o755)
 
 
-def test_it_is_found_in_the_inventory_and_answers(
+def test_the_control_socket_is_found_in_the_inventory_and_answers(
     controlled: tuple[Launched, ControlClient],
 ) -> None:
     launched, control = controlled
@@ -80,10 +80,10 @@ def test_it_is_found_in_the_inventory_and_answers(
     assert control.call("status", seconds=20) == {"paused": False, "by_cria": False}
 
 
-def test_the_path_is_its_owners_only(controlled: tuple[Launched, ControlClient]) -> None:
+def test_another_user_cannot_open_the_path(controlled: tuple[Launched, ControlClient]) -> None:
     _, control = controlled
     path = Path(control.path)
-    open_the_way(path)
+    open_directories(path)
 
     with another_user(), pytest.raises(PermissionError):
         pause(control.path)
@@ -92,12 +92,12 @@ def test_the_path_is_its_owners_only(controlled: tuple[Launched, ControlClient])
     assert not control.call("status", seconds=20)["paused"]
 
 
-def test_another_user_who_can_open_the_path_is_refused_all_the_same(
+def test_another_user_who_can_open_the_path_is_refused(
     controlled: tuple[Launched, ControlClient],
 ) -> None:
     _, control = controlled
     path = Path(control.path)
-    open_the_way(path)
+    open_directories(path)
     path.chmod(0o666)
 
     with another_user():
@@ -107,13 +107,15 @@ def test_another_user_who_can_open_the_path_is_refused_all_the_same(
     assert not control.call("status", seconds=20)["paused"]
 
 
-def test_it_listens_on_no_network(controlled: tuple[Launched, ControlClient]) -> None:
+def test_the_engine_gets_no_listener_on_the_network(
+    controlled: tuple[Launched, ControlClient],
+) -> None:
     launched, _ = controlled
 
     assert collect_inventory(launched.pid, any_process=True).listeners() == ()
 
 
-def test_what_a_command_says_against_it_is_passed_on(
+def test_the_reason_why_a_command_fails_is_passed_on(
     controlled: tuple[Launched, ControlClient],
 ) -> None:
     _, control = controlled
@@ -124,7 +126,7 @@ def test_what_a_command_says_against_it_is_passed_on(
     assert "not paused" in str(caught.value.details)
 
 
-def test_an_engine_that_is_gone_or_stands_still_is_said(
+def test_an_engine_that_has_ended_does_not_answer(
     controlled: tuple[Launched, ControlClient],
 ) -> None:
     launched, control = controlled
@@ -135,11 +137,11 @@ def test_an_engine_that_is_gone_or_stands_still_is_said(
         control.call("status", seconds=20)
 
 
-def test_somebody_elses_socket_in_its_place_is_not_trusted(
+def test_a_socket_of_another_user_in_its_place_is_not_trusted(
     controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     _, control = controlled
-    open_the_way(Path(control.path))
+    open_directories(Path(control.path))
     Path(control.path).unlink()
     tmp_path.chmod(0o777)
     with another_user():
@@ -156,7 +158,7 @@ def calls(pid: int, control: ControlClient) -> int:
     return int(answer["ranks"][0]["calls"])
 
 
-def test_it_is_dumped_at_a_still_point_and_goes_on_after_each_restore(
+def test_the_engine_is_quiesced_for_its_dump_and_resumed_after_each_restore(
     controlled: tuple[Launched, ControlClient], tmp_path: Path, ended_after: list[int]
 ) -> None:
     launched, control = controlled
@@ -176,10 +178,10 @@ def test_it_is_dumped_at_a_still_point_and_goes_on_after_each_restore(
         status = ControlClient(engine.pid, control.path).call("status", seconds=20)
         assert status == {"paused": False, "by_cria": False}
     assert [calls(original.pid, control) for _ in range(3)] == [2, 3, 4]
-    assert calls(clone.pid, control) == 2, "each has a socket of its own at the same path"
+    assert calls(clone.pid, control) == 2, "the clone has a socket of its own at the same path"
 
 
-def test_a_dump_that_leaves_it_running_lets_it_go_on(
+def test_a_dump_that_leaves_the_engine_running_resumes_it(
     controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
@@ -190,7 +192,7 @@ def test_a_dump_that_leaves_it_running_lets_it_go_on(
     assert not control.call("status", seconds=20)["paused"]
 
 
-def test_a_dump_that_fails_lets_it_go_on(
+def test_a_dump_that_fails_resumes_the_engine(
     controlled: tuple[Launched, ControlClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched, control = controlled
@@ -199,11 +201,11 @@ def test_a_dump_that_fails_lets_it_go_on(
     with pytest.raises(NoSpace):
         cria.dump(launched.pid, tmp_path / "cp", any_process=True)
 
-    assert calls(launched.pid, control) == 2, "it had stood still"
+    assert calls(launched.pid, control) == 2, "it was quiesced"
     assert not control.call("status", seconds=20)["paused"]
 
 
-def test_one_that_shall_not_be_quiesced_is_not(
+def test_with_no_quiesce_the_engine_is_not_quiesced(
     controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
@@ -218,7 +220,7 @@ def test_one_that_shall_not_be_quiesced_is_not(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "request_bytes",
     [
         b"\n",
         b"pause\n",
@@ -230,36 +232,36 @@ def test_one_that_shall_not_be_quiesced_is_not(
     ],
     ids=["nothing", "no JSON", "a list", "a word", "no command", "endless", "no text"],
 )
-def test_nonsense_is_answered_and_does_no_harm(
-    controlled: tuple[Launched, ControlClient], said: bytes
+def test_a_request_that_is_no_command_is_refused_and_does_no_harm(
+    controlled: tuple[Launched, ControlClient], request_bytes: bytes
 ) -> None:
     _, control = controlled
     with socket.socket(socket.AF_UNIX) as connection, suppress(BrokenPipeError):
         connection.settimeout(5)
         connection.connect(control.path)
-        connection.sendall(said)
-        with suppress(ConnectionResetError):  # it hangs up with bytes unread
+        connection.sendall(request_bytes)
+        with suppress(ConnectionResetError):  # the engine hangs up with bytes unread
             assert "no command in JSON" in connection.makefile().read()
 
     assert control.call("status", seconds=20) == {"paused": False, "by_cria": False}
 
 
-@pytest.mark.parametrize("words", [{"seconds": "soon"}, {"inflight": 3}, {"a": 1}])
-def test_a_command_with_words_that_do_not_fit_is_refused(
-    controlled: tuple[Launched, ControlClient], words: dict[str, object]
+@pytest.mark.parametrize("arguments", [{"seconds": "soon"}, {"inflight": 3}, {"a": 1}])
+def test_a_command_with_arguments_that_do_not_fit_is_refused(
+    controlled: tuple[Launched, ControlClient], arguments: dict[str, object]
 ) -> None:
     _, control = controlled
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
         connection.connect(control.path)
-        connection.sendall(json.dumps({"command": "pause"} | words).encode() + b"\n")
+        connection.sendall(json.dumps({"command": "pause"} | arguments).encode() + b"\n")
         answer = json.loads(connection.makefile().read())
 
     assert "error" in answer
     assert not control.call("status", seconds=20)["paused"]
 
 
-def test_who_connects_and_says_nothing_keeps_nobody_waiting(
+def test_a_silent_client_keeps_no_other_client_waiting(
     controlled: tuple[Launched, ControlClient],
 ) -> None:
     _, control = controlled
@@ -271,7 +273,7 @@ def test_who_connects_and_says_nothing_keeps_nobody_waiting(
     assert time.monotonic() - begin < 2
 
 
-def test_resuming_twice_is_resuming_once(controlled: tuple[Launched, ControlClient]) -> None:
+def test_the_second_resume_changes_nothing(controlled: tuple[Launched, ControlClient]) -> None:
     _, control = controlled
     control.call("pause", seconds=20)
 
@@ -281,7 +283,7 @@ def test_resuming_twice_is_resuming_once(controlled: tuple[Launched, ControlClie
     assert not control.call("status", seconds=20)["paused"]
 
 
-def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
+def test_when_cria_is_killed_the_engine_goes_on_by_itself(
     controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
@@ -289,13 +291,13 @@ def test_when_whoever_paused_it_is_killed_it_goes_on_by_itself(
 import pathlib, time, cria, cria.engine.control.quiesce
 def hook(facts):
     if facts.stage == "at-still-point":
-        pathlib.Path("{tmp_path}/still").touch()
+        pathlib.Path("{tmp_path}/paused").touch()
         time.sleep(20)
 cria.engine.control.quiesce.LEASE_MARGIN_SECONDS = 0.5
 cria.dump({launched.pid}, "{tmp_path}/cp", any_process=True, hooks=[hook], hook_seconds=0.1)
 """
     dump = subprocess.Popen([sys.executable, "-c", program])
-    wait_for((tmp_path / "still").exists, seconds=20)
+    wait_for((tmp_path / "paused").exists, seconds=20)
     dump.kill()
     dump.wait()
 
@@ -303,7 +305,7 @@ cria.dump({launched.pid}, "{tmp_path}/cp", any_process=True, hooks=[hook], hook_
 
 
 @pytest.mark.parametrize("controlled", [(0.2,)], indirect=True)
-def test_a_hook_may_take_its_time_longer_than_the_lease_of_the_pause(
+def test_a_hook_may_take_longer_than_the_first_lease_of_the_pause(
     controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, _ = controlled
@@ -319,10 +321,10 @@ def test_a_hook_may_take_its_time_longer_than_the_lease_of_the_pause(
     assert (tmp_path / "cp").exists()
 
 
-def test_a_hook_that_takes_longer_than_it_may_does_not_keep_the_engine_waiting(
+def test_a_hook_that_takes_too_long_does_not_keep_the_engine_paused(
     controlled: tuple[Launched, ControlClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A function cannot be killed. The engine has gone on by then, and that would be no still point."""
+    """A hook that is a function cannot be killed. The engine has gone on by then, so the dump is refused."""
     monkeypatch.setattr(quiesce, "LEASE_MARGIN_SECONDS", 0.1)
     launched, _ = controlled
 
@@ -345,7 +347,7 @@ def test_a_hook_that_takes_longer_than_it_may_does_not_keep_the_engine_waiting(
     indirect=["controlled"],
     ids=["while it pauses", "while it drops its caches"],
 )
-def test_an_engine_that_dies_meanwhile_is_said_to_have_ended(
+def test_when_the_engine_dies_in_a_command_the_error_says_that_it_has_ended(
     controlled: tuple[Launched, ControlClient], command: str, tmp_path: Path
 ) -> None:
     launched, _ = controlled
@@ -358,24 +360,24 @@ def test_an_engine_that_dies_meanwhile_is_said_to_have_ended(
     assert f"did not answer: {command}" in caught.value.message
     assert f"({launched.pid}) has ended" in str(caught.value.details)
     assert "start it again" in str(caught.value.remedy)
-    assert time.monotonic() - begin < 10, "nobody waits for one that is gone"
+    assert time.monotonic() - begin < 10, "nobody waits for a process that has ended"
     assert list((tmp_path / "cps").iterdir()) == []
 
 
-def test_a_second_dump_while_one_runs_is_refused_at_once_and_does_not_disturb_it(
+def test_a_second_dump_while_one_runs_is_refused_at_once_and_does_not_disturb_the_first(
     controlled: tuple[Launched, ControlClient], tmp_path: Path
 ) -> None:
     launched, control = controlled
     refused: list[EngineBusy] = []
 
-    def dump_too(facts: HookCall) -> None:
+    def dump_again(facts: HookCall) -> None:
         if facts.stage == "at-still-point":
             with pytest.raises(EngineBusy) as caught:
                 cria.dump(launched.pid, tmp_path / "second", any_process=True)
             refused.append(caught.value)
 
     cria.dump(
-        launched.pid, tmp_path / "first", any_process=True, leave_running=True, hooks=[dump_too]
+        launched.pid, tmp_path / "first", any_process=True, leave_running=True, hooks=[dump_again]
     )
 
     assert str(launched.pid) in refused[0].message

@@ -1,4 +1,4 @@
-"""No time passes for an engine while it is a checkpoint, but on the wall clock."""
+"""The monotonic clocks of an engine stand still while it is a checkpoint; its wall clock is the host's."""
 
 from __future__ import annotations
 
@@ -25,44 +25,45 @@ def clock(start: Callable[..., Launched]) -> Launched:
 
 
 def readings(log: Path) -> list[Reading]:
-    """Monotonic, since boot and wall, as the program said them; its last line may be half written."""
+    """Return what the program logged: clocks monotonic, since boot and wall. Its last line may be half written."""
     lines = log.read_text().split("\n")[1:-1] if log.exists() else []
     return [tuple(map(float, line.split())) for line in lines]
 
 
-def ended_in(clock: Launched, checkpoint: Path) -> Reading:
-    """Dump and end the program; what it said last."""
+def dump_and_end(clock: Launched, checkpoint: Path) -> Reading:
+    """Dump and end the program, and return its last reading."""
     wait_for(lambda: len(readings(clock.log)) > 0)
     cria.dump(clock.pid, checkpoint, any_process=True)
     clock.process.wait(timeout=60)
     return readings(clock.log)[-1]
 
 
-def test_its_monotonic_clocks_go_on_from_where_they_stood_time_and_again(
+def test_monotonic_clocks_go_on_from_their_time_at_the_dump_in_each_generation(
     clock: Launched, tmp_path: Path, ended_after: list[int]
 ) -> None:
-    before, place = ended_in(clock, tmp_path / "first"), tmp_path / "first"
+    checkpoint = tmp_path / "first"
+    before = dump_and_end(clock, checkpoint)
     for generation in ("second", "third"):
-        known = len(readings(clock.log))
+        count = len(readings(clock.log))
         time.sleep(1.5)
-        pid = cria.restore(place, isolate="never").pid
+        pid = cria.restore(checkpoint, isolate="never").pid
         ended_after.append(pid)
-        wait_for(lambda known=known: len(readings(clock.log)) > known)
-        after = readings(clock.log)[known]
+        wait_for(lambda count=count: len(readings(clock.log)) > count)
+        after = readings(clock.log)[count]
 
         assert 0 < after[0] - before[0] < 1.5, "monotonic"
         assert 0 < after[1] - before[1] < 1.5, "since boot"
-        assert after[2] - before[2] > 1.5, "it wakes up to the host's wall clock"
+        assert after[2] - before[2] > 1.5, "the wall clock is the host's"
 
-        place = tmp_path / generation
-        cria.dump(pid, place, any_process=True)
+        checkpoint = tmp_path / generation
+        cria.dump(pid, checkpoint, any_process=True)
         before = readings(clock.log)[-1]
 
 
-def test_a_clone_in_namespaces_of_its_own_has_them_too(
+def test_monotonic_clocks_go_on_in_a_clone_with_namespaces_of_its_own(
     clock: Launched, tmp_path: Path, ended_after: list[int]
 ) -> None:
-    before = ended_in(clock, tmp_path / "cp")
+    before = dump_and_end(clock, tmp_path / "cp")
     time.sleep(1.5)
 
     ended_after.append(cria.restore(tmp_path / "cp", isolate="always").pid)
@@ -73,15 +74,15 @@ def test_a_clone_in_namespaces_of_its_own_has_them_too(
     assert 0 < after[0] - before[0] < 1.5
 
 
-def test_the_tests_can_move_its_clocks(
+def test_a_checkpoint_with_moved_clocks_restores_to_them(
     clock: Launched, tmp_path: Path, ended_after: list[int]
 ) -> None:
-    """What the tests of a real engine rest on."""
-    before = ended_in(clock, tmp_path / "cp")
-    known = len(readings(clock.log))
+    """The tests of real engines move clocks so."""
+    before = dump_and_end(clock, tmp_path / "cp")
+    count = len(readings(clock.log))
 
     moved = with_monotonic_moved(tmp_path / "cp", 6 * HOUR, tmp_path / "moved")
     ended_after.append(cria.restore(moved, isolate="never").pid)
 
-    wait_for(lambda: len(readings(clock.log)) > known)
-    assert 0 < readings(clock.log)[known][0] - before[0] - 6 * HOUR < 2
+    wait_for(lambda: len(readings(clock.log)) > count)
+    assert 0 < readings(clock.log)[count][0] - before[0] - 6 * HOUR < 2

@@ -1,8 +1,8 @@
 """A small stand-in for an engine: two processes that share what a vLLM engine's processes share.
 
-The parent serves on a TCP port and answers each line it is sent with its state as JSON. To answer it
-asks its child over an accepted TCP connection (to the same listener), a unix socket, a pipe and a
-shared memory segment, so that an answer proves that all four still work.
+The parent serves on a TCP port and answers each line with its state as JSON. For each
+answer it asks its child over an accepted TCP connection (to the same listener), a unix socket, a pipe and a
+shared memory segment, so an answer proves that all four work.
 
     python little_engine.py PORT DIRECTORY
 """
@@ -64,19 +64,19 @@ def main() -> None:
         return {"tcp": tcp_ok, "unix": unix_ok, "pipe": pipe_ok, "shared": segment.buf[0]}
 
     answered = 0
-    clients = selectors.DefaultSelector()
-    clients.register(listener, selectors.EVENT_READ)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
     print("ready", flush=True)
     while True:
-        for key, _ in clients.select():
+        for key, _ in selector.select():
             if key.fileobj is listener:
                 client, _ = listener.accept()
-                clients.register(client, selectors.EVENT_READ)
+                selector.register(client, selectors.EVENT_READ)
                 continue
             client = key.fileobj
             line = client.recv(1024)
             if not line:
-                clients.unregister(client)
+                selector.unregister(client)
                 client.close()
                 continue
             answered += 1

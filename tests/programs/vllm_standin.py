@@ -1,7 +1,7 @@
-"""A server with the HTTP API of an engine, for a benchmark that starts in a second: vllm serve --port=PORT.
+"""A server with the HTTP API of an engine that starts in a second: vllm serve --port=PORT.
 
-Copied as `vllm` it is an engine to cria. It streams a token each 5 ms, always the same ones; with
-`--sound-for=N` only the first N requests that are not streamed get them.
+Copied as `vllm` it is an engine to cria. It streams a token each 5 ms, always the same tokens; with
+`--sound-for=N` only the first N requests that are not streamed get these.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Handler(BaseHTTPRequestHandler):
         self._answer({"data": [{"id": "stand-in"}]})
 
     def do_POST(self) -> None:
-        wish = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        tokens = list(range(wish["max_tokens"]))
-        if wish.get("stream"):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        tokens = list(range(request["max_tokens"]))
+        if request.get("stream"):
             self._stream(tokens)
             return
-        if next(answered) >= int(word("--sound-for", "1000")):
+        if next(answered) >= int(option("--sound-for", "1000")):
             tokens.reverse()
         choice = {"text": "x" * len(tokens), "token_ids": tokens}
         choice["logprobs"] = {"token_logprobs": [-1.0] * len(tokens)}
@@ -55,11 +55,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def word(name: str, otherwise: str = "") -> str:
-    return next((w.partition("=")[2] for w in sys.argv if w.startswith(f"{name}=")), otherwise)
+def option(name: str, default: str = "") -> str:
+    values = (a.partition("=")[2] for a in sys.argv if a.startswith(f"{name}="))
+    return next(values, default)
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", int(word("--port"))), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", int(option("--port"))), Handler)
     server.daemon_threads = True
     server.serve_forever()
