@@ -196,7 +196,7 @@ def test_a_dump_that_fails_resumes_the_engine(
     controlled: tuple[Launched, ControlClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched, control = controlled
-    monkeypatch.setattr("cria.checkpoint.saved_files.store", fail)
+    monkeypatch.setattr("cria.checkpoint.saved_files.save", fail)
 
     with pytest.raises(NoSpace):
         cria.dump(launched.pid, tmp_path / "cp", any_process=True)
