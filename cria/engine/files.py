@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -40,9 +41,23 @@ def file_stores(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:
 
 
 def existing(inventory: Inventory, paths: Iterable[str], proc: Path = PROC) -> tuple[str, ...]:
-    """Return those of `paths`, as the engine sees them, at which there is a file."""
+    """Return those of `paths`, as the engine sees them, at which one of its users has a store of torch.
+
+    The engine names its stores itself, so another file by such a name is not believed to be one.
+    """
     root = proc / str(inventory.root.pid) / "root"
-    return tuple(sorted(path for path in paths if (root / path.lstrip("/")).is_file()))
+    uids = {process.uid for process in inventory.processes}
+
+    def is_store(path: str) -> bool:
+        if not path.startswith("/") or not _STORE.fullmatch(os.fsencode(path.rpartition("/")[2])):
+            return False
+        try:
+            status = (root / path.lstrip("/")).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_uid in uids
+
+    return tuple(sorted(filter(is_store, paths)))
 
 
 def temporary_files(inventory: Inventory, proc: Path = PROC) -> tuple[str, ...]:

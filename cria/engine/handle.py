@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,9 @@ from cria.engine.inventory.collect import collect_inventory
 from cria.events import Timings
 from cria.memory.shared.directory import SharedMemory
 from cria.model.inventory import Inventory
-from cria.system import processes
+from cria.model.socket import LISTEN
+from cria.system import processes, sock_diag
+from cria.system.paths import Place, place_of
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,15 +61,45 @@ def stop(root: int, *, seconds: float = 20.0) -> None:
     clean_up(inventory, stores)
 
 
-def clean_up(inventory: Inventory, more_paths: Iterable[str] = ()) -> None:
-    """Remove the shared memory and the socket paths of an engine that has ended, and `more_paths`.
+def clean_up(inventory: Inventory, stores: Iterable[str] = ()) -> None:
+    """Remove the shared memory and the socket paths of an engine that has ended, and its `stores`.
 
-    Nothing is removed for an engine that had a mount namespace of its own: what it made ended with that
-    namespace, and the same paths on the host belong to others.
+    Only what is still the engine's own is removed: the file of the inventory, a socket to which nobody
+    listens any more, a store of the engine's user. Nothing is removed for an engine that had a mount
+    namespace of its own: what it made ended with that namespace, and the same paths on the host belong
+    to others.
     """
     if inventory.root.namespaces.get("mnt") != Path("/proc/self/ns/mnt").stat().st_ino:
         return
-    shared = (file.path for file in inventory.shared_files if file.path is not None)
-    bound = (s.path for s in inventory.unix_sockets if s.state == "LISTEN" and s.path)
-    for path in (*shared, *more_paths, *(path for path in bound if path.startswith("/"))):
-        Path(path).unlink(missing_ok=True)
+    uids = {process.uid for process in inventory.processes}
+    for file in inventory.shared_files:
+        if file.path is not None:
+            with _place(file.path, uids) as place:
+                if place is not None:
+                    place.unlink_if(file.device, file.inode)
+    listening = {row.path for row in sock_diag.unix_rows() if row.path and row.state == LISTEN}
+    bound = {s.path for s in inventory.unix_sockets if s.state == "LISTEN" and s.path}
+    for path in bound - listening:
+        _remove(path, uids, stat.S_ISSOCK)
+    for path in stores:
+        _remove(path, uids, stat.S_ISREG)
+
+
+def _remove(path: str, uids: Collection[int], is_kind: Callable[[int], bool]) -> None:
+    """Remove a path where it is of this kind and of the engine's user."""
+    if not path.startswith("/"):
+        return
+    with _place(path, uids) as place, suppress(FileNotFoundError):
+        status = place.lstat() if place is not None else None
+        if place and status and is_kind(status.st_mode) and status.st_uid in uids:
+            place.unlink()
+
+
+@contextmanager
+def _place(path: str, uids: Collection[int]) -> Iterator[Place | None]:
+    """Yield the place of a path; None where its directory is gone, or a stranger's link leads there."""
+    with ExitStack() as opened:
+        place = None
+        with suppress(OSError):
+            place = opened.enter_context(place_of(path, trusted=uids))
+        yield place

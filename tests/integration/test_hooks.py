@@ -174,7 +174,7 @@ def test_a_failure_is_told_when_the_engine_runs_on(
         if facts.stage == "dump-failed":
             seen.append(paused(control))
 
-    monkeypatch.setattr("cria.checkpoint.saved_files.store", full)
+    monkeypatch.setattr("cria.checkpoint.saved_files.save", full)
     with pytest.raises(NoSpace):
         cria.dump(launched.pid, tmp_path / "cp", any_process=True, hooks=[hook(), watch])
 

@@ -1,4 +1,4 @@
-"""Sparse copies stay sparse, carried files come back whole, a checkpoint appears at once or not at all."""
+"""Sparse copies stay sparse, saved files come back whole, a checkpoint appears at once or not at all."""
 
 import os
 from pathlib import Path
@@ -40,13 +40,16 @@ def test_a_file_that_is_all_hole_keeps_its_size(tmp_path: Path) -> None:
     assert target.stat().st_size == 1 << 20
 
 
-def test_only_shared_memory_and_link_remaps_are_carried() -> None:
+def test_only_shared_memory_and_link_remaps_are_saved() -> None:
     paths = ["/dev/shm/psm_1", "/usr/lib/x.so", "/data/link_remap.7", "/dev/shm/psm_1"]
 
     assert [str(p) for p in saved_files.needed(paths)] == ["/data/link_remap.7", "/dev/shm/psm_1"]
 
 
-def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> None:
+def test_saved_files_come_back_with_names_mode_and_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_files, "MEMORY_FILE_SYSTEMS", (tmp_path,))
     kept = tmp_path / "kept"
     kept.mkdir()
     segment, second_name = tmp_path / "psm", tmp_path / "also"
@@ -55,13 +58,13 @@ def test_carried_files_come_back_with_names_mode_and_content(tmp_path: Path) -> 
     os.link(segment, second_name)
     content = segment.read_bytes()
 
-    carried = saved_files.save([segment, second_name], kept)
-    saved_files.remove(carried)
+    originals = saved_files.save([segment, second_name], kept)
+    saved_files.remove_originals(originals)
     assert not segment.exists()
     assert not second_name.exists()
-    saved_files.put_back(carried, kept)
+    saved_files.put_back([o.file for o in originals], kept)
 
-    assert len(carried) == 1
+    assert len(originals) == 1
     assert segment.read_bytes() == content
     assert segment.stat().st_mode & 0o777 == 0o640
     assert second_name.stat().st_ino == segment.stat().st_ino
@@ -73,11 +76,11 @@ def test_a_leftover_is_replaced_and_not_written_into(tmp_path: Path) -> None:
     kept.mkdir()
     segment = tmp_path / "psm"
     segment.write_bytes(b"dumped")
-    carried = saved_files.save([segment], kept)
+    originals = saved_files.save([segment], kept)
     segment.write_bytes(b"leftover")
     leftover = segment.stat().st_ino
 
-    saved_files.put_back(carried, kept)
+    saved_files.put_back([o.file for o in originals], kept)
 
     assert segment.read_bytes() == b"dumped"
     assert segment.stat().st_ino != leftover
@@ -88,12 +91,12 @@ def test_a_missing_part_is_damage_and_leaves_nothing(tmp_path: Path) -> None:
     kept.mkdir()
     segment = tmp_path / "psm"
     segment.write_bytes(b"x")
-    carried = saved_files.save([segment], kept)
-    saved_files.remove(carried)
-    (kept / carried[0].stored_as).unlink()
+    originals = saved_files.save([segment], kept)
+    saved_files.remove_originals(originals)
+    (kept / originals[0].file.stored_as).unlink()
 
     with pytest.raises(CheckpointDamaged):
-        saved_files.put_back(carried, kept)
+        saved_files.put_back([o.file for o in originals], kept)
 
     assert not segment.exists()
 

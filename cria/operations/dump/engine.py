@@ -112,8 +112,8 @@ def drop_caches(state: DumpState) -> int | None:
 def clean_up(state: DumpState) -> None:
     if not state.request.leave_running:
         wait_for_exit(state.inventory.processes)
-        owned = (file for file in state.saved_files if file.owned)
-        clean_up_after(state.inventory, saved_files.names(owned))
+        saved_files.remove_originals(state.saved_files, state.uids)
+        clean_up_after(state.inventory)
     unlock_engine(state)
 
 

@@ -73,11 +73,14 @@ def save_files(state: DumpState) -> int:
         state.staged.path / SAVED_FILES,
         state.files_root,
         temporary=temporary,
+        uids=state.uids,
+        inodes={(file.device, file.inode) for file in state.inventory.descriptors}
+        | {(file.device, file.inode) for file in state.inventory.shared_files},
     )
     if not state.request.leave_running:  # else CRIU removes them when it lets the engine run
-        saved_files.remove_link_remaps(state.saved_files, state.files_root)
+        saved_files.remove_link_remaps(state.saved_files, state.files_root, state.uids)
         _release_link_remap_lock(state)
-    return sum(file.stored_bytes for file in state.saved_files)
+    return sum(original.file.stored_bytes for original in state.saved_files)
 
 
 def check_images(state: DumpState) -> None:

@@ -39,7 +39,7 @@ def materialize_shared_memory(state: DumpState) -> int:
 
 def take_fingerprints(state: DumpState) -> None:
     images = state.images
-    saved = {name for file in state.saved_files for name in file.every_name}
+    saved = {name for original in state.saved_files for name in original.file.every_name}
     read = fingerprints.needed(images.regular_files(), images.remapped_ids, saved)
     state.fingerprints = fingerprints.take(read | set(state.model_files), state.files_root)
 
@@ -95,7 +95,7 @@ def write_manifest(state: DumpState) -> None:
         options=state.options,
         inventory=state.inventory,
         api_endpoints=tuple(socket.local for socket in state.inventory.api_listeners()),
-        saved_files=state.saved_files,
+        saved_files=tuple(original.file for original in state.saved_files),
         parts=state.parts,
         fingerprints=state.fingerprints,
         timings=state.stopwatch.read(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cria.checkpoint.layout import StagedCheckpoint
+from cria.checkpoint.saved_files import Original
 from cria.criu.client import Client, Conversation
 from cria.criu.images.directory import CriuImages
 from cria.criu.link_remap_lock import LinkRemapLock
@@ -21,7 +22,6 @@ from cria.model.manifest import (
     GpuState,
     Manifest,
     Part,
-    SavedFile,
 )
 from cria.operation import StepState, Stopwatch
 from cria.operations.hooks import Hooks
@@ -65,13 +65,18 @@ class DumpState(StepState):
     lost: GpuLost | None = None
 
     # The checkpoint.
-    saved_files: tuple[SavedFile, ...] = ()
+    saved_files: tuple[Original, ...] = ()
     fingerprints: tuple[Fingerprint, ...] = ()
     parts: tuple[Part, ...] = ()
     manifest: Manifest = field(init=False)
 
     def __post_init__(self) -> None:
         self.staged = StagedCheckpoint(Path(self.request.output).absolute())
+
+    @property
+    def uids(self) -> frozenset[int]:
+        """The users of the engine's processes."""
+        return frozenset(process.uid for process in self.inventory.processes)
 
     def warn(self, message: str) -> None:
         (self.request.listener or nobody)(Warned(message=message))

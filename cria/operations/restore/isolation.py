@@ -68,20 +68,22 @@ def remove_images(state: RestoreState) -> None:
 
 def put_back_files(state: RestoreState) -> int:
     """Put back what the engine finds missing. In namespaces of its own that is everything."""
-    state.placed_files = state.checkpoint.manifest.saved_files
+    saved = state.checkpoint.manifest.saved_files
     if state.own_namespaces is None:
         # A temporary file may still be in its place: preflight saw that it is the one of the dump.
-        state.placed_files = saved_files.missing(state.placed_files)
-        if saved_files.has_link_remaps(state.placed_files):
+        saved = saved_files.missing(saved)
+        if saved_files.has_link_remaps(saved):
             state.link_remap_lock = LinkRemapLock(state.request.wait_seconds)
     return saved_files.put_back(
-        state.placed_files, state.checkpoint.path / SAVED_FILES, state.namespaces.root
+        saved, state.checkpoint.path / SAVED_FILES, state.namespaces.root, state.placed_files
     )
 
 
 def remove_files(state: RestoreState) -> None:
-    if state.own_namespaces is None:
-        saved_files.remove(state.placed_files)
+    if state.own_namespaces is not None:
+        return  # they end with the namespaces
+    uids = {process.uid for process in state.checkpoint.manifest.inventory.processes}
+    saved_files.remove_placed(state.placed_files, link_remaps=False, uids=uids)
     if state.link_remap_lock is not None and state.link_remap_lock.held:
-        saved_files.remove_link_remaps(state.placed_files)
+        saved_files.remove_placed(state.placed_files, link_remaps=True, uids=uids)
         state.link_remap_lock.release()

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cria.checkpoint.handle import Checkpoint
+from cria.checkpoint.saved_files import Placed
 from cria.criu.client import Client, Conversation
 from cria.criu.link_remap_lock import LinkRemapLock
 from cria.events import Listener, Warned, nobody
 from cria.isolation.forwarded_ports import ForwardedPort
 from cria.isolation.namespaces import CloneNamespaces, HostNamespaces
-from cria.model.manifest import SavedFile
 from cria.model.socket import Endpoint
 from cria.network.plan import PortPlan
 from cria.network.reservation import Reservation
@@ -62,7 +62,7 @@ class RestoreState(OpenedState):
     namespaces: HostNamespaces | CloneNamespaces = field(init=False)
     unix_names: dict[int, bytes] = field(default_factory=dict)
     view: Path = field(init=False)
-    placed_files: tuple[SavedFile, ...] = ()
+    placed_files: list[Placed] = field(default_factory=list)
     link_remap_lock: LinkRemapLock | None = None
 
     # The processes. `root` is the PID of the root process on this host, `inner_root` in its namespace;
