@@ -22,26 +22,36 @@ from cria.model.socket import Occupant, Protocol, Target
 from cria.network.occupancy import occupants, owners_of, within
 from cria.network.plan import PortPlan
 from cria.network.planner import verify_plan
+from cria.system.locks import HostLock
 
 _FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 # Source: linux/tcp.h. Needs CAP_NET_ADMIN.
 TCP_REPAIR = 19
 _NO_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_LOCK_SECONDS = 30.0
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 class Reservation:
     """Ports that are held; a context manager that lets them go. The kernel lets go if cria dies."""
 
-    def __init__(self, targets: tuple[Target, ...], held: list[socket.socket], stack: ExitStack):
+    def __init__(
+        self,
+        targets: tuple[Target, ...],
+        held: list[socket.socket],
+        stack: ExitStack,
+        guards: Iterable[socket.socket] = (),
+    ) -> None:
         self.targets = targets
         self._held = held
         self._stack = stack
+        self._guards = tuple(guards)
 
     @property
     def inodes(self) -> frozenset[int]:
         """The inodes of the sockets that hold the ports."""
-        return frozenset(os.fstat(sock.fileno()).st_ino for sock in self._held)
+        every = (*self._held, *self._guards)
+        return frozenset(os.fstat(sock.fileno()).st_ino for sock in every)
 
     def open(self) -> None:
         """Let CRIU bind over the held ports. Call it right before the restore, not earlier."""
@@ -75,12 +85,14 @@ def reserve(plans: PortPlan | Iterable[PortPlan], netns: Path | None = None) -> 
     """
     every = (plans,) if isinstance(plans, PortPlan) else tuple(plans)
     targets = tuple(dict.fromkeys(target for plan in every for target in plan.targets))
-    reservation = within(netns, lambda: _hold(targets))
-    try:
-        _check_alone(every, reservation, netns)
-    except BaseException:
-        reservation.release()
-        raise
+    # One after the other: of two that hold some of the same ports each would be in the other's way.
+    with HostLock("ports", _LOCK_SECONDS):
+        reservation = within(netns, lambda: _hold(targets))
+        try:
+            _check_alone(every, reservation, netns)
+        except BaseException:
+            reservation.release()
+            raise
     return reservation
 
 
@@ -99,7 +111,28 @@ def _hold(targets: tuple[Target, ...]) -> Reservation:
                 refused.append((target, error))
         if refused:
             raise _refusal(refused)
-        return Reservation(targets, held, stack.pop_all())
+        guards = [stack.enter_context(guard) for guard in _guards(targets)]
+        return Reservation(targets, held, stack.pop_all(), guards)
+
+
+def _guards(targets: tuple[Target, ...]) -> Iterator[socket.socket]:
+    """Yield v6-only sockets on [::] for the ports that are reserved for IPv4 alone.
+
+    Without them a stranger binds [::]:P v6-only with SO_REUSEPORT, which does not meet the reservation, and
+    then [::]:P for both families, which the kernel compares with the first socket alone (seen on Linux
+    6.18): it would listen beside the reservation, and take its IPv4 clients.
+    """
+    ports = {(target.protocol, target.local.port) for target in targets}
+    ports -= {(t.protocol, t.local.port) for t in targets if t.family == "ipv6"}
+    for protocol, port in sorted(ports):
+        guard = socket.socket(socket.AF_INET6, _KINDS[protocol])
+        try:
+            guard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            guard.bind(("::", port))
+        except OSError:  # no IPv6 here, or a server of IPv6 alone that is in nobody's way
+            guard.close()
+        else:
+            yield guard
 
 
 def _claim(target: Target) -> socket.socket:

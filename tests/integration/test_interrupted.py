@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import cria
 from cria.engine.launch.launcher import Launched
 
-from .conftest import ask, wait_for
+from .conftest import ask, end, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("shm_is_left_clean")]
 
@@ -84,3 +85,35 @@ def test_replicas_that_are_interrupted_leave_no_clone(
         assert not any(listens(first + clone) for clone in range(3))
     assert interrupted > len(INSTANTS) // 3
     assert ask(port)["tcp"]
+
+
+def test_two_restores_to_the_host_at_once_both_serve(
+    start: Callable[..., Launched], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """Both find PIDs and paths free; the second must not replace, or take away, the files of the first."""
+    port = free_port()
+    launched = start("little_engine.py", port, tmp_path)
+    checkpoint = cria.dump(launched.pid, tmp_path / "checkpoint", any_process=True)
+    launched.process.wait(timeout=60)
+    options = ["--ports", "auto", "--progress", "none", "--json"]
+    command = [sys.executable, "-m", "cria", "restore", str(checkpoint.path), *options]
+    for _ in range(4):
+        ports = free_port(), free_port()
+        both = [
+            subprocess.Popen(
+                [*command, "-p", f"{port}={new}"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for new in ports
+        ]
+        answers = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+        try:
+            assert [process.returncode for process in both] == [0, 0], answers
+            for new in ports:
+                assert all(ask(new)[name] for name in ("tcp", "unix", "pipe")), answers
+                assert ask(new)["shared"] > 0
+        finally:
+            for answer in answers:
+                if "pid" in answer:
+                    end(answer["pid"])

@@ -17,6 +17,7 @@ from cria.model.manifest import SAVED_FILES
 from cria.network.images import apply_plan
 from cria.operations.checks import preflight
 from cria.operations.restore.state import RestoreState
+from cria.system.locks import HostLock
 
 
 def choose_namespaces(state: RestoreState) -> None:
@@ -30,11 +31,15 @@ def choose_namespaces(state: RestoreState) -> None:
         shares_network=isolate != "net",
     )
     if isolate in ("auto", "never"):
+        # Of two restores at once both would find the same PIDs and paths free. The lock is held until the
+        # processes exist; then the next preflight sees them.
+        state.host_lock = HostLock("restore", state.request.wait_seconds)
         try:
             preflight.restore(state.checkpoint)
         except (PidTaken, PathTaken) as taken:
             if isolate == "never":
                 raise
+            state.host_lock.release()
             state.warn(f"{taken.message}: the engine gets namespaces of its own")
         else:
             return
@@ -48,6 +53,8 @@ def choose_namespaces(state: RestoreState) -> None:
 def leave_namespaces(state: RestoreState) -> None:
     if state.has("namespaces"):
         state.namespaces.leave()
+    if state.host_lock is not None:
+        state.host_lock.release()
 
 
 def prepare_images(state: RestoreState) -> None:

@@ -85,6 +85,8 @@ def verify_listeners(state: RestoreState) -> None:
     listeners.verify_listeners(state.plan, pids, state.network_namespace)
     if state.reservation is not None:
         state.reservation.release()
+    if state.host_lock is not None:
+        state.host_lock.release()
 
 
 def start_processes(state: RestoreState) -> None:

@@ -20,6 +20,7 @@ from cria.network.plan import PortPlan
 from cria.network.reservation import Reservation
 from cria.operation import StepState, Stopwatch
 from cria.requests import RestoreRequest
+from cria.system.locks import HostLock
 
 if TYPE_CHECKING:  # the optional parts: a restore that needs none does not wait for their import
     from cria.memory.lazy.client import PageServer
@@ -64,6 +65,7 @@ class RestoreState(OpenedState):
     view: Path = field(init=False)
     placed_files: list[Placed] = field(default_factory=list)
     link_remap_lock: LinkRemapLock | None = None
+    host_lock: HostLock | None = None  # held while an engine takes PIDs and paths of the host
 
     # The processes. `root` is the PID of the root process on this host, `inner_root` in its namespace;
     # both are 0 until CRIU has made it.

@@ -334,3 +334,60 @@ def test_a_group_that_shares_by_design_goes_on_sharing(port: int) -> None:
         clear_port_reuse(at(port))
         with closing(bound("127.0.0.1", port, 0, 1)) as second:
             second.listen()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_nobody_gets_in_by_way_of_ipv6_in_two_steps(port: int, address: str) -> None:
+    """First v6-only, which meets no IPv4 reservation, then for both families beside the first socket."""
+    with reserve(at(port, address)), ExitStack() as stack:
+        first = stack.enter_context(closing(socket.socket(socket.AF_INET6)))
+        first.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            first.bind(("::", port))
+        assert gets_in("::", port) == []
+
+
+def test_a_server_of_ipv6_alone_is_in_nobody_s_way(port: int) -> None:
+    with closing(socket.socket(socket.AF_INET6)) as server:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        server.bind(("::", port))
+        server.listen()
+
+        with reserve(at(port, "0.0.0.0")) as reservation:
+            reservation.open()
+            like_criu("0.0.0.0", port).close()
+
+
+def test_of_two_that_reserve_the_same_ports_at_once_one_gets_all_of_them() -> None:
+    """Without a lock each would hold some of them, and both would fail."""
+    ports = [int(bound("127.0.0.1", 0).getsockname()[1]) for _ in range(40)]
+    script = (
+        "import sys; from builders import listener; from cria.network.planner import plan\n"
+        "from cria.network.reservation import reserve; from cria.errors import PortTaken\n"
+        f"sockets = [listener(f'127.0.0.1:{{p}}') for p in {ports}]\n"
+        "made = plan(sockets); sys.stdin.readline()\n"
+        "try:\n    held = reserve(made); print('all', flush=True); sys.stdin.readline()\n"
+        "except PortTaken:\n    print('none', flush=True)\n"
+    )
+    path = os.pathsep.join(sys.path)
+    for _ in range(5):
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+            for _ in range(2)
+        ]
+        for process in both:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline().strip() for process in both if process.stdout]
+        for process in both:
+            process.communicate("end\n")
+
+        assert sorted(answers) == ["all", "none"]
