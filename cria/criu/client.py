@@ -16,7 +16,11 @@ from cria.criu.rpc import CriuOptions, CriuResponse, Rpc
 # For engines with GPUs CRIU runs without plugins: cuda_plugin.so would restore the GPU memory of every
 # process by itself, with no time limit and on the GPUs of the dump. CRIU loads every *.so of this directory,
 # and fails where there is none (cr_plugin_init in criu/plugin.c). This one is in every mount namespace.
-WITHOUT_PLUGINS = ("/usr/bin/env", "CRIU_LIBS_DIR=/proc/self/ns")
+WITHOUT_PLUGINS = ("CRIU_LIBS_DIR=/proc/self/ns",)
+# CRIU lets its configuration files override a request: with "leave-running" in one of them an engine would run
+# on although its checkpoint is published. So CRIU opens none (init_configuration in criu/config.c).
+_ENVIRONMENT = ("/usr/bin/env", "--unset=CRIU_CONFIG_FILE")
+_WITHOUT_CONFIGURATION = "--no-default-config"
 
 
 class CriuRefused(Exception):
@@ -84,12 +88,13 @@ class Client:
     ) -> Conversation:
         request = self._rpc.criu_req(type=kind, opts=options)
         request.opts.notify_scripts = True
-        command = [*(() if plugins else WITHOUT_PLUGINS), str(self.program), "swrk"]
+        variables = () if plugins else WITHOUT_PLUGINS
+        command = [*_ENVIRONMENT, *variables, str(self.program), "swrk"]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             worker = None
             if inside is None:
-                worker = _start([*command, str(theirs.fileno())], theirs)
+                worker = _start([*command, str(theirs.fileno()), _WITHOUT_CONFIGURATION], theirs)
             else:
                 # CRIU opens the images as /proc/PID/fd/N of its peer, whose PID it cannot see from
                 # inside. So it inherits the directory.
@@ -98,7 +103,7 @@ class Client:
                 descriptors = [theirs.fileno(), images]
                 channel, directory = inside.descriptor_numbers(descriptors)
                 request.opts.images_dir = f"/proc/self/fd/{directory}"
-                inside.run([*command, str(channel)], descriptors)
+                inside.run([*command, str(channel), _WITHOUT_CONFIGURATION], descriptors)
         ours.send(request.SerializeToString())
         return Conversation(self._rpc, worker, ours, self._rpc.criu_req_type.Name(kind).lower())
 

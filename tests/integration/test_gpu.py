@@ -210,7 +210,7 @@ def test_one_that_cannot_have_its_gpu_back_after_its_dump_keeps_the_checkpoint(
     with pytest.raises(GpuLost, match=f"process {launched.pid}") as raised:
         dump(launched, tmp_path / "checkpoint", leave_running=True)
 
-    assert "its checkpoint is whole" in str(raised.value.details)
+    assert "the checkpoint is whole" in str(raised.value.details)
     here.faults = []
     launched.process.kill()
     launched.process.wait()

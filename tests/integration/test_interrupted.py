@@ -60,7 +60,7 @@ def test_replicas_that_are_interrupted_leave_no_clone(
     before = inits()
     interrupted = 0
     for instant in INSTANTS:
-        first = 22000 + 3 * INSTANTS.index(instant)
+        first = 22000 + 100 * number + 3 * INSTANTS.index(instant)
         command = ["restore", str(checkpoint.path), "--replicas", "3", "--progress", "none"]
         ports = ["-p", f"{port}={first}..{first + 2}"]
         process = subprocess.Popen(

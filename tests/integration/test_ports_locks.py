@@ -76,8 +76,8 @@ def test_a_process_that_is_killed_leaves_no_lock(pair: Pair) -> None:
     program = f"""
 import sys, time
 sys.path[:0] = {sys.path!r}
-from cria.inventory import Endpoint
-from cria.ports import locks
+from cria.model.socket import Endpoint
+from cria.network import connection_locks as locks
 ends = (Endpoint(address={client.address!r}, port={client.port}),
         Endpoint(address={accepted.address!r}, port={accepted.port}))
 with locks.locked((ends,)):
