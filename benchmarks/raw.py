@@ -48,7 +48,8 @@ class RawImages:
             shared = (Path(file.path) for file in inventory.shared_files if file.path)
             remaps = Path("/dev/shm").glob(f"{saved_files.LINK_REMAP}*")
             paths = dict.fromkeys(path for path in (*shared, *remaps) if path.exists())
-            self._saved = saved_files.save(paths, self._saved_in)
+            originals = saved_files.save(paths, self._saved_in)
+            self._saved = tuple(original.file for original in originals)
         return seconds
 
     def restore(self) -> float:

@@ -19,7 +19,7 @@ from cria.gpu.driver import has_cuda_core
 SOURCES = Path(__file__).parent / "standin"
 LIBRARIES = {"cuda.c": "libcuda.so.1", "nvml.c": "libnvidia-ml.so.1"}
 PROGRAM = """
-from cria.cuda.driver import DriverRefused, Nvidia
+from cria.gpu.driver import DriverRefused, Nvidia
 driver = Nvidia()
 for device in driver.devices():
     print(device.gpu.uuid, device.gpu.memory_bytes >> 30, device.mig, device.persistent, device.used)
