@@ -1,6 +1,7 @@
 """The client of the control socket that cria's agent opens in an engine. Standard library only, for Python 3.9.
 
-Action scripts on nodes and programs in pods use this file without the rest of cria, so it imports nothing else of cria.
+Action scripts on nodes and programs in pods use this file without the rest of cria, so it imports nothing else of cria
+but for type checking.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import time
 TYPE_CHECKING = False  # importing typing takes longer than a request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, Literal
+    from typing import Any
 
-    Weights = Literal["keep", "drop"]
+    from cria.model.manifest import Inflight, Weights
 
 GRACE_SECONDS = 5.0  # the engine keeps the deadline itself, and its answer says what it waited for
 LEASE_REQUEST_SECONDS = 10.0
@@ -34,7 +35,7 @@ class ControlFailed(Exception):
 
 
 class ControlClient:
-    """The control socket of one engine. Every method raises ControlFailed.
+    """Sends commands to the control socket of one engine. The methods raise ControlFailed.
 
     `path` is as process `pid` sees it. With `trusted_pids` only these processes may listen there, by their PIDs
     in our own PID namespace; else the user of process `pid`, or root.
@@ -47,11 +48,11 @@ class ControlClient:
         self._held_directory: int | None = None
 
     def hold_directory(self) -> None:
-        """Keep the directory of the socket open: calls reach it when `pid` has ended and is another process. Raises OSError."""
+        """Open the directory of the socket for all later calls, also those after `pid` has ended. Raises OSError."""
         self._held_directory = self._open_directory()
 
-    def pause(self, inflight: str, seconds: float) -> bool:
-        """Stop the scheduler and empty its caches. Returns whether the pause is cria's, and not of somebody before it."""
+    def pause(self, inflight: Inflight, seconds: float) -> bool:
+        """Stop the scheduler and empty its caches. Returns False where somebody else had paused the engine before."""
         return bool(self.call("pause", seconds=seconds, inflight=inflight).get("by_cria", True))
 
     def drop_caches(self, seconds: float) -> dict[str, Any]:
@@ -76,7 +77,9 @@ class ControlClient:
         request = {"command": command, "seconds": seconds, **arguments}
         try:
             received = self._exchange(json.dumps(request).encode() + b"\n", seconds + GRACE_SECONDS)
-            answer: dict[str, Any] = json.loads(received)
+            answer = json.loads(received)
+            if not isinstance(answer, dict):
+                raise ValueError("the answer is no JSON object")
         except (OSError, ValueError) as error:
             raise ControlFailed(
                 f"the engine of process {self.pid} did not answer: {command}",
@@ -118,7 +121,7 @@ class ControlClient:
         return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _check_listener(self, connection: socket.socket) -> None:
-        """Raise PermissionError where somebody else's socket lies at the path, or a link leads to one."""
+        """Raise PermissionError where the path, or a link at it, leads to a socket of another program."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, _ = _UCRED.unpack(credentials)
         if self._trusted_pids is not None:
@@ -131,7 +134,7 @@ class ControlClient:
 
 
 def quiesce_all(
-    clients: Sequence[ControlClient], inflight: str, seconds: float, lease: float
+    clients: Sequence[ControlClient], inflight: Inflight, seconds: float, lease: float
 ) -> tuple[list[dict[str, Any]], list[float]]:
     """Quiesce all engines within `seconds`, then keep them paused for `lease` seconds.
 

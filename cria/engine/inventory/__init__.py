@@ -1,1 +1,1 @@
-"""Take the inventory of an engine: its processes, its sockets, and what each is for."""
+"""The inventory of an engine: its processes, its sockets, and what each is for."""
