@@ -17,8 +17,7 @@ from cria.demo import make_model, serve_command
 from cria.engine import files, handle
 from cria.engine.http_api import Generation, generate
 from cria.engine.inventory.collect import collect_inventory
-from cria.engine.launch import automatic_ports
-from cria.engine.launch.launcher import launch, wait_until_serving
+from cria.engine.launch.launcher import assign_ports, launch, wait_until_serving
 from cria.errors import CriaError, EngineFailed
 from cria.system import processes
 
@@ -62,7 +61,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
 
     `environment` holds defaults: this process's own variables win.
     """
-    with automatic_ports.assign_ports(command) as engine_command:
+    with assign_ports(command) as engine_command:
         begin = time.monotonic()
         launched = launch(engine_command, log, environment={**environment, **os.environ})
         try:

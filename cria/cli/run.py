@@ -60,12 +60,11 @@ def command(
     In the foreground the output is shown too, signals are passed on to the engine, and cria exits with
     the engine's status.
     """
-    from cria.engine.launch import automatic_ports
-    from cria.engine.launch.launcher import launch, wait_until_serving
+    from cria.engine.launch.launcher import assign_ports, launch, wait_until_serving
 
     path = log or Path(f"cria-{time.strftime('%Y%m%dT%H%M%S')}.log")
     old_log_bytes = path.stat().st_size if path.exists() else 0
-    with automatic_ports.assign_ports(arguments) as engine_command:
+    with assign_ports(arguments) as engine_command:
         launched = launch(engine_command, path)
         if not quiet:
             _show_settings(launched)

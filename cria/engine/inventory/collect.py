@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 
 from cria.engine.inventory import discovery
-from cria.engine.inventory.groups import find_groups
 from cria.engine.inventory.process_facts import ProcessFacts, gather_facts, libraries
 from cria.engine.inventory.queues import find_queues
 from cria.engine.inventory.roles import (
@@ -19,7 +18,7 @@ from cria.engine.inventory.roles import (
     shared_roles,
     unix_role,
 )
-from cria.engine.inventory.topology import read_topology
+from cria.engine.inventory.topology import find_groups, read_topology
 from cria.errors import NotAnEngine, PrivilegeMissing
 from cria.model.inventory import Descriptor, Inventory, Process, SharedFile, Socket, UnixSocket
 from cria.system.descriptors import descriptors, with_protocols

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,11 +16,13 @@ from cria.engine.command_line import ENGINE_MARK, Setting
 from cria.engine.inventory.collect import collect_inventory
 from cria.engine.launch import gpus, seccomp
 from cria.errors import EngineFailed, NotWritable, UsageError
+from cria.network.reservation import reserve_any
 
 # What the engine loads of cria lies in a directory of its own, with the entry points that vLLM looks for: cria's
 # site-packages on the engine's path would replace the engine's libraries with cria's.
 AGENT_PATH = Path(__file__).parents[2] / "agent" / "on-path"
 POLL_SECONDS = 0.25
+AUTO = "auto"  # the value of an option that leaves its port to cria
 
 # Options with which vLLM spreads over several nodes: on loopback alone the engine would be cut in two.
 _MULTI_NODE_OPTIONS = ("--nnodes", "--master-addr", "--data-parallel-address", "--headless")
@@ -77,6 +80,22 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
     settings: tuple[Setting, ...]
     process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def assign_ports(command: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the command with a free port for each option `--port auto`, `--master-port=auto`, ...
+
+    The ports are held until the context ends, so that engines that start at the same moment get different
+    ones: an engine that looks for a free port by itself may lose it to another before it listens there.
+    """
+    arguments = list(command)
+    automatic = [index for index in range(len(arguments)) if _is_automatic(arguments, index)]
+    with reserve_any(len(automatic)) as ports:
+        for index, port in zip(automatic, ports, strict=True):
+            name, equals, _ = arguments[index].rpartition("=")
+            arguments[index] = f"{name}{equals}{port}"
+        yield arguments
 
 
 def launch(
@@ -162,3 +181,14 @@ def last_lines(log: Path, count: int = 8) -> str:
             return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
     except OSError as error:
         return f"{log}: {error.strerror}"
+
+
+def _is_automatic(arguments: Sequence[str], index: int) -> bool:
+    name, equals, value = arguments[index].partition("=")
+    if equals:
+        return value == AUTO and _is_port_option(name)
+    return index > 0 and arguments[index] == AUTO and _is_port_option(arguments[index - 1])
+
+
+def _is_port_option(option: str) -> bool:
+    return option.startswith("--") and option.replace("_", "-").endswith(("--port", "-port"))

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cria.engine.launch.automatic_ports import assign_ports
+from cria.engine.launch.launcher import assign_ports
 
 
 def test_every_automatic_port_of_a_command_gets_a_number_of_its_own() -> None:
