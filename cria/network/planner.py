@@ -29,26 +29,26 @@ _HUNG_UP = {"CLOSE_WAIT", "LAST_ACK", "CLOSING", "FIN_WAIT1", "FIN_WAIT2"}
 def plan(
     sockets: Iterable[PortSocket],
     in_use: Iterable[Occupant] = (),
-    wishes: PortRequests | None = None,
+    requests: PortRequests | None = None,
     *,
     outside: Policy = "refuse",
     clients: Policy = "close",
     clone: int = 0,
 ) -> PortPlan:
-    """Plan the endpoints of `sockets` beside what is `in_use`, as wished; the same input, the same plan.
+    """Plan the endpoints of `sockets` beside what is `in_use`, as `requests` ask. The same input gives the same plan.
 
-    `clients` is what becomes of connections from outside to a published listener, `outside` of any
+    `clients` is what becomes of connections from outside to an API listener, `outside` of any
     other connection with one end in the checkpoint. `clone` counts from 0 and picks from the ranges in
-    `wishes`. Raises PortPlanRefused, PortUnknown or PortTaken, naming what and why.
+    `requests`. Raises PortPlanRefused, PortUnknown or PortTaken, naming what and why.
     """
-    wishes = wishes or PortRequests()
-    kin = group_sockets(sockets)
+    requests = requests or PortRequests()
+    grouped = group_sockets(sockets)
     occupants = tuple(in_use)
-    _check_addresses(kin, wishes.addresses)
+    _check_addresses(grouped, requests.addresses)
     policies: dict[str, Policy] = {"client": clients, "outside": outside}
-    kept = _check_one_ended(kin, policies)
-    choices = choose(kin, Taken(occupants), wishes, clone=clone)
-    moves = tuple(_move(each, choices, wishes.addresses, kept) for each in kin)
+    kept = _check_one_ended(grouped, policies)
+    choices = choose(grouped, Taken(occupants), requests, clone=clone)
+    moves = tuple(_move(member, choices, requests.addresses, kept) for member in grouped)
     verify_plan(moves, occupants)
     return PortPlan(moves=moves)
 
@@ -57,25 +57,27 @@ def plan_clones(
     sockets: Iterable[PortSocket],
     count: int,
     in_use: Iterable[Occupant] = (),
-    wishes: PortRequests | None = None,
+    requests: PortRequests | None = None,
     *,
     outside: Policy = "refuse",
     clients: Policy = "close",
 ) -> tuple[PortPlan, ...]:
-    """Plans for `count` clones of one checkpoint in one network, none in the way of another."""
+    """Plan the ports of `count` clones of one checkpoint in one network, so that none excludes another."""
     occupants, images = list(in_use), tuple(sockets)
     plans: list[PortPlan] = []
     for clone in range(count):
-        made = plan(images, occupants, wishes, outside=outside, clients=clients, clone=clone)
-        occupants += made.occupants(f"clone {clone + 1}")
-        plans.append(made)
+        clone_plan = plan(
+            images, occupants, requests, outside=outside, clients=clients, clone=clone
+        )
+        occupants += clone_plan.occupants(f"clone {clone + 1}")
+        plans.append(clone_plan)
     return tuple(plans)
 
 
-def _check_addresses(kin: Iterable[GroupedSocket], addresses: Mapping[str, str]) -> None:
+def _check_addresses(grouped: Iterable[GroupedSocket], addresses: Mapping[str, str]) -> None:
     if not addresses:
         return
-    present = {plain(each.socket.local.address) for each in kin if not each.one_ended}
+    present = {plain(member.socket.local.address) for member in grouped if not member.one_ended}
     unknown = sorted(set(addresses) - present)
     if unknown:
         raise PortPlanRefused(
@@ -86,17 +88,17 @@ def _check_addresses(kin: Iterable[GroupedSocket], addresses: Mapping[str, str])
 
 
 def _check_one_ended(
-    kin: Iterable[GroupedSocket], policies: Mapping[str, Policy]
+    grouped: Iterable[GroupedSocket], policies: Mapping[str, Policy]
 ) -> frozenset[int]:
-    """The IDs of one-ended connections that are kept; refuse where the policy says so."""
+    """Return the IDs of one-ended connections that are kept. Raises PortPlanRefused by policy."""
     kept, refused = set(), []
-    for each in kin:
-        if each.one_ended:
-            policy = policies[each.kind]
+    for member in grouped:
+        if member.one_ended:
+            policy = policies[member.kind]
             if policy == "keep":
-                kept.add(each.socket.id)
-            elif policy == "refuse" and each.socket.state not in _HUNG_UP:
-                refused.append(each)
+                kept.add(member.socket.id)
+            elif policy == "refuse" and member.socket.state not in _HUNG_UP:
+                refused.append(member)
     if refused:
         raise PortPlanRefused(
             f"{len(refused)} connection(s) lead out of the checkpoint",
@@ -107,30 +109,32 @@ def _check_one_ended(
 
 
 def _option(refused: list[GroupedSocket]) -> str:
-    return "outside" if any(each.kind == "outside" for each in refused) else "clients"
+    return "outside" if any(member.kind == "outside" for member in refused) else "clients"
 
 
-def _one_ended(each: GroupedSocket) -> str:
-    socket = each.socket
+def _one_ended(member: GroupedSocket) -> str:
+    socket = member.socket
     return f"{socket.local} to {socket.peer} ({socket.state}) of {socket.owner or socket.role}"
 
 
 def _move(
-    each: GroupedSocket,
+    member: GroupedSocket,
     choices: Mapping[GroupKey, Choice],
     addresses: Mapping[str, str],
     kept: frozenset[int],
 ) -> Move:
-    socket = each.socket
+    socket = member.socket
     new, new_peer, closes = socket.local, socket.peer, False
-    if not each.one_ended:
-        choice = choices[each.group]
-        new, why = _new_end(new, choice.new, addresses), _why(each, choice)
-        if new_peer is not None and each.partner is not None:
+    if not member.one_ended:
+        choice = choices[member.group]
+        new, why = _new_end(new, choice.new, addresses), _why(member, choice)
+        if new_peer is not None and member.partner is not None:
             far = choices[socket.ns_id, socket.protocol, new_peer.port]
             new_peer = _new_end(new_peer, far.new, addresses)
     elif socket.id in kept:
-        why = "stays: its other end is outside the checkpoint and it is asked to go on"
+        why = (
+            "stays: its other end is outside the checkpoint, and the connection is kept on request"
+        )
     else:
         why, closes = f"closed: its other end, {socket.peer}, is outside the checkpoint", True
         new, new_peer = Endpoint(address="::" if ":" in new.address else "0.0.0.0", port=0), None
@@ -141,7 +145,7 @@ def _move(
         family=socket.family,
         protocol=socket.protocol,
         state=socket.state,
-        kind=each.kind,
+        kind=member.kind,
         old=socket.local,
         new=new,
         old_peer=socket.peer,
@@ -162,11 +166,11 @@ def _new_end(end: Endpoint, port: int, addresses: Mapping[str, str]) -> Endpoint
     return Endpoint(address=in_form_of(address, end.address), port=port)
 
 
-def _why(each: GroupedSocket, choice: Choice) -> str:
-    if each.kind == "accepted":
-        return f"{choice.why}; accepted by the listener on {each.socket.local.port}"
-    if each.kind == "outgoing":
-        return f"{choice.why}; connected to {each.socket.peer}"
+def _why(member: GroupedSocket, choice: Choice) -> str:
+    if member.kind == "accepted":
+        return f"{choice.why}; accepted by the listener on {member.socket.local.port}"
+    if member.kind == "outgoing":
+        return f"{choice.why}; connected to {member.socket.peer}"
     return choice.why
 
 
@@ -175,7 +179,7 @@ _Spot = tuple[int, Protocol, int]
 
 
 def verify_plan(moves: Iterable[Move], occupants: Iterable[Occupant]) -> None:
-    """Raise PortPlanRefused where two sockets that were apart would meet, or meet somebody outside."""
+    """Check that no two sockets would exclude each other, or one outside. Raises PortPlanRefused."""
     going = [move for move in moves if not move.closes]
     _check_standing(going)
     _check_connections(going, occupants)
@@ -183,7 +187,7 @@ def verify_plan(moves: Iterable[Move], occupants: Iterable[Occupant]) -> None:
 
 
 def _check_standing(moves: Iterable[Move]) -> None:
-    # Ports are given out once, so that only a change of address can bring two together.
+    # Each port is given out once, so only a change of address can make two sockets exclude each other.
     spots: dict[_Spot, list[Move]] = defaultdict(list)
     for move in moves:
         if move.stands:
@@ -210,12 +214,12 @@ def _check_connections(moves: Iterable[Move], occupants: Iterable[Occupant]) -> 
     by_ends: dict[_Ends, list[Move]] = defaultdict(list)
     for move in going:
         by_ends[_ends(move.protocol, move.new, move.new_peer)].append(move)
-    for there in alive:
-        for move in by_ends.get(_ends(there.protocol, there.local, there.peer), ()):
-            if there.ns_id in (None, move.ns_id):
+    for occupant in alive:
+        for move in by_ends.get(_ends(occupant.protocol, occupant.local, occupant.peer), ()):
+            if occupant.ns_id in (None, move.ns_id):
                 raise PortPlanRefused(
                     f"the connection {move.new} to {move.new_peer} exists already",
-                    details=str(there),
+                    details=str(occupant),
                     remedy="let it move: --ports auto; or wait until it has ended",
                 )
 
