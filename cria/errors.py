@@ -185,7 +185,7 @@ class EngineFailed(CriaError):
 
 
 class QuiesceFailed(CriaError):
-    """The engine could not be brought to a still point; it was told to go on."""
+    """The engine could not be quiesced; it was resumed."""
 
     code = "quiesce-failed"
     exit_status = 26
@@ -205,7 +205,7 @@ class GpuLost(CriaError):
 
     code = "gpu-lost"
     exit_status = 28
-    default_remedy = "end the engine, then restore it or start it anew: cria stop PID"
+    default_remedy = "end the engine, then restore or start it again: cria stop PID"
     default_docs = "docs/how-to/gpu.md"
 
 

@@ -33,8 +33,8 @@ sys.stdin.read()
 def main() -> None:
     print(f"{'what':<28}{'sockets':>8}{'median ms':>11}{'least ms':>10}")
     for count in SIZES:
-        words = [sys.executable, "-c", HOLD, str(count)]
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        argv = [sys.executable, "-c", HOLD, str(count)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None and process.stdout is not None
             process.stdout.readline()
             report("a program", process.pid)
@@ -47,9 +47,9 @@ def report(what: str, pid: int) -> None:
     seconds = []
     for _ in range(ROUNDS):
         begin = time.perf_counter()
-        found = collect_inventory(pid, any_process=True)
+        inventory = collect_inventory(pid, any_process=True)
         seconds.append(time.perf_counter() - begin)
-    count = len(found.sockets) + len(found.unix_sockets)
+    count = len(inventory.sockets) + len(inventory.unix_sockets)
     median, least = statistics.median(seconds) * 1000, min(seconds) * 1000
     print(f"{what:<28}{count:>8}{median:>11.1f}{least:>10.1f}")
 

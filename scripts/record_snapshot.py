@@ -21,7 +21,7 @@ KEPT = {"socket", "pipe", "eventfd", "eventpoll"}
 def main() -> None:
     processes = tree(discovery.find_root(int(sys.argv[1])))
     snapshot = collect.read_snapshot(processes, is_engine=True)
-    kept = tuple(each for each in snapshot.descriptors if each.kind in KEPT)
+    kept = tuple(descriptor for descriptor in snapshot.descriptors if descriptor.kind in KEPT)
     plain = msgspec.structs.replace(snapshot, descriptors=kept)
     text = msgspec.json.encode(msgspec.to_builtins(plain)).decode()
     text = re.sub(r'"[^"]*/bin/python', '"/venv/bin/python', text)

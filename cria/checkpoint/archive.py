@@ -31,7 +31,7 @@ _ZEROS = bytes(PIECE)
 _NAME = re.compile(rf"({IMAGES}|{SAVED_FILES}|{MEMORY})/[^/\0]+|[^/\0]+")
 
 
-def write(checkpoint: Path, known: Manifest, file: IO[bytes], moved: OnBytes) -> None:
+def write(checkpoint: Path, declared: Manifest, file: IO[bytes], moved: OnBytes) -> None:
     """Write the archive of `checkpoint` to `file`, every processor compressing.
 
     Raises CheckpointDamaged for a part that is not as its digest says, NoSpace, NotWritable.
@@ -39,7 +39,7 @@ def write(checkpoint: Path, known: Manifest, file: IO[bytes], moved: OnBytes) ->
     with compression.writer(_Writing(file), "zstd", LEVEL) as stream:
         text = (checkpoint / MANIFEST).read_bytes()
         stream.write(_header(MANIFEST, len(text)) + text + _padding(len(text)))
-        for part in known.parts:
+        for part in declared.parts:
             _write_part(checkpoint, part, stream, moved)
         stream.write(bytes(2 * BLOCK))
 
@@ -77,22 +77,22 @@ def read_manifest(stream: IO[bytes], into: Path) -> Manifest:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    known = manifest.read(place)
-    names = [part.path for part in known.parts]
+    declared = manifest.read(place)
+    names = [part.path for part in declared.parts]
     for name in names:
         if not _NAME.fullmatch(name) or ".." in name.split("/") or name in layout.NOT_PARTS:
             raise refused(f"it has a part that leads elsewhere: {name!r}")
-    if len(set(names)) != len(names) or any(part.size_bytes < 0 for part in known.parts):
+    if len(set(names)) != len(names) or any(part.size_bytes < 0 for part in declared.parts):
         raise refused("its manifest names a part twice, or with a size that cannot be")
-    return known
+    return declared
 
 
-def read_parts(stream: IO[bytes], known: Manifest, into: Path, moved: OnBytes) -> None:
+def read_parts(stream: IO[bytes], declared: Manifest, into: Path, moved: OnBytes) -> None:
     """The parts that the manifest declares, each once and as large as declared, nothing else.
 
     Raises CheckpointDamaged, also for a part whose digest differs.
     """
-    expected = {part.path: part for part in known.parts}
+    expected = {part.path: part for part in declared.parts}
     while (header := _next_header(stream)) is not None:
         part = expected.pop(header.name, None)
         if part is None:

@@ -58,7 +58,7 @@ def differences(
     """
     unsure = [file for file in recorded if not _is_untouched(file, root)]
     compared = digests.at_once(lambda file: (file, _difference(file, root)), unsure)
-    yield from ((file, *found) for file, found in compared if found is not None)
+    yield from ((file, *difference) for file, difference in compared if difference is not None)
 
 
 def _is_untouched(file: Fingerprint, root: Path) -> bool:
@@ -75,8 +75,14 @@ def _is_settled(status: os.stat_result) -> bool:
 
 def _stamp(status: os.stat_result) -> str:
     """Which file it is and when it last changed: nobody can set the time of the last change (inode(7), ctime)."""
-    known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return ":".join(map(str, known))
+    identity = (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    return ":".join(map(str, identity))
 
 
 def _difference(file: Fingerprint, root: Path) -> tuple[str, str] | None:

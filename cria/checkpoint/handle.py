@@ -94,12 +94,16 @@ class Checkpoint:
         from cria.system import digests
 
         total = sum(part.size_bytes for part in parts)
-        found = list(map(str, digests.damaged(self.path, parts, progress(listener, step, total))))
-        known = {part.path for part in self.manifest.parts}
-        found += [f"{name} is too many" for name in layout.parts(self.path) if name not in known]
-        if found:
+        problems = list(
+            map(str, digests.damaged(self.path, parts, progress(listener, step, total)))
+        )
+        declared = {part.path for part in self.manifest.parts}
+        problems += [
+            f"{name} is too many" for name in layout.parts(self.path) if name not in declared
+        ]
+        if problems:
             raise CheckpointDamaged(
-                f"{self.path} was changed since its dump", details="\n".join(found)
+                f"{self.path} was changed since its dump", details="\n".join(problems)
             )
         return total
 
@@ -112,12 +116,12 @@ class Checkpoint:
     def _incomplete_parts(self) -> Iterator[str]:
         for part in self.manifest.parts:
             try:
-                found = (self.path / part.path).lstat().st_size
+                size = (self.path / part.path).lstat().st_size
             except FileNotFoundError:
                 yield f"{part.path} is missing"
                 continue
-            if found != part.size_bytes:
-                yield f"{part.path} has {found} bytes, not {part.size_bytes}"
+            if size != part.size_bytes:
+                yield f"{part.path} has {size} bytes, not {part.size_bytes}"
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r})"

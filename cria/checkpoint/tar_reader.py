@@ -113,17 +113,17 @@ class TarReader:
             self.exactly(min(PIECE, offset - self.offset))
 
     def _next(self) -> Member | None:
-        said: dict[str, str] = {}
+        extension: dict[str, str] = {}
         for _ in range(MOST_EXTENSIONS + 1):
             at, block = self.offset, self.exactly(BLOCK)
             if not block.strip(b"\0"):
-                if said:
+                if extension:
                     raise Malformed("it ends after an extended header")
                 return None
             header = _parsed(block)
             if header.type not in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL):
-                return _member(header, at, block, said)
-            said |= self._extension(header)
+                return _member(header, at, block, extension)
+            extension |= self._extension(header)
         raise Malformed(f"{header.name!r} has more than {MOST_EXTENSIONS} extended headers")
 
     def _extension(self, header: tarfile.TarInfo) -> dict[str, str]:
@@ -136,12 +136,12 @@ class TarReader:
             return {"path": _text(data.split(b"\0", 1)[0])}
         if header.type == _LONG_LINK:
             return {}
-        said = dict(_records(data))
-        if any(key.startswith("GNU.sparse.") for key in said):
+        records = dict(_records(data))
+        if any(key.startswith("GNU.sparse.") for key in records):
             raise Malformed("it holds a sparse file")
         if header.type == _PAX:
-            return said
-        if said.keys() & {"path", "size"}:
+            return records
+        if records.keys() & {"path", "size"}:
             raise Malformed("it gives all its members one name or size")
         return {}
 
@@ -163,12 +163,12 @@ def resized(member: Member, size: int) -> bytes:
     return bytes(block)
 
 
-def _member(header: tarfile.TarInfo, at: int, block: bytes, said: dict[str, str]) -> Member:
-    name = said.get("path", header.name)
+def _member(header: tarfile.TarInfo, at: int, block: bytes, extension: dict[str, str]) -> Member:
+    name = extension.get("path", header.name)
     kind = _KINDS.get(header.type)
     if kind is None:
         raise Malformed(f"{name!r} is {_OTHERS.get(header.type, 'no plain file')}")
-    size = _number(said["size"]) if "size" in said else header.size
+    size = _number(extension["size"]) if "size" in extension else header.size
     if size < 0 or (kind == "directory" and size):
         raise Malformed(f"{name!r} has a size that cannot be")
     return Member(
@@ -177,7 +177,7 @@ def _member(header: tarfile.TarInfo, at: int, block: bytes, said: dict[str, str]
         size_bytes=size,
         header=at,
         block=block,
-        extended_size="size" in said,
+        extended_size="size" in extension,
     )
 
 

@@ -20,12 +20,12 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def guarded(cli: click.Command, arguments: list[str] | None) -> NoReturn:
     """Run `cli` and exit. An error is shown on stderr, or with --json as a document on stdout."""
-    words = sys.argv[1:] if arguments is None else arguments
+    argv = sys.argv[1:] if arguments is None else arguments
     # What follows "--" belongs to the engine's command, not to cria.
-    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
     undo_on_termination()
     try:
-        cli.main(words, prog_name="cria", standalone_mode=False)
+        cli.main(argv, prog_name="cria", standalone_mode=False)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.ClickException as error:

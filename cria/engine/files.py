@@ -144,8 +144,8 @@ def _models_in(command: tuple[str, ...]) -> Iterator[str]:
         drafter = None
     yield from [drafter] if isinstance(drafter, str) else []
     if "--lora-modules" in command:
-        words = command[command.index("--lora-modules") + 1 :]
-        yield from (word.partition("=")[2] for word in words if "=" in word and word[0] != "-")
+        modules = command[command.index("--lora-modules") + 1 :]
+        yield from (word.partition("=")[2] for word in modules if "=" in word and word[0] != "-")
 
 
 def _hub_snapshot(root: Process, name: str, inside: Path, proc: Path) -> str | None:

@@ -36,8 +36,8 @@ class HostNamespaces:
 class NamespacesOfProcess:
     """The namespaces of a clone that is dumped again. cria runs CRIU inside them.
 
-    Raises EngineBlocked for namespaces that cria did not make: CRIU's path names a file of whoever made
-    them, and cria would execute it with its own rights.
+    Raises EngineBlocked for namespaces that cria did not make: there CRIU's path names another
+    file, which cria would execute with its own rights.
     """
 
     def __init__(self, pid: int) -> None:
@@ -197,8 +197,8 @@ def _init_of(pid: int) -> int | None:
     """Return the host's PID of the clone's init above `pid`: a Python of root that runs cria's init.py."""
     while pid > 1:
         if _namespace_pids(pid)[-1:] == [1]:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            script = next((word for word in words if word.endswith(b"/init.py")), None)
+            argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            script = next((word for word in argv if word.endswith(b"/init.py")), None)
             is_python = Path(f"/proc/{pid}/exe").stat() == Path(sys.executable).stat()
             is_roots = Path(f"/proc/{pid}").stat().st_uid == 0
             return pid if script and is_python and is_roots else None

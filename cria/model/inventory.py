@@ -214,5 +214,5 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     def zero_bytes(self) -> int | None:
         """About how much of that is pages full of zeros; None where nobody looked."""
-        known = [p.memory.zero for p in self.processes if p.memory.zero is not None]
-        return sum(known) if known else None
+        zero = [p.memory.zero for p in self.processes if p.memory.zero is not None]
+        return sum(zero) if zero else None

@@ -50,8 +50,8 @@ class DumpOptions(msgspec.Struct, frozen=True, kw_only=True):
 class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file the engine needs and CRIU's images do not hold: put back at `path` before a restore.
 
-    `names` are its other names (hard links). What is in the place of an `owned` file is a leftover of
-    this engine; what is in the place of another one, a temporary file, may be somebody's.
+    `names` are its other names (hard links). An `owned` file belongs to the engine, and a
+    restore replaces what is at its path. Any other is a temporary file, which may be somebody else's.
     """
 
     path: str
@@ -102,7 +102,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quiesced(msgspec.Struct, frozen=True, kw_only=True):
-    """How the engine was brought to a still point, in which it wakes up after a restore.
+    """How the engine was quiesced. It wakes up so after a restore.
 
     `control` is the unix socket over which it is told to go on; `inflight` what became of the requests
     that ran; `groups` counts the process groups met at a barrier in all of `workers`. `weights` says

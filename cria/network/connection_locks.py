@@ -60,7 +60,7 @@ def locked(connections: tuple[Connection, ...], netns: Path | None = None) -> It
         netfilter.close()
 
 
-def leftovers(images: CriuImages, netns: Path | None = None) -> tuple[str, ...]:
+def stale_tables(images: CriuImages, netns: Path | None = None) -> tuple[str, ...]:
     """The nftables tables that the dump of `images` left; CRIU removes them at a restore."""
     run_id = images.inventory.run_id
     if not run_id:
@@ -70,7 +70,7 @@ def leftovers(images: CriuImages, netns: Path | None = None) -> tuple[str, ...]:
         return tuple(table for table in netfilter.tables() if table.startswith(name))
 
 
-def remove_leftovers(
+def remove_stale_locks(
     images: CriuImages, plan: PortPlan | None = None, netns: Path | None = None
 ) -> int:
     """Remove the locks that a dump left and no restore has removed; how many there were.
@@ -78,7 +78,7 @@ def remove_leftovers(
     Tables are found by the run ID. Rules of `iptables` are those of the old ports of `plan`: CRIU
     removes only those of the ports in the image that it restores, which are the new ones.
     """
-    tables = leftovers(images, netns)
+    tables = stale_tables(images, netns)
     with within(netns, Netfilter) as netfilter:
         for table in tables:
             netfilter.delete(table)

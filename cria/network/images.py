@@ -40,27 +40,27 @@ def sockets_of(
 
 def sockets_of_engine(inventory: Inventory) -> tuple[PortSocket, ...]:
     """The inet sockets of a live engine; `id` is the inode, `ns_id` the inode of the namespace."""
-    return tuple(_of_live(each, inventory) for each in inventory.sockets)
+    return tuple(_of_live(socket, inventory) for socket in inventory.sockets)
 
 
 def _of_image(
-    found: ImageSocket, live: Socket | None, inventory: Inventory | None, owner: str = ""
+    image_socket: ImageSocket, live: Socket | None, inventory: Inventory | None, owner: str = ""
 ) -> PortSocket:
     role = live.role.name if live else "unknown"
     return PortSocket(
-        id=found.file_id,
-        ns_id=found.ns_id,
-        family=found.family,
-        protocol=found.protocol,
-        state=found.state,
-        local=found.local,
-        peer=found.peer,
-        dual_stack=found.dual_stack,
-        reuse_port=found.reuse_port,
-        inode=found.inode,
+        id=image_socket.file_id,
+        ns_id=image_socket.ns_id,
+        family=image_socket.family,
+        protocol=image_socket.protocol,
+        state=image_socket.state,
+        local=image_socket.local,
+        peer=image_socket.peer,
+        dual_stack=image_socket.dual_stack,
+        reuse_port=image_socket.reuse_port,
+        inode=image_socket.inode,
         role=role,
         owner=_owner(live, inventory) if live and inventory else owner,
-        pinned=plan.pinned(role, found.state),
+        pinned=plan.pinned(role, image_socket.state),
     )
 
 

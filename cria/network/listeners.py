@@ -19,14 +19,20 @@ def verify_listeners(plan: PortPlan, pids: Iterable[int], netns: Path | None = N
 
     Raises RestoreFailed where a listener of `plan` does not stand. A reservation may still be held.
     """
-    there = [each for each in occupants(netns, named=False) if each.state == "LISTEN"]
+    listening = [
+        occupant for occupant in occupants(netns, named=False) if occupant.state == "LISTEN"
+    ]
     ours = inodes_of(pids)
-    found = standing_on(_listening(plan), there)
-    strangers = {each.inode: (target, each) for target, each in found if each.inode not in ours}
+    occupied = standing_on(_listening(plan), listening)
+    strangers = {
+        occupant.inode: (target, occupant)
+        for target, occupant in occupied
+        if occupant.inode not in ours
+    }
     if strangers:
         targets, others = zip(*strangers.values(), strict=True)
         raise taken(targets, others, owners_of(strangers))
-    stand = Counter(_key(each.local) for each in there if each.inode in ours)
+    stand = Counter(_key(occupant.local) for occupant in listening if occupant.inode in ours)
     missing = Counter(_key(move.new) for move in plan.listeners) - stand
     if missing:
         raise RestoreFailed(

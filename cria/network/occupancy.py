@@ -41,12 +41,12 @@ def within(netns: Path | None, call: Callable[[], T]) -> T:
 def owners_of(inodes: Iterable[int], proc: Path = _PROC) -> dict[int, str]:
     """Who has the sockets with `inodes` open, as `PID 12 (python)`; only those that can be seen."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, list[str]] = {}
+    owners: dict[int, list[str]] = {}
     for process in proc.iterdir() if wanted else ():
         if process.name.isdigit():
             for inode in {wanted[link] for link in _links(process) if link in wanted}:
-                found.setdefault(inode, []).append(_named(process))
-    return {inode: ", ".join(names) for inode, names in found.items()}
+                owners.setdefault(inode, []).append(_named(process))
+    return {inode: ", ".join(names) for inode, names in owners.items()}
 
 
 def inodes_of(pids: Iterable[int], proc: Path = _PROC) -> frozenset[int]:

@@ -88,12 +88,12 @@ class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self) -> tuple[Target, ...]:
         """The local endpoints to reserve before the restore: those that cover all it will bind."""
         wanted = {_target(move) for move in self.moves if not (move.closes or move.one_ended)}
-        found: dict[tuple[Protocol, int], list[Target]] = {}
+        targets: dict[tuple[Protocol, int], list[Target]] = {}
         for target in sorted(wanted, key=_narrowness):
-            at = found.setdefault((target.protocol, target.local.port), [])
+            at = targets.setdefault((target.protocol, target.local.port), [])
             if not any(target.meets(other.local.address, other.dual_stack) for other in at):
                 at.append(target)
-        return tuple(sorted(target for at in found.values() for target in at))
+        return tuple(sorted(target for at in targets.values() for target in at))
 
     def occupants(self, owner: str) -> tuple[Occupant, ...]:
         """What will stand there once this plan is restored, as the next plan sees it."""

@@ -43,10 +43,10 @@ class PortRequests(msgspec.Struct, frozen=True, kw_only=True):
         `addresses` are words like `"10.0.0.5=127.0.0.1"`. Raises UsageError for words that do not fit
         and PortPlanRefused for ports that cannot be.
         """
-        words = _words(asked)
-        modes = [word for word in words if "=" not in word and not word[:1].isdigit()]
+        parts = _words(asked)
+        modes = [word for word in parts if "=" not in word and not word[:1].isdigit()]
         ports: dict[int, tuple[int, ...]] = {}
-        for word in words:
+        for word in parts:
             if word not in modes:
                 old, new = _pair(word)
                 if ports.setdefault(old, new) != new:
@@ -116,19 +116,19 @@ def _pair(word: str) -> tuple[int, tuple[int, ...]]:
     return old, tuple(range(first, last + 1))
 
 
-def _mode(words: list[str]) -> tuple[Mode, int]:
-    if not words:
+def _mode(modes: list[str]) -> tuple[Mode, int]:
+    if not modes:
         return "as-needed", 0
-    if len(set(words)) > 1:
-        raise UsageError(f"{' and '.join(words)} exclude each other")
-    name, _, number = words[0].partition(":")
+    if len(set(modes)) > 1:
+        raise UsageError(f"{' and '.join(modes)} exclude each other")
+    name, _, number = modes[0].partition(":")
     if name == "offset" and re.fullmatch(r"[+-]?\d+", number):
         return "offset", int(number)
     for mode in get_args(Mode):
-        if words[0] == mode != "offset":
+        if modes[0] == mode != "offset":
             return mode, 0
     raise UsageError(
-        f"'{words[0]}' is no way to choose ports", remedy="write keep, auto, fresh or offset:N"
+        f"'{modes[0]}' is no way to choose ports", remedy="write keep, auto, fresh or offset:N"
     )
 
 

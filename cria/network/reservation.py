@@ -171,7 +171,7 @@ def _bind(sock: socket.socket, target: Target) -> None:
         if error.errno != errno.EADDRINUSE or not target.outgoing:
             raise
         # What a client has left in TIME_WAIT stops this bind for a minute, but not CRIU's: it binds
-        # connections in repair mode. Whoever really stands there is found afterwards.
+        # connections in repair mode. A socket that really uses the port is found afterwards.
         with suppress(PermissionError):
             sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
             sock.bind(where)
@@ -183,13 +183,15 @@ def _bind(sock: socket.socket, target: Target) -> None:
 def _check_alone(plans: Iterable[PortPlan], held: Reservation, netns: Path | None) -> None:
     """Ask the kernel once more: from now on nobody can come, so what it says remains true."""
     own = held.inodes
-    there = [each for each in occupants(netns, named=False) if each.inode not in own]
-    found = standing_on(held.targets, there)
-    if found:
-        names = owners_of(each.inode for _, each in found)
-        raise taken((target for target, _ in found), (each for _, each in found), names)
+    others = [occupant for occupant in occupants(netns, named=False) if occupant.inode not in own]
+    conflicts = standing_on(held.targets, others)
+    if conflicts:
+        names = owners_of(occupant.inode for _, occupant in conflicts)
+        raise taken(
+            (target for target, _ in conflicts), (occupant for _, occupant in conflicts), names
+        )
     for plan in plans:
-        verify_plan(plan.moves, there)
+        verify_plan(plan.moves, others)
 
 
 def standing_on(
@@ -197,14 +199,14 @@ def standing_on(
 ) -> list[tuple[Target, Occupant]]:
     """Who of those `there` listens or is bound where one of `targets` is."""
     at: dict[tuple[Protocol, int], list[Occupant]] = {}
-    for each in there:
-        if not each.connected:
-            at.setdefault((each.protocol, each.local.port), []).append(each)
+    for occupant in there:
+        if not occupant.connected:
+            at.setdefault((occupant.protocol, occupant.local.port), []).append(occupant)
     return [
-        (target, each)
+        (target, occupant)
         for target in targets
-        for each in at.get((target.protocol, target.local.port), ())
-        if target.meets(each.local.address, each.dual_stack)
+        for occupant in at.get((target.protocol, target.local.port), ())
+        if target.meets(occupant.local.address, occupant.dual_stack)
     ]
 
 
@@ -231,9 +233,9 @@ def _refusal(refused: list[tuple[Target, OSError]]) -> CriaError:
     if other:
         raise other[0]
     targets = [target for target, _ in refused]
-    found = standing_on(targets, occupants())
-    error = taken(targets, (each for _, each in found))
-    if not found:
+    conflicts = standing_on(targets, occupants())
+    error = taken(targets, (occupant for _, occupant in conflicts))
+    if not conflicts:
         error.details = "by another cria that restores now, or by connections: ss -tanp shows them"
     return error
 

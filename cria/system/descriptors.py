@@ -33,28 +33,28 @@ def descriptors(pid: int, proc: Path = PROC) -> tuple[Descriptor, ...]:
         numbers = sorted(int(name) for name in os.listdir(directory))  # noqa: PTH208
     except (FileNotFoundError, ProcessLookupError):
         return ()
-    found = (_descriptor(pid, number, proc) for number in numbers)
-    return tuple(descriptor for descriptor in found if descriptor is not None)
+    read = (_descriptor(pid, number, proc) for number in numbers)
+    return tuple(descriptor for descriptor in read if descriptor is not None)
 
 
 def with_protocols(
-    found: Iterable[Descriptor], known: Set[int], proc: Path = PROC
+    held: Iterable[Descriptor], inodes: Set[int], proc: Path = PROC
 ) -> tuple[Descriptor, ...]:
     """Return the descriptors; a socket whose inode is not in `known` has its protocol as `path`.
 
     Netlink, packet and other sockets that are neither inet nor unix are told apart by that.
     """
     return tuple(
-        msgspec.structs.replace(each, path=_protocol(each, proc))
-        if each.kind == "socket" and each.inode not in known
-        else each
-        for each in found
+        msgspec.structs.replace(descriptor, path=_protocol(descriptor, proc))
+        if descriptor.kind == "socket" and descriptor.inode not in inodes
+        else descriptor
+        for descriptor in held
     )
 
 
-def _protocol(each: Descriptor, proc: Path) -> str | None:
+def _protocol(descriptor: Descriptor, proc: Path) -> str | None:
     try:
-        name = os.getxattr(f"{proc}/{each.pid}/fd/{each.fd}", "system.sockprotoname")
+        name = os.getxattr(f"{proc}/{descriptor.pid}/fd/{descriptor.fd}", "system.sockprotoname")
     except OSError:
         return None
     return name.rstrip(b"\0").decode()
@@ -85,25 +85,25 @@ def _of_target(pid: int, number: int, target: str) -> Descriptor | None:
 
 
 def _of_file(pid: int, number: int, target: str, link: str) -> Descriptor:
-    known = os.stat(link)  # noqa: PTH116 - a link of /proc leads to the file itself, also unlinked
-    deleted = target.endswith(_DELETED) and not _is_there(target, known)
+    status = os.stat(link)  # noqa: PTH116 - a link of /proc leads to the file itself, also unlinked
+    deleted = target.endswith(_DELETED) and not _is_there(target, status)
     return Descriptor(
         pid=pid,
         fd=number,
-        kind=_file_kind(known.st_mode, target),
+        kind=_file_kind(status.st_mode, target),
         target=target,
-        inode=known.st_ino,
-        device=known.st_rdev or known.st_dev,
+        inode=status.st_ino,
+        device=status.st_rdev or status.st_dev,
         deleted=deleted,
         path=target.removesuffix(_DELETED) if deleted else target,
-        links=known.st_nlink,
+        links=status.st_nlink,
     )
 
 
-def _is_there(path: str, known: os.stat_result) -> bool:
+def _is_there(path: str, status: os.stat_result) -> bool:
     """Say whether a file really bears a name that ends like the kernel's mark of deletion."""
     try:
-        return os.path.samestat(os.stat(path), known)  # noqa: PTH116
+        return os.path.samestat(os.stat(path), status)  # noqa: PTH116
     except FileNotFoundError:
         return False
 

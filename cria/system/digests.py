@@ -1,7 +1,7 @@
 """Digests of files: of all they hold, or of samples where a file can be found again and is large.
 
-The digest is BLAKE3 in hexadecimal. It is as sure as SHA-256 and costs little: 2.4 GB that are in the
-page cache take 0.4 s on two cores, 7.4 s with SHA-256.
+The digest is BLAKE3 in hexadecimal: as strong as SHA-256, and 2.4 GB in the page cache take 0.4 s on two
+cores, where SHA-256 takes 7.4 s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ZEROS = memoryview(bytes(BUFFER))
 
 
 class Damage(NamedTuple):
-    """What is wrong with a part, in words."""
+    """A part and what is wrong with it."""
 
     path: str
     what: str
@@ -32,7 +32,7 @@ class Damage(NamedTuple):
 
 
 def whole(path: Path, moved: OnBytes | None = None) -> str:
-    """The digest of everything in the file at `path`; `moved` is told the bytes as they pass.
+    """Return the digest of the file at `path`; `moved` gets the bytes as they pass.
 
     Holes are not read. Raises OSError.
     """
@@ -48,10 +48,10 @@ def whole(path: Path, moved: OnBytes | None = None) -> str:
 
 
 def sampled(path: Path) -> str:
-    """The digest of the size and of 8 samples of 32 KiB, spread from the first byte to the last.
+    """Return the digest of the size and of 8 samples of 32 KiB, spread from the first byte to the last.
 
-    Files of up to 256 KiB are digested whole. It tells other weights or another build of a library
-    from those that were there; it does not see a few bytes changed between the samples.
+    Files of up to 256 KiB are digested whole. The digest recognises other weights or another build of a
+    library. It misses a few bytes that changed between the samples.
     Raises OSError.
     """
     digest = hasher(SAMPLE)
@@ -68,7 +68,7 @@ def sampled(path: Path) -> str:
 
 
 def parts(directory: Path, names: Sequence[str], moved: OnBytes | None = None) -> tuple[Part, ...]:
-    """The files `names` below `directory` with their sizes and digests, and through to the disk."""
+    """Return the files `names` below `directory` with sizes and digests, after writing them to the disk."""
 
     def of(name: str) -> Part:
         path = directory / name
@@ -79,16 +79,16 @@ def parts(directory: Path, names: Sequence[str], moved: OnBytes | None = None) -
 
 
 def damaged(
-    directory: Path, known: Iterable[Part], moved: OnBytes | None = None
+    directory: Path, declared: Iterable[Part], moved: OnBytes | None = None
 ) -> Iterator[Damage]:
-    """What is wrong with the parts of the checkpoint in `directory`; old ones have no digests."""
+    """Yield what is wrong with the parts of the checkpoint in `directory`; old parts have no digest."""
 
     def look(part: Part) -> Damage | None:
         path = directory / part.path
         try:
-            found = path.lstat().st_size
-            if found != part.size_bytes:
-                return Damage(part.path, f"has {found} bytes, not {part.size_bytes}")
+            size = path.lstat().st_size
+            if size != part.size_bytes:
+                return Damage(part.path, f"has {size} bytes, not {part.size_bytes}")
             if part.digest and whole(path, moved) != part.digest:
                 return Damage(part.path, "was changed: its digest differs")
         except FileNotFoundError:
@@ -97,18 +97,17 @@ def damaged(
             return Damage(part.path, f"cannot be read: {error.strerror}")
         return None
 
-    known = tuple(known)
-    little = all(
-        part.size_bytes <= SMALL for part in known
-    )  # threads would cost more than they give
-    looked = map(look, known) if little else at_once(look, known)
+    declared = tuple(declared)
+    # For small parts threads cost more than they save.
+    little = all(part.size_bytes <= SMALL for part in declared)
+    looked = map(look, declared) if little else at_once(look, declared)
     return (damage for damage in looked if damage is not None)
 
 
 def at_once(look: Callable[[Any], Any], things: Sequence[Any]) -> Iterator[Any]:
-    """What `look` says of each thing, in their order, looked at by several threads."""
+    """Yield `look(thing)` for each thing, in order, computed by several threads."""
     if not things:
-        return  # a restore of files that nobody touched need not load what threads need
+        return  # a restore of untouched files need not import thread pools
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
@@ -116,14 +115,14 @@ def at_once(look: Callable[[Any], Any], things: Sequence[Any]) -> Iterator[Any]:
 
 
 def hasher(size: int = 1 << 62) -> Any:
-    """BLAKE3, on as many processors as there are; on one for little, where threads cost more than they give."""
+    """Return a BLAKE3 hasher: on all processors, or on one for `size` bytes that are few."""
     from blake3 import blake3
 
     return blake3(max_threads=blake3.AUTO if size > SMALL else 1)
 
 
 def _read(file: Any, begin: int, end: int) -> Iterator[memoryview]:
-    """Read, not mapped: a disk that fails answers EIO, where a mapping would end this process."""
+    """Yield the bytes by read(2): of a mapping a disk that fails would kill this process."""
     buffer = memoryview(bytearray(min(BUFFER, end - begin)))
     file.seek(begin)
     while begin < end:

@@ -37,8 +37,8 @@ def _build_id(file: int) -> bytes | None:
     programs = os.pread(file, size * count, table)
     for index in range(count):
         kind, offset, length = _PROGRAM.unpack_from(programs, index * size)
-        if kind == _PT_NOTE and (found := _note(os.pread(file, length, offset))):
-            return found
+        if kind == _PT_NOTE and (build_id := _note(os.pread(file, length, offset))):
+            return build_id
     return None
 
 

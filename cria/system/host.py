@@ -17,9 +17,9 @@ def model_and_features(proc: Path = PROC) -> tuple[str, tuple[str, ...]]:
     with Path(f"{proc}/cpuinfo").open(errors="replace") as file:
         block = file.read(8192).partition("\n\n")[0]
     facts = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
-    known = {name.strip(): value.strip() for name, value in facts.items()}
-    flags = known.get("flags") or known.get("Features") or ""
-    return known.get("model name", ""), tuple(sorted(flags.split()))
+    values = {name.strip(): value.strip() for name, value in facts.items()}
+    flags = values.get("flags") or values.get("Features") or ""
+    return values.get("model name", ""), tuple(sorted(flags.split()))
 
 
 def this_host(proc: Path = PROC) -> Host:

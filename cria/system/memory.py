@@ -35,15 +35,15 @@ def shared_files(
 
     The path is the one inside the mount namespace of the process.
     """
-    found: dict[tuple[int, int], SharedFile] = {}
+    files: dict[tuple[int, int], SharedFile] = {}
     for pid, link, target in _users(mapped, held, proc):
         try:
-            known = os.stat(link)  # noqa: PTH116
+            status = os.stat(link)  # noqa: PTH116
         except (FileNotFoundError, ProcessLookupError):
             continue
-        key = (known.st_dev, known.st_ino)
-        found[key] = _joined(found.get(key), pid, target, known, proc)
-    return tuple(sorted(found.values(), key=lambda file: (file.name, file.inode)))
+        key = (status.st_dev, status.st_ino)
+        files[key] = _joined(files.get(key), pid, target, status, proc)
+    return tuple(sorted(files.values(), key=lambda file: (file.name, file.inode)))
 
 
 def mappings(pid: int, proc: Path = PROC) -> Iterator[Mapping]:
@@ -77,9 +77,9 @@ def heap(pid: int, proc: Path = PROC) -> Iterator[tuple[int, int]]:
 def _users(
     mapped: Iterable[Mapping], held: Iterable[Descriptor], proc: Path
 ) -> Iterator[tuple[int, str, str]]:
-    for each in mapped:
-        if each.path.startswith(SHM):
-            yield each.pid, _link(each, proc), each.path
+    for mapping in mapped:
+        if mapping.path.startswith(SHM):
+            yield mapping.pid, _link(mapping, proc), mapping.path
     for one in held:
         if one.kind == "file" and one.target.startswith(SHM):
             yield one.pid, f"{proc}/{one.pid}/fd/{one.fd}", one.target
@@ -93,27 +93,27 @@ def _link(mapping: Mapping, proc: Path) -> str:
 
 
 def _joined(
-    before: SharedFile | None, pid: int, target: str, known: os.stat_result, proc: Path
+    before: SharedFile | None, pid: int, target: str, status: os.stat_result, proc: Path
 ) -> SharedFile:
     pids = {pid} | set(before.pids if before else ())
     name = target.removesuffix(_DELETED)
     return SharedFile(
-        path=_other_name(pid, known, proc) if target.endswith(_DELETED) else name,
-        device=known.st_dev,
-        inode=known.st_ino,
-        size_bytes=known.st_size,
-        allocated_bytes=known.st_blocks * 512,
+        path=_other_name(pid, status, proc) if target.endswith(_DELETED) else name,
+        device=status.st_dev,
+        inode=status.st_ino,
+        size_bytes=status.st_size,
+        allocated_bytes=status.st_blocks * 512,
         name=name,
         pids=tuple(sorted(pids)),
     )
 
 
-def _other_name(pid: int, known: os.stat_result, proc: Path) -> str | None:
+def _other_name(pid: int, status: os.stat_result, proc: Path) -> str | None:
     """Find the name a file still has: sem_open(3) makes it under one name and links it to another."""
-    if known.st_nlink == 0:
+    if status.st_nlink == 0:
         return None
     with os.scandir(f"{proc}/{pid}/root{SHM}") as entries:
-        return next((SHM + entry.name for entry in entries if entry.inode() == known.st_ino), None)
+        return next((SHM + entry.name for entry in entries if entry.inode() == status.st_ino), None)
 
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -146,8 +146,8 @@ def with_zeros(process: Process, proc: Path = PROC, samples: int = SAMPLES) -> P
 
 
 def _look(pid: int, proc: Path, samples: int) -> tuple[int, int]:
-    found = areas(Path(f"{proc}/{pid}/smaps").read_text(errors="replace"))
-    total = sum(area.anonymous for area in found)
+    estimated = areas(Path(f"{proc}/{pid}/smaps").read_text(errors="replace"))
+    total = sum(area.anonymous for area in estimated)
     zeros, looked = 0.0, 0
     # The same pages each time: an estimate that changes between two looks would seem a change.
     choice = random.Random(pid)
@@ -155,7 +155,7 @@ def _look(pid: int, proc: Path, samples: int) -> tuple[int, int]:
         Path(f"{proc}/{pid}/mem").open("rb") as memory,
         Path(f"{proc}/{pid}/pagemap").open("rb") as pagemap,
     ):
-        for area in found:
+        for area in estimated:
             share = max(1, round(samples * area.anonymous / total))
             seen = list(_pages(area, share, choice, memory.fileno(), pagemap.fileno()))
             if seen:
@@ -166,17 +166,17 @@ def _look(pid: int, proc: Path, samples: int) -> tuple[int, int]:
 
 def areas(smaps: str) -> list[Area]:
     """Return the mappings of /proc/PID/smaps that have anonymous pages."""
-    found = []
+    listed = []
     start = end = 0
     for line in smaps.splitlines():
         if line.startswith("Anonymous:"):
             anonymous = int(line.split()[1]) * 1024
             if anonymous:
-                found.append(Area(start=start, end=end, anonymous=anonymous))
+                listed.append(Area(start=start, end=end, anonymous=anonymous))
         elif not line[0].isupper():
             first, _, second = line.partition(" ")[0].partition("-")
             start, end = int(first, 16), int(second, 16)
-    return found
+    return listed
 
 
 def _pages(

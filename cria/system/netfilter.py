@@ -140,7 +140,7 @@ def _chain(table: str, name: str, hook: int) -> bytes:
 
 def _rule(table: str, chain: str, matches: list[bytes], *, accept: bool) -> bytes:
     expressions = [*matches, _verdict(accept)]
-    listed = _nest(4, *(_nest(1, each) for each in expressions))
+    listed = _nest(4, *(_nest(1, expression) for expression in expressions))
     attributes = _text(1, table) + _text(2, chain) + listed
     return _message(_NEWRULE, _REQUEST | _ACK | _CREATE | _APPEND, attributes)
 

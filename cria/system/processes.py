@@ -46,7 +46,7 @@ def kill(pids: Iterable[int]) -> None:
 def orphans_adopted() -> Iterator[None]:
     """Be the parent of orphaned descendants: an init that reaps late holds their PIDs for seconds.
 
-    Whoever is in here has to reap them. Afterwards it is as it was: nobody else in this process would.
+    The code inside must reap them. Afterwards the setting is as before: nobody else here would reap.
     """
     before = ctypes.c_int()
     _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))

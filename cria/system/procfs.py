@@ -36,11 +36,11 @@ def tree(root_pid: int, proc: Path = PROC) -> tuple[Process, ...]:
     root = _process(root_pid, proc, boot)
     if root is None:
         raise NoSuchProcess(f"process {root_pid} does not exist")
-    found = [root]
-    for parent in found:
+    processes = [root]
+    for parent in processes:
         below = (_process(pid, proc, boot) for pid in children.get(parent.pid, ()))
-        found.extend(process for process in below if process is not None)
-    return tuple(found)
+        processes.extend(process for process in below if process is not None)
+    return tuple(processes)
 
 
 def pids(proc: Path = PROC) -> tuple[int, ...]:
@@ -75,8 +75,8 @@ def command(pid: int, proc: Path = PROC) -> tuple[str, ...]:
     except (FileNotFoundError, ProcessLookupError):
         return ()
     # A title written over the arguments leaves a tail of empty strings.
-    words = raw.rstrip(b"\0 ")
-    return tuple(part.decode(errors="replace") for part in words.split(b"\0")) if words else ()
+    argv = raw.rstrip(b"\0 ")
+    return tuple(part.decode(errors="replace") for part in argv.split(b"\0")) if argv else ()
 
 
 def environment(pid: int, proc: Path = PROC) -> dict[str, str]:
@@ -110,15 +110,15 @@ def thread_names(pid: int, proc: Path = PROC) -> tuple[str, ...]:
 def _children(proc: Path) -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for pid in pids(proc):
-        known = stat(pid, proc)
-        if known is not None:
-            children.setdefault(known.parent, []).append(pid)
+        status = stat(pid, proc)
+        if status is not None:
+            children.setdefault(status.parent, []).append(pid)
     return children
 
 
 def _process(pid: int, proc: Path, boot: float) -> Process | None:
-    known = stat(pid, proc)
-    if known is None:
+    process = stat(pid, proc)
+    if process is None:
         return None
     try:
         status = _status(pid, proc)
@@ -128,15 +128,15 @@ def _process(pid: int, proc: Path, boot: float) -> Process | None:
         return None
     return Process(
         pid=pid,
-        parent=known.parent,
-        session=known.session,
+        parent=process.parent,
+        session=process.session,
         uid=int(status["Uid"].split()[0]),
-        started=boot + known.start_ticks / os.sysconf("SC_CLK_TCK"),
+        started=boot + process.start_ticks / os.sysconf("SC_CLK_TCK"),
         command=command(pid, proc),
-        name=known.name,
-        threads=known.threads,
+        name=process.name,
+        threads=process.threads,
         namespaces=namespaces,
-        state=known.state,
+        state=process.state,
         cgroup=cgroup,
         memory=_memory(status),
     )
@@ -168,14 +168,14 @@ def _cgroup(pid: int, proc: Path) -> str:
 
 
 def _namespaces(pid: int, proc: Path) -> dict[str, int]:
-    found = {}
+    values = {}
     for name in NAMESPACES:
         try:
             target = os.readlink(f"{proc}/{pid}/ns/{name}")  # noqa: PTH115
         except (FileNotFoundError, PermissionError):
             continue
-        found[name] = int(target.partition("[")[2].rstrip("]"))
-    return found
+        values[name] = int(target.partition("[")[2].rstrip("]"))
+    return values
 
 
 def _boot_time(proc: Path) -> float:

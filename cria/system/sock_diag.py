@@ -136,12 +136,12 @@ def _dump(request: bytes) -> Iterator[memoryview]:
 
 
 def _attributes(message: memoryview, start: int) -> dict[int, bytes]:
-    found = {}
+    attributes = {}
     while start + _ATTRIBUTE.size <= len(message):
         length, kind = _ATTRIBUTE.unpack_from(message, start)
-        found[kind] = bytes(message[start + _ATTRIBUTE.size : start + length])
+        attributes[kind] = bytes(message[start + _ATTRIBUTE.size : start + length])
         start += (length + 3) & ~3
-    return found
+    return attributes
 
 
 def _inet_row(message: memoryview, protocol: int) -> InetRow:

@@ -64,11 +64,13 @@ def sockets(
 
 def holders_by_inode(descriptors: Iterable[Descriptor]) -> Holders:
     """Map each socket's inode to those who have it open."""
-    found: dict[int, list[Holder]] = {}
-    for each in descriptors:
-        if each.kind == "socket":
-            found.setdefault(each.inode, []).append(Holder(pid=each.pid, fd=each.fd))
-    return {inode: tuple(sorted(holders)) for inode, holders in found.items()}
+    holders: dict[int, list[Holder]] = {}
+    for descriptor in descriptors:
+        if descriptor.kind == "socket":
+            holders.setdefault(descriptor.inode, []).append(
+                Holder(pid=descriptor.pid, fd=descriptor.fd)
+            )
+    return {inode: tuple(sorted(of_inode)) for inode, of_inode in holders.items()}
 
 
 def read_namespace(netns: int, path: str) -> Rows:
@@ -92,14 +94,14 @@ def inet_sockets(rows: Iterable[InetRow], holders: Holders, netns: int) -> list[
     held = [row for row in rows if row.inode in holders]
     ends = {_end(row.protocol, row.source, row.source_port, row.destination, row.destination_port):
             row.inode for row in held}  # fmt: skip
-    found = []
+    listed = []
     for row in held:
         other = ends.get(
             _end(row.protocol, row.destination, row.destination_port, row.source, row.source_port)
         )
         peer = holders[other] if other is not None and row.destination_port else ()
-        found.append(_inet_socket(row, holders[row.inode], peer, netns))
-    return sorted(found, key=lambda each: (each.state != "LISTEN", each.local, each.inode))
+        listed.append(_inet_socket(row, holders[row.inode], peer, netns))
+    return sorted(listed, key=lambda item: (item.state != "LISTEN", item.local, item.inode))
 
 
 def unix_sockets(rows: Iterable[UnixRow], holders: Holders, netns: int) -> list[UnixSocket]:

@@ -99,7 +99,7 @@ def dumped(programs: Path, tmp_path: Path) -> Iterator[Callable[..., Images]]:
     yield dump
     for images in made:
         images.end()
-        connection_locks.remove_leftovers(images.images)
+        connection_locks.remove_stale_locks(images.images)
 
 
 def tables() -> list[str]:
@@ -214,7 +214,7 @@ def test_full_queues_move_too_and_no_lock_is_left(
     dumped: Callable[..., Images], tmp_path: Path
 ) -> None:
     images = dumped("queued", 28107)
-    assert connection_locks.leftovers(images.images), (
+    assert connection_locks.stale_tables(images.images), (
         "CRIU has locked nothing: this test shows nothing"
     )
     made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
@@ -223,7 +223,7 @@ def test_full_queues_move_too_and_no_lock_is_left(
     assert images.restore(made, tmp_path / "view").returncode == 0
     assert ask(28257) == "alive"
     assert set(tables()) - before == set()
-    assert not connection_locks.leftovers(images.images), (
+    assert not connection_locks.stale_tables(images.images), (
         "CRIU removes its table with the first restore"
     )
 
@@ -232,8 +232,8 @@ def test_an_empty_established_pair_needs_no_lock(dumped: Callable[..., Images]) 
     images = dumped("pair", 28108)
     made = plan(images.sockets, occupants(), PortRequests.parse("offset:150"))
     assert connection_locks.needed(images.images, made) == ()
-    assert connection_locks.remove_leftovers(images.images, made) == 1
-    assert connection_locks.remove_leftovers(images.images, made) == 0
+    assert connection_locks.remove_stale_locks(images.images, made) == 1
+    assert connection_locks.remove_stale_locks(images.images, made) == 0
 
 
 @pytest.mark.many

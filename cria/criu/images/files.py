@@ -314,11 +314,13 @@ def _apply(isk: InetEntry, change: InetChange) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _address(words: tuple[int, ...]) -> str:
+def _address(numbers: tuple[int, ...]) -> str:
     # Addresses are stored as 32-bit words that hold the bytes in network order.
-    if not any(words):
-        return "0.0.0.0" if len(words) == 1 else "::"
-    return inet_ntop(AF_INET if len(words) == 1 else AF_INET6, pack(f"={len(words)}I", *words))
+    if not any(numbers):
+        return "0.0.0.0" if len(numbers) == 1 else "::"
+    return inet_ntop(
+        AF_INET if len(numbers) == 1 else AF_INET6, pack(f"={len(numbers)}I", *numbers)
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -1,8 +1,8 @@
 """A seccomp filter that makes io_uring look absent, so that libuv falls back to epoll.
 
-CRIU cannot dump an io_uring ring. The libuv of uvloop makes one wherever the kernel has io_uring, and no
-environment variable stops it (libuv 1.50 and later). Every child inherits the filter, and CRIU dumps and
-restores it.
+CRIU cannot dump an io_uring ring, uvloop's libuv makes one wherever the kernel has them, and no
+environment variable stops it (libuv 1.50 and later). The filter is inherited by every child, and
+CRIU dumps and restores it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILTER = b"".join(
         _instruction(_JUMP_IF_EQUAL, 2, 0, IO_URING_SETUP),  # io_uring_setup: over two, to ENOSYS
         _instruction(
             _JUMP_IF_EQUAL, 1, 0, IO_URING_SETUP | X32_BIT
-        ),  # the same call of the x32 ABI: to ENOSYS
+        ),  # the same call of the x32 ABI
         _instruction(_RETURN, 0, 0, _ALLOW),  # every other call goes through
         _instruction(_RETURN, 0, 0, _ERRNO | errno.ENOSYS),  # "this kernel has no io_uring"
     )
@@ -45,9 +45,9 @@ class _Program(ctypes.Structure):
 
 
 def hide_io_uring() -> None:
-    """Install the filter in this process and all its future children, for ever. Raises OSError.
+    """Install the filter in this process, for good and for all its children. Raises OSError.
 
-    They can gain no privileges by exec (setuid programs) any more: without CAP_SYS_ADMIN the kernel demands it.
+    Gaining privileges by exec (setuid programs) is given up with it; the kernel asks for that.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     program = _Program(len(FILTER) // 8, FILTER)

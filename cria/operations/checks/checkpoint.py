@@ -37,9 +37,9 @@ def opened(checkpoint: Checkpoint) -> Iterator[Row]:
     if any(checkpoint.images.glob("mountpoints-*.img")):
         yield skip("open files", "the checkpoint has a mount namespace of its own")
         return
-    known = {file.path for file in checkpoint.manifest.fingerprints}
+    fingerprinted = {file.path for file in checkpoint.manifest.fingerprints}
     for file in checked(checkpoint):
-        yield from _compared(file, recorded_too=file.path in known)
+        yield from _compared(file, recorded_too=file.path in fingerprinted)
 
 
 def recorded(checkpoint: Checkpoint) -> Iterator[Row]:
@@ -81,12 +81,12 @@ def checked(checkpoint: Checkpoint) -> tuple[RegularFile, ...]:
     """The files that CRIU opens by their path: not those it remade, nor those cria carries or begins."""
     images = checkpoint.criu_images
     carried = {n for file in checkpoint.manifest.saved_files for n in (file.path, *file.names)}
-    found: dict[tuple[str, int], RegularFile] = {}
+    files: dict[tuple[str, int], RegularFile] = {}
     for file in images.regular_files():
         remade_or_carried = file.file_id in images.remapped_ids or file.path in carried
         if not remade_or_carried and not file.path.startswith(_NOT_FILES):
-            found.setdefault((file.path, file.flags & _FLAGS), file)
-    return tuple(found.values())
+            files.setdefault((file.path, file.flags & _FLAGS), file)
+    return tuple(files.values())
 
 
 def _compared(file: RegularFile, *, recorded_too: bool) -> Iterator[Row]:
@@ -94,7 +94,7 @@ def _compared(file: RegularFile, *, recorded_too: bool) -> Iterator[Row]:
     try:
         present = os.stat(file.path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
-        # cria restore begins a log anew that was rotated away.
+        # cria restore creates a log again that was rotated away.
         if not may_grow(file.flags) and not recorded_too:
             yield _different(file, "is missing", "nothing", _described(file))
         return

@@ -136,14 +136,14 @@ CRIU_CHECKS = (
 )
 
 
-def _run(criu: Path, *words: str) -> tuple[int, list[str]]:
+def _run(criu: Path, *arguments: str) -> tuple[int, list[str]]:
     """The exit status of CRIU and its lines, without the source positions."""
     try:
         done = subprocess.run(
-            [criu, *words], capture_output=True, text=True, timeout=30, check=False, cwd="/"
+            [criu, *arguments], capture_output=True, text=True, timeout=30, check=False, cwd="/"
         )
     except subprocess.TimeoutExpired:
-        return 1, [f"criu {' '.join(words)} took longer than 30 seconds"]
+        return 1, [f"criu {' '.join(arguments)} took longer than 30 seconds"]
     lines = (done.stdout + done.stderr).splitlines()
     return done.returncode, [_plain(line) for line in lines if line.strip()]
 

@@ -24,25 +24,25 @@ _ON_MOUNTS = {"file", "directory", "device", "fifo"}
 
 def unsupported(inventory: Inventory) -> Iterator[Row]:
     """io_uring rings, userfaultfd, perf counters and other files without a name."""
-    for each in inventory.descriptors:
-        what = _without_support(each)
+    for descriptor in inventory.descriptors:
+        what = _without_support(descriptor)
         if what:
             yield fail(
-                f"{named(inventory, each.pid)} holds {what}",
-                f"fd {each.fd}; CRIU cannot dump it",
+                f"{named(inventory, descriptor.pid)} holds {what}",
+                f"fd {descriptor.fd}; CRIU cannot dump it",
                 "start the engine with: cria run -- CMD..."
-                if each.kind == "io_uring"
+                if descriptor.kind == "io_uring"
                 else "start the engine without what opens it",
-                pid=each.pid,
-                fd=each.fd,
+                pid=descriptor.pid,
+                fd=descriptor.fd,
             )
 
 
-def _without_support(each: Descriptor) -> str | None:
-    if each.kind == "io_uring":
+def _without_support(descriptor: Descriptor) -> str | None:
+    if descriptor.kind == "io_uring":
         return "an io_uring ring"
-    name = each.target.partition("anon_inode:")[2]
-    if each.kind == "other" and name and not name.startswith(_KNOWN):
+    name = descriptor.target.partition("anon_inode:")[2]
+    if descriptor.kind == "other" and name and not name.startswith(_KNOWN):
         return f"a file of kind {name.strip('[]')}"
     return None
 
@@ -50,22 +50,24 @@ def _without_support(each: Descriptor) -> str | None:
 def devices(inventory: Inventory) -> Iterator[Row]:
     """Devices whose state lives in a driver. NVIDIA's hands it over beforehand: cria.operations.checks.gpu."""
     gpus = set(cuda_devices.gpu_descriptors(inventory.descriptors))
-    for each in inventory.descriptors:
-        if each.kind != "device" or each in gpus or _reopened(each):
+    for descriptor in inventory.descriptors:
+        if descriptor.kind != "device" or descriptor in gpus or _reopened(descriptor):
             continue
-        subject = f"{named(inventory, each.pid)} has the device {each.target} open"
-        value, remedy = _driver(each)
-        yield fail(subject, f"fd {each.fd}; {value}", remedy, pid=each.pid, fd=each.fd)
+        subject = f"{named(inventory, descriptor.pid)} has the device {descriptor.target} open"
+        value, remedy = _driver(descriptor)
+        yield fail(
+            subject, f"fd {descriptor.fd}; {value}", remedy, pid=descriptor.pid, fd=descriptor.fd
+        )
 
 
-def _reopened(each: Descriptor) -> bool:
+def _reopened(descriptor: Descriptor) -> bool:
     # A disk has numbers too: only its name tells it from a character device here.
-    major = os.major(each.device)
-    return major in {_MEMORY, *_TERMINALS} and not each.target.startswith("/dev/ram")
+    major = os.major(descriptor.device)
+    return major in {_MEMORY, *_TERMINALS} and not descriptor.target.startswith("/dev/ram")
 
 
-def _driver(each: Descriptor) -> tuple[str, str]:
-    if os.major(each.device) == _INFINIBAND or "/infiniband/" in each.target:
+def _driver(descriptor: Descriptor) -> tuple[str, str]:
+    if os.major(descriptor.device) == _INFINIBAND or "/infiniband/" in descriptor.target:
         return (
             "RDMA queues cannot be checkpointed",
             "start the engine without RDMA: NCCL_IB_DISABLE=1 UCX_TLS=tcp,shm",
@@ -76,23 +78,23 @@ def _driver(each: Descriptor) -> tuple[str, str]:
 def terminals(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
     """A terminal whose other side is outside: CRIU dumps it, and then cannot restore it."""
     own = {
-        _terminal_index(each, proc)
-        for each in inventory.descriptors
-        if each.kind == "device" and each.device == _PTMX
+        _terminal_index(descriptor, proc)
+        for descriptor in inventory.descriptors
+        if descriptor.kind == "device" and descriptor.device == _PTMX
     }
     held: dict[tuple[int, str], Descriptor] = {}
-    for each in inventory.descriptors:
-        major, minor = os.major(each.device), os.minor(each.device)
-        inside = each.device == _PTMX or (136 <= major < 144 and minor in own)
-        if each.kind == "device" and major in _TERMINALS and not inside:
-            held.setdefault((each.pid, each.target), each)
-    for each in held.values():
+    for descriptor in inventory.descriptors:
+        major, minor = os.major(descriptor.device), os.minor(descriptor.device)
+        inside = descriptor.device == _PTMX or (136 <= major < 144 and minor in own)
+        if descriptor.kind == "device" and major in _TERMINALS and not inside:
+            held.setdefault((descriptor.pid, descriptor.target), descriptor)
+    for descriptor in held.values():
         yield fail(
-            f"{named(inventory, each.pid)} has a terminal open",
-            f"fd {each.fd}: {each.target}; a restored engine has no such terminal",
+            f"{named(inventory, descriptor.pid)} has a terminal open",
+            f"fd {descriptor.fd}: {descriptor.target}; a restored engine has no such terminal",
             "start the engine without one: cria run -- CMD...",
-            pid=each.pid,
-            fd=each.fd,
+            pid=descriptor.pid,
+            fd=descriptor.fd,
         )
 
 
@@ -106,11 +108,11 @@ def foreign_mounts(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
         mounts[process.pid] = _mounts(process.pid, proc)
         if _exe_mount(process.pid, proc) not in {None, *mounts[process.pid]}:
             yield _foreign(inventory, process.pid, None, "its program")
-    for each in inventory.descriptors:
-        if each.kind in _ON_MOUNTS and each.pid in mounts:
-            mount = _mount_of(proc / str(each.pid) / "fdinfo" / str(each.fd))
-            if mount not in {None, *mounts[each.pid]}:
-                yield _foreign(inventory, each.pid, each.fd, each.target)
+    for descriptor in inventory.descriptors:
+        if descriptor.kind in _ON_MOUNTS and descriptor.pid in mounts:
+            mount = _mount_of(proc / str(descriptor.pid) / "fdinfo" / str(descriptor.fd))
+            if mount not in {None, *mounts[descriptor.pid]}:
+                yield _foreign(inventory, descriptor.pid, descriptor.fd, descriptor.target)
 
 
 def _foreign(inventory: Inventory, pid: int, fd: int | None, what: str) -> Row:
@@ -128,38 +130,47 @@ def large_deleted_files(inventory: Inventory, proc: Path = PROC) -> Iterator[Row
     from cria.criu.options import GHOST_LIMIT
 
     seen: set[tuple[int, int]] = set()
-    for each in inventory.descriptors:
-        if not each.deleted or each.links or (each.device, each.inode) in seen:
+    for descriptor in inventory.descriptors:
+        if (
+            not descriptor.deleted
+            or descriptor.links
+            or (descriptor.device, descriptor.inode) in seen
+        ):
             continue
-        seen.add((each.device, each.inode))
+        seen.add((descriptor.device, descriptor.inode))
         try:
-            size = os.stat(f"{proc}/{each.pid}/fd/{each.fd}").st_blocks * 512  # noqa: PTH116
+            size = os.stat(f"{proc}/{descriptor.pid}/fd/{descriptor.fd}").st_blocks * 512  # noqa: PTH116
         except FileNotFoundError:
             continue
         if size > GHOST_LIMIT:
             yield fail(
-                f"{named(inventory, each.pid)} holds a large deleted file",
-                f"fd {each.fd}: {each.path} takes {size >> 20} MiB; the limit is"
+                f"{named(inventory, descriptor.pid)} holds a large deleted file",
+                f"fd {descriptor.fd}: {descriptor.path} takes {size >> 20} MiB; the limit is"
                 f" {GHOST_LIMIT >> 20} MiB",
                 "start the engine with this file kept, or on a smaller scale",
-                pid=each.pid,
-                fd=each.fd,
+                pid=descriptor.pid,
+                fd=descriptor.fd,
             )
 
 
 def checked_files(inventory: Inventory) -> Iterator[Row]:
     """Files open for writing that must not grow before a restore: CRIU wants the size it knew."""
-    for each in inventory.descriptors:
-        writes = each.flags is not None and each.flags & os.O_ACCMODE != os.O_RDONLY
-        if each.kind != "file" or each.deleted or not writes or may_grow(each.flags or 0):
+    for descriptor in inventory.descriptors:
+        writes = descriptor.flags is not None and descriptor.flags & os.O_ACCMODE != os.O_RDONLY
+        if (
+            descriptor.kind != "file"
+            or descriptor.deleted
+            or not writes
+            or may_grow(descriptor.flags or 0)
+        ):
             continue
-        if not each.target.startswith("/dev/shm/"):
+        if not descriptor.target.startswith("/dev/shm/"):
             yield warn(
-                f"{named(inventory, each.pid)} writes to a file that must keep its size",
-                f"fd {each.fd}: {each.target}; it is not open for appending only",
+                f"{named(inventory, descriptor.pid)} writes to a file that must keep its size",
+                f"fd {descriptor.fd}: {descriptor.target}; it is not open for appending only",
                 "open logs for appending, as cria run does",
-                pid=each.pid,
-                fd=each.fd,
+                pid=descriptor.pid,
+                fd=descriptor.fd,
             )
 
 
@@ -191,8 +202,8 @@ def _mount_of(info: Path) -> int | None:
     return _field(info, "mnt_id:")
 
 
-def _terminal_index(each: Descriptor, proc: Path) -> int | None:
-    return _field(proc / str(each.pid) / "fdinfo" / str(each.fd), "tty-index:")
+def _terminal_index(descriptor: Descriptor, proc: Path) -> int | None:
+    return _field(proc / str(descriptor.pid) / "fdinfo" / str(descriptor.fd), "tty-index:")
 
 
 def _field(info: Path, name: str) -> int | None:

@@ -96,17 +96,17 @@ def engine(
     where = Path(place).absolute()
     root = target if any_process and target is not None else discovery.find_engine(target, port)
     inventory = collect_inventory(root, any_process=any_process)
-    found = [
+    rows = [
         *_group("Engine", engine_checks.ENGINE_CHECKS, inventory),
         *_group("Engine", engine_checks.ENGINE_ADVICE, inventory),
         *_group("Room", (engine_checks.room,), inventory, where),
     ]
-    if not any(row.level == "fail" and row.group == "Engine" for row in found):
-        found.insert(0, _nothing_in_the_way(inventory))
+    if not any(row.level == "fail" and row.group == "Engine" for row in rows):
+        rows.insert(0, _nothing_in_the_way(inventory))
     inventory = _with_zeros(inventory)
-    found += _group("Expected", (size_and_time,), inventory, where)
+    rows += _group("Expected", (size_and_time,), inventory, where)
     return Diagnosis(
-        about="engine", target=str(inventory.root.pid), rows=tuple(found), inventory=inventory
+        about="engine", target=str(inventory.root.pid), rows=tuple(rows), inventory=inventory
     )
 
 

@@ -43,17 +43,17 @@ def host(_place: Path) -> Iterator[Row]:
 
 
 def _devices(seen: Iterable[Device]) -> Iterator[Row]:
-    for number, each in enumerate(seen):
-        subject, what = f"GPU {number}", f"{each.gpu.name}, {each.gpu.memory_bytes >> 30} GiB"
-        if each.mig:
+    for number, device in enumerate(seen):
+        subject, what = f"GPU {number}", f"{device.gpu.name}, {device.gpu.memory_bytes >> 30} GiB"
+        if device.mig:
             yield warn(
-                subject, f"{what}: MIG is on, nothing on it can be checkpointed", _no_mig(each)
+                subject, f"{what}: MIG is on, nothing on it can be checkpointed", _no_mig(device)
             )
-        elif not each.persistent:
+        elif not device.persistent:
             yield warn(
                 subject,
                 f"{what}: without persistence mode each first use waits for it",
-                f"nvidia-smi -pm 1 -i {each.gpu.uuid}",
+                f"nvidia-smi -pm 1 -i {device.gpu.uuid}",
             )
         else:
             yield ok(subject, what)
@@ -76,22 +76,25 @@ def engine(inventory: Inventory) -> Iterator[Row]:
         )
         return
     try:
-        known = driver.load()
-        yield from _ranks(inventory, known, memory.list_devices(known))
+        loaded = driver.load()
+        yield from _ranks(inventory, loaded, memory.list_devices(loaded))
     except CudaUnsuitable as error:
         yield of_error(error)
 
 
-def _ranks(inventory: Inventory, known: Driver, seen: tuple[Device, ...]) -> Iterator[Row]:
-    ranks = devices.cuda_processes(inventory, known)
+def _ranks(inventory: Inventory, loaded: Driver, seen: tuple[Device, ...]) -> Iterator[Row]:
+    ranks = devices.cuda_processes(inventory, loaded)
     used, _ = devices.split_used(ranks, seen)
-    for each in seen:
-        if each.mig and each.gpu in used:
-            value = f"MIG is on for {each.gpu.uuid}; the driver cannot checkpoint it"
+    for device in seen:
+        if device.mig and device.gpu in used:
+            value = f"MIG is on for {device.gpu.uuid}; the driver cannot checkpoint it"
             yield fail(
-                "the engine computes on a part of a GPU", value, _no_mig(each), EngineBlocked
+                "the engine computes on a part of a GPU", value, _no_mig(device), EngineBlocked
             )
-    needed, free = sum(each.used.get(pid, 0) for each in seen for pid in ranks), available_memory()
+    needed, free = (
+        sum(device.used.get(pid, 0) for device in seen for pid in ranks),
+        available_memory(),
+    )
     if needed > free:
         yield fail(
             "too little memory for what lies on its GPUs",
@@ -115,14 +118,14 @@ def sharing(inventory: Inventory) -> Iterator[Row]:
             "start the engine with: cria run -- CMD...",
             pid=root.pid,
         )
-    for each in devices.gpu_descriptors(inventory.descriptors):
-        if each.target.startswith(_FABRIC):
+    for descriptor in devices.gpu_descriptors(inventory.descriptors):
+        if descriptor.target.startswith(_FABRIC):
             yield warn(
-                f"{memory.process_label(inventory, each.pid)} may share memory over the NVLink fabric",
-                f"fd {each.fd} is {each.target}",
+                f"{memory.process_label(inventory, descriptor.pid)} may share memory over the NVLink fabric",
+                f"fd {descriptor.fd} is {descriptor.target}",
                 "start the engine on one node, without IMEX",
-                pid=each.pid,
-                fd=each.fd,
+                pid=descriptor.pid,
+                fd=descriptor.fd,
             )
 
 
@@ -140,8 +143,8 @@ def checkpoint(opened: Checkpoint) -> Iterator[Row]:
     yield ok("GPUs", f"{changed} become others" if changed else f"all {len(state.gpus)} are here")
 
 
-def _no_mig(each: Device) -> str:
-    return f"nvidia-smi -mig 0 -i {each.gpu.uuid}"
+def _no_mig(device: Device) -> str:
+    return f"nvidia-smi -mig 0 -i {device.gpu.uuid}"
 
 
 GPU_CHECKS = (host,)

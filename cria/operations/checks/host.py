@@ -31,8 +31,8 @@ def kernel(_place: Path) -> Iterator[Row]:
 
 
 def kernel_version() -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", platform.release())
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def capabilities(_place: Path) -> Iterator[Row]:
@@ -111,9 +111,9 @@ def lazy(_place: Path) -> Iterator[Row]:
     """Only a restore with --lazy needs it."""
     from cria.memory.lazy import userfaultfd
 
-    found = userfaultfd.find_obstacle()
-    if found is not None:
-        yield warn("lazy restore", found.why, found.remedy)
+    obstacle = userfaultfd.find_obstacle()
+    if obstacle is not None:
+        yield warn("lazy restore", obstacle.why, obstacle.remedy)
     else:
         yield ok("lazy restore", "userfaultfd, with word of changed mappings")
 

@@ -54,12 +54,12 @@ def lazy() -> None:
     from cria.errors import CriuUnsuitable, PrivilegeMissing
     from cria.memory.lazy import userfaultfd
 
-    found = userfaultfd.find_obstacle()
-    if found is not None:
-        kind = PrivilegeMissing if found.privilege else CriuUnsuitable
+    obstacle = userfaultfd.find_obstacle()
+    if obstacle is not None:
+        kind = PrivilegeMissing if obstacle.privilege else CriuUnsuitable
         raise kind(
             "this host cannot restore lazily",
-            details=found.why,
-            remedy=found.remedy,
+            details=obstacle.why,
+            remedy=obstacle.remedy,
             docs="docs/how-to/lazy.md",
         )

@@ -91,13 +91,15 @@ def counts(diagnosis: Diagnosis) -> Counts:
 def verdict(diagnosis: Diagnosis) -> str:
     """One sentence and the counts."""
     ready = diagnosis.exit_status == 0
-    said = {
+    fields = {
         "host": "this host is ready" if ready else "this host is not ready",
         "engine": f"engine {diagnosis.target} can{'' if ready else 'not'} be dumped",
         "checkpoint": f"{diagnosis.target} {'would' if ready else 'would not'} restore here and now",
     }[diagnosis.about]
     number = counts(diagnosis)
-    return f"{said}: {number.ok} ok, {number.warn} warn, {number.fail} fail, {number.skip} skipped"
+    return (
+        f"{fields}: {number.ok} ok, {number.warn} warn, {number.fail} fail, {number.skip} skipped"
+    )
 
 
 def bug_report(diagnosis: Diagnosis) -> str:

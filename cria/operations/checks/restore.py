@@ -117,8 +117,8 @@ def describe(pid: int) -> str:
     except OSError:
         return "its process has just ended"
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    words = raw.rstrip(b"\0 ").decode(errors="replace").split("\0")
-    name = " ".join(redact_command(words)).strip() or facts.get("Name", "?")
+    argv = raw.rstrip(b"\0 ").decode(errors="replace").split("\0")
+    name = " ".join(redact_command(argv)).strip() or facts.get("Name", "?")
     if _state(pid) in "ZX":
         return f"a zombie ({name}) that its parent {facts.get('PPid')} has not reaped"
     if facts.get("Tgid") != str(pid):

@@ -119,8 +119,8 @@ def named(inventory: Inventory, pid: int) -> str:
     """A process of the engine by its PID, and by its role or else its name."""
     for process in inventory.processes:
         if process.pid == pid:
-            known = process.role.confidence != "unknown"
-            return f"process {pid} ({process.role.name if known else process.name})"
+            has_role = process.role.confidence != "unknown"
+            return f"process {pid} ({process.role.name if has_role else process.name})"
     return f"process {pid}"
 
 

@@ -81,26 +81,26 @@ def unix_waiting(inventory: Inventory) -> Iterator[Row]:
 def other_protocols(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
     """Sockets of a family or protocol that CRIU does not know: MPTCP, VSOCK, SCTP, RDMA and others."""
     unix = {s.inode for s in inventory.unix_sockets}
-    for each in inventory.descriptors:
+    for descriptor in inventory.descriptors:
         # Those listed as TCP too: the kernel shows an MPTCP socket by its first TCP flow.
-        if each.kind != "socket" or each.inode in unix:
+        if descriptor.kind != "socket" or descriptor.inode in unix:
             continue
-        protocol = _protocol(each, proc)
+        protocol = _protocol(descriptor, proc)
         if protocol and not protocol.startswith(_KNOWN):
             yield fail(
-                f"{named(inventory, each.pid)} holds a socket of protocol {protocol}",
-                f"fd {each.fd}; CRIU cannot dump it",
+                f"{named(inventory, descriptor.pid)} holds a socket of protocol {protocol}",
+                f"fd {descriptor.fd}; CRIU cannot dump it",
                 "GODEBUG=multipathtcp=0 turns MPTCP off in Go programs"
                 if protocol.startswith("MPTCP")
                 else "start the engine without what uses it",
-                pid=each.pid,
-                fd=each.fd,
+                pid=descriptor.pid,
+                fd=descriptor.fd,
             )
 
 
 def unread_netlink(inventory: Inventory, proc: Path = PROC) -> Iterator[Row]:
     """Netlink sockets with messages that nobody has read: CRIU refuses them."""
-    others = {each.inode: each for each in _unlisted(inventory)}
+    others = {descriptor.inode: descriptor for descriptor in _unlisted(inventory)}
     if not others:
         return
     for line in Path(f"{proc}/{inventory.root.pid}/net/netlink").read_text().splitlines()[1:]:
@@ -158,8 +158,8 @@ def unread_datagrams(inventory: Inventory) -> Iterator[Row]:
 def _unlisted(inventory: Inventory) -> list[Descriptor]:
     """The sockets that are neither TCP nor UDP nor unix, or not bound yet."""
     listed = {s.inode for s in inventory.sockets} | {s.inode for s in inventory.unix_sockets}
-    held = (each for each in inventory.descriptors if each.kind == "socket")
-    return [each for each in held if each.inode not in listed]
+    held = (descriptor for descriptor in inventory.descriptors if descriptor.kind == "socket")
+    return [descriptor for descriptor in held if descriptor.inode not in listed]
 
 
 def _waits(socket: Socket) -> int:

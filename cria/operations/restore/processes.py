@@ -98,7 +98,7 @@ def start_processes(state: RestoreState) -> None:
         state.link_remap_lock.release()
     state.connection_locks.close()
     if state.checkpoint.manifest.options.network_lock != "SKIP":
-        connection_locks.remove_leftovers(
+        connection_locks.remove_stale_locks(
             state.checkpoint.criu_images, state.plan, state.network_namespace
         )
     if state.own_namespaces is not None:
