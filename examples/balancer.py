@@ -1,8 +1,8 @@
-"""Dump a small server while clients use it through a load balancer, and let a hook see to it that none notices.
+"""Dump a small server behind a load balancer; a hook keeps the clients away from it meanwhile.
 
     sudo .venv/bin/python examples/balancer.py
 
-The hook is `balancer-hook` beside this file, a few lines of shell; it works with `cria dump --hook` too.
+The hook is `balancer-hook` in this directory, a few lines of shell. `cria dump --hook` runs it too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cria.engine.launch.launcher import launch
 from cria.model.hooks import HookCall
 from cria.network.reservation import reserve_any
 
+SLOW_SECONDS = 0.2
 SERVER = """
 import http.server, sys
 class Server(http.server.BaseHTTPRequestHandler):
@@ -34,36 +35,36 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Server).serve_f
 
 
 class Clients(threading.Thread):
-    """Ask whichever server the balancer's list names first; count answers, and those that took too long."""
+    """Ask the server that the balancer lists first, again and again, and count the slow answers."""
 
     def __init__(self, backends: Path) -> None:
         super().__init__(daemon=True)
         self.backends, self.answered, self.slow = backends, 0, 0
-        self.leave = threading.Event()
+        self.stop = threading.Event()
 
     def run(self) -> None:
-        while not self.leave.is_set():
-            begin = time.monotonic()
+        while not self.stop.is_set():
+            start = time.monotonic()
             url = self.backends.read_text().split()[0]
             with urllib.request.urlopen(url, timeout=10):
                 self.answered += 1
-            self.slow += time.monotonic() - begin > 0.2
+            self.slow += time.monotonic() - start > SLOW_SECONDS
 
 
-def show(facts: HookCall) -> None:
-    """A hook may be a Python function too."""
-    listed = len(Path(os.environ["BACKENDS"]).read_text().split())
-    print(f"{facts.stage}: {listed} servers are in the balancer's list")
+def show(call: HookCall) -> None:
+    """Show the balancer's list: a hook may also be a Python function."""
+    count = len(Path(os.environ["BACKENDS"]).read_text().split())
+    print(f"{call.stage}: {count} servers are in the balancer's list")
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name, reserve_any(2) as ports:
-        place = Path(name)
-        # Only a file that nobody else can write is run as a hook; in a checkout somebody else may.
-        hook = Path(shutil.copy(Path(__file__).with_name("balancer-hook"), place))
+    with tempfile.TemporaryDirectory() as temporary, reserve_any(2) as ports:
+        directory = Path(temporary)
+        # cria runs only a hook that no other user can write to; a checkout may be less strict.
+        hook = Path(shutil.copy(Path(__file__).with_name("balancer-hook"), directory))
         command = [sys.executable, "-c", SERVER]
-        servers = [launch([*command, str(port)], place / f"{port}.log") for port in ports]
-        clients = Clients(place / "backends")
+        servers = [launch([*command, str(port)], directory / f"{port}.log") for port in ports]
+        clients = Clients(directory / "backends")
         try:
             urls = [f"http://127.0.0.1:{port}" for port in ports]
             clients.backends.write_text("\n".join(urls) + "\n")
@@ -72,13 +73,13 @@ def main() -> None:
             clients.start()
             cria.dump(
                 servers[0].pid,
-                place / "checkpoint",
+                directory / "checkpoint",
                 leave_running=True,
                 any_process=True,
                 skip_in_flight=True,
                 hooks=[hook, show],
             )
-            clients.leave.set()
+            clients.stop.set()
             clients.join()
             print(f"{clients.slow} of the clients' requests had to wait for the dump")
             assert clients.answered > 0

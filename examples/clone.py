@@ -2,7 +2,7 @@
 
     sudo .venv/bin/python examples/clone.py
 
-The same three calls work on a vLLM engine; then leave out any_process=True.
+The same three calls work for a vLLM engine; leave out any_process=True for it.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Counter).serve_forever()
 
 
 def ask(port: int) -> int:
-    """The number of times the server behind `port` was asked, as it remembers it."""
+    """Ask the server on `port` and return how many times it has been asked."""
     for _ in range(200):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as answer:
                 return int(answer.read())
         except OSError:
             time.sleep(0.05)
-    raise SystemExit(f"nobody answers on port {port}")
+    raise SystemExit(f"no server answers on port {port}")
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as place, reserve_any(1) as (port,):
-        original = launch([sys.executable, "-c", SERVER, str(port)], Path(place) / "server.log")
+    with tempfile.TemporaryDirectory() as directory, reserve_any(1) as (port,):
+        original = launch([sys.executable, "-c", SERVER, str(port)], Path(directory) / "server.log")
         try:
             print(f"the original on port {port} was asked", ask(port), "time")
             checkpoint = cria.dump(
-                original.pid, Path(place) / "checkpoint", leave_running=True, any_process=True
+                original.pid, Path(directory) / "checkpoint", leave_running=True, any_process=True
             )
             plan = checkpoint.plan_ports("fresh")
             print(plan)

@@ -1,4 +1,4 @@
-"""Measure one inventory: of programs with 10, 100 and 1000 sockets, and of the engines that run.
+"""Time an inventory of programs with 10, 100 and 1000 sockets, and of the engines on this host.
 
 .venv/bin/python scripts/bench_inventory.py
 """
@@ -13,18 +13,18 @@ import time
 from cria.engine.inventory import discovery
 from cria.engine.inventory.collect import collect_inventory
 
-SIZES = (10, 100, 1000)
+SOCKETS = (10, 100, 1000)
 ROUNDS = 7
-# A program with so many TCP listeners, each in an epoll of its own, as Gloo's loops have them.
-HOLD = """
+# A program with that many TCP listeners, each in an epoll of its own, as in Gloo's event loops.
+PROGRAM = """
 import resource, select, socket, sys
 count = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-held = []
+open_files = []
 for _ in range(count):
     listener, epoll = socket.create_server(("127.0.0.1", 0)), select.epoll()
     epoll.register(listener)
-    held += [listener, epoll]
+    open_files += [listener, epoll]
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -32,9 +32,9 @@ sys.stdin.read()
 
 def main() -> None:
     print(f"{'what':<28}{'sockets':>8}{'median ms':>11}{'least ms':>10}")
-    for count in SIZES:
-        argv = [sys.executable, "-c", HOLD, str(count)]
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    for count in SOCKETS:
+        command = [sys.executable, "-c", PROGRAM, str(count)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None and process.stdout is not None
             process.stdout.readline()
             report("a program", process.pid)
@@ -43,15 +43,16 @@ def main() -> None:
         report(f"engine {root}", root)
 
 
-def report(what: str, pid: int) -> None:
-    seconds = []
+def report(name: str, pid: int) -> None:
+    """Print how long an inventory of the process tree of `pid` takes."""
+    milliseconds = []
     for _ in range(ROUNDS):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         inventory = collect_inventory(pid, any_process=True)
-        seconds.append(time.perf_counter() - begin)
+        milliseconds.append((time.perf_counter() - start) * 1000)
     count = len(inventory.sockets) + len(inventory.unix_sockets)
-    median, least = statistics.median(seconds) * 1000, min(seconds) * 1000
-    print(f"{what:<28}{count:>8}{median:>11.1f}{least:>10.1f}")
+    median, least = statistics.median(milliseconds), min(milliseconds)
+    print(f"{name:<28}{count:>8}{median:>11.1f}{least:>10.1f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Write the pages that the code itself knows: errors.md, commands.md, schema/; and the figures of speed.md.
+"""Generate the pages of the documentation that follow from the code: errors.md, commands.md, schema/, speed.md.
 
-With --check nothing is written; the exit status is 1 when a page differs from what it would be.
+With --check nothing is written; the exit status is 1 when a page is out of date.
 """
 
 from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,31 +19,33 @@ from cria.cli import cli
 from cria.cli.schemas import DOCUMENTS, schema_text
 from cria.errors import CriaError, all_kinds
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
-SPEED = REFERENCE.parent / "explanation"
-FIGURES, END = "<!-- figures: made by `make figures` -->", "<!-- end of figures -->"
-MADE = "<!-- made by `make docs`; change the code instead -->"
+DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE, EXPLANATION = DOCS / "reference", DOCS / "explanation"
+GENERATED = "<!-- made by `make docs`; change the code instead -->"
+FIGURES, END_OF_FIGURES = "<!-- figures: made by `make figures` -->", "<!-- end of figures -->"
 
 
 def main() -> None:
+    documents: dict[str, type[msgspec.Struct]] = {**DOCUMENTS, "bench": Bench}
     pages = {
         REFERENCE / "errors.md": errors_page(),
         REFERENCE / "commands.md": commands_page(),
+        **{
+            REFERENCE / "schema" / f"{name}.json": schema_text(document)
+            for name, document in documents.items()
+        },
+        **speed_pages(),
     }
-    documents: dict[str, type[msgspec.Struct]] = {**DOCUMENTS, "bench": Bench}
-    for name, document in documents.items():
-        pages[REFERENCE / "schema" / f"{name}.json"] = schema_text(document)
-    pages |= speed_pages()
     if "--check" in sys.argv[1:]:
-        different = [path for path, text in pages.items() if differs(path, text)]
-        sys.exit(1 if different else 0)
-    REFERENCE.mkdir(parents=True, exist_ok=True)
+        outdated = [path for path, text in pages.items() if print_difference(path, text)]
+        sys.exit(1 if outdated else 0)
     for path, text in pages.items():
         path.write_text(text)
-        print(path.relative_to(REFERENCE.parent.parent))
+        print(path.relative_to(DOCS.parent))
 
 
-def differs(path: Path, text: str) -> bool:
+def print_difference(path: Path, text: str) -> bool:
+    """Print how a page differs from `text`, and return whether it does."""
     old = path.read_text() if path.exists() else ""
     sys.stdout.writelines(
         difflib.unified_diff(old.splitlines(True), text.splitlines(True), str(path), "make docs")
@@ -51,70 +54,68 @@ def differs(path: Path, text: str) -> bool:
 
 
 def speed_pages() -> dict[Path, str]:
-    """The figures of the benchmark that `make figures` stored, as a table and as a picture."""
-    bench = table.read(SPEED / "speed.json")
-    before, _, rest = (SPEED / "speed.md").read_text().partition(FIGURES)
-    _, _, after = rest.partition(END)
+    """Return the figures that `make figures` has stored, as tables in a page and as a picture."""
+    bench = table.read(EXPLANATION / "speed.json")
+    page = EXPLANATION / "speed.md"
+    before, _, rest = page.read_text().partition(FIGURES)
+    _, _, after = rest.partition(END_OF_FIGURES)
     figures = "\n\n".join(["", *table.markdown(bench), ""])
     return {
-        SPEED / "speed.svg": picture.draw(bench),
-        SPEED / "speed.md": f"{before}{FIGURES}{figures}{END}{after}",
+        EXPLANATION / "speed.svg": picture.draw(bench),
+        page: f"{before}{FIGURES}{figures}{END_OF_FIGURES}{after}",
     }
 
 
 def errors_page() -> str:
     kinds: list[type[CriaError]] = [CriaError, *all_kinds()]
-    rows = [f"| {k.exit_status} | [`{k.code}`](#{k.code}) | {sentence(k)} |" for k in kinds]
+    rows = [
+        f"| {kind.exit_status} | [`{kind.code}`](#{kind.code}) | {meaning(kind)} |"
+        for kind in kinds
+    ]
     parts = [
-        MADE,
+        GENERATED,
         "# Errors and exit statuses",
-        "An error has four parts: what happened, why, how to mend it, where to read on. With `--json`"
+        "An error has four parts: what happened, why, how to fix it, where to read on. With `--json`"
         " they are the fields `message`, `details`, `remedy`, `docs` and `log` of one document.",
         "Other statuses: 0 done, 3 done with warnings, 128+N ended by signal N.",
         "\n".join(["| status | code | meaning |", "|---|---|---|", *rows]),
     ]
     for kind in kinds:
-        parts += [f"## {kind.code}", f"Exit status {kind.exit_status}. {sentence(kind)}"]
+        parts += [f"## {kind.code}", f"Exit status {kind.exit_status}. {meaning(kind)}"]
         if kind.default_remedy:
             parts.append(f"Remedy: {kind.default_remedy}")
     return "\n\n".join(parts) + "\n"
 
 
-def sentence(kind: type[CriaError]) -> str:
+def meaning(kind: type[CriaError]) -> str:
+    """Return the first line of an error's docstring."""
     if kind is CriaError:
         return "Something that cria did not foresee: a bug in cria."
     return (kind.__doc__ or "").splitlines()[0]
 
 
 def commands_page() -> str:
-    parts = [MADE, "# Commands", help_of(cli, "cria"), *verbs_of(cli, "cria")]
+    context = click.Context(
+        cli, info_name="cria", terminal_width=100, max_content_width=100, **cli.context_settings
+    )
+    parts = [GENERATED, "# Commands", help_text(context), *subcommands(cli, context)]
     return "\n\n".join(parts) + "\n"
 
 
-def verbs_of(group: click.Group, name: str, parent: click.Context | None = None) -> list[str]:
-    """A heading and the help of each verb of `group`, and of the verbs of those that are groups."""
-    parts = []
-    with click.Context(group, info_name=name, parent=parent) as context:
-        for verb in group.list_commands(context):
-            command = group.get_command(context, verb)
-            assert command is not None
-            parts += [f"## {context.command_path} {verb}", help_of(command, verb, context)]
-            if isinstance(command, click.Group):
-                parts += verbs_of(command, verb, context)
-    return parts
+def subcommands(group: click.Group, context: click.Context) -> Iterator[str]:
+    """Yield a heading and the help of each command of `group`, and of the groups among them."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        child = click.Context(command, info_name=name, parent=context)
+        yield f"## {child.command_path}"
+        yield help_text(child)
+        if isinstance(command, click.Group):
+            yield from subcommands(command, child)
 
 
-def help_of(command: click.Command, name: str, parent: click.Context | None = None) -> str:
-    """A command's help text, as wide on every terminal."""
-    context = click.Context(
-        command,
-        info_name=name,
-        parent=parent,
-        terminal_width=100,
-        max_content_width=100,
-        **({} if parent else command.context_settings),
-    )
-    return f"```\n{command.get_help(context)}\n```"
+def help_text(context: click.Context) -> str:
+    return f"```\n{context.command.get_help(context)}\n```"
 
 
 if __name__ == "__main__":

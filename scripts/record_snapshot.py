@@ -14,16 +14,18 @@ import msgspec
 from cria.engine.inventory import collect, discovery
 from cria.system.procfs import tree
 
-# What the rules look at; plain files would only tell of the machine this was recorded on.
-KEPT = {"socket", "pipe", "eventfd", "eventpoll"}
+# The rules of the roles look at these; plain files would only show what is on this machine.
+RECORDED_KINDS = {"socket", "pipe", "eventfd", "eventpoll"}
 
 
 def main() -> None:
     processes = tree(discovery.find_root(int(sys.argv[1])))
     snapshot = collect.read_snapshot(processes, is_engine=True)
-    kept = tuple(descriptor for descriptor in snapshot.descriptors if descriptor.kind in KEPT)
-    plain = msgspec.structs.replace(snapshot, descriptors=kept)
-    text = msgspec.json.encode(msgspec.to_builtins(plain)).decode()
+    recorded = tuple(
+        descriptor for descriptor in snapshot.descriptors if descriptor.kind in RECORDED_KINDS
+    )
+    snapshot = msgspec.structs.replace(snapshot, descriptors=recorded)
+    text = msgspec.json.encode(msgspec.to_builtins(snapshot)).decode()
     text = re.sub(r'"[^"]*/bin/python', '"/venv/bin/python', text)
     print(re.sub(r'"[^"]*/model"', '"/models/tiny"', text))
 

@@ -116,6 +116,8 @@ def test_a_size_is_in_the_largest_unit_that_fits(count: int, text: str) -> None:
     assert output.size(count) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.064, "0.06 s"), (9.5, "9.50 s"), (61.1, "61.1 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.064, "0.06 s"), (9.5, "9.50 s"), (61.1, "61.1 s")]
+)
 def test_a_duration_has_about_three_digits(seconds: float, text: str) -> None:
     assert output.duration(seconds) == text
