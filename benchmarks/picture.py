@@ -8,7 +8,7 @@ from html import escape
 import msgspec
 
 from benchmarks.document import Bench, Measured, Spread
-from cria.cli import output
+from cria.model.units import duration, size
 
 WIDTH, NAME_WIDTH, FIGURE_WIDTH = 720, 170, 120
 BAR_HEIGHT, BAR_GAP, TITLE_HEIGHT = 18, 8, 34
@@ -91,8 +91,8 @@ def _chart(title: str, bars: Sequence[Bar], top: int) -> str:
 
 
 def _seconds(spread: Spread) -> str:
-    return output.duration(spread.median)
+    return duration(spread.median)
 
 
 def _size(spread: Spread) -> str:
-    return output.size(int(spread.median))
+    return size(int(spread.median))

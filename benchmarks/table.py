@@ -10,6 +10,7 @@ import msgspec
 from benchmarks.document import Bench, Floor, Measured, Spread, StepShare, Way
 from cria.cli import output
 from cria.errors import UsageError
+from cria.model.units import size
 
 WAYS_HEAD = ("", "restore to first token", "restore", "dump", "pause", "on disk")
 CLONES_HEAD = ("clones", "one", "at once", "memory of one", "of all")
@@ -175,7 +176,7 @@ def _milliseconds(spread: Spread) -> str:
 
 
 def _size(spread: Spread | None) -> str:
-    return output.size(int(spread.median)) if spread else ""
+    return size(int(spread.median)) if spread else ""
 
 
 def _limit(floor: Floor) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cria.cli.output import middle, properties, short_state, size, table
+from cria.cli.output import middle, properties, short_state, table
+from cria.model.units import size
 
 if TYPE_CHECKING:
     from cria.cli.archive_documents import InspectedArchive

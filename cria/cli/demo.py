@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cria.cli import output
+from cria.model.units import duration, size
 
 if TYPE_CHECKING:
     from cria.demo import DemoFacts
@@ -57,12 +58,12 @@ def command(
 def _table(facts: DemoFacts) -> str:
     return output.properties(
         [
-            ("cold start to first token", output.duration(facts.cold_first_token_s)),
-            ("dump", output.duration(facts.dump_s)),
-            ("restore until healthy", output.duration(facts.restore_s)),
-            ("restore to first token", output.duration(facts.first_token_s)),
+            ("cold start to first token", duration(facts.cold_first_token_s)),
+            ("dump", duration(facts.dump_s)),
+            ("restore until healthy", duration(facts.restore_s)),
+            ("restore to first token", duration(facts.first_token_s)),
             ("faster than the cold start", f"{facts.speedup:.0f} times"),
-            ("checkpoint", output.size(facts.checkpoint_bytes)),
+            ("checkpoint", size(facts.checkpoint_bytes)),
             ("ports moved", str(facts.ports_moved)),
             ("url before, after", f"{facts.old_url}  {facts.url}"),
             ("same tokens", "yes" if facts.tokens_equal else "NO"),

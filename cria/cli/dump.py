@@ -10,6 +10,7 @@ import click
 from cria.cli import output as out
 from cria.cli.options import Spelling, request_options
 from cria.cli.results import Dumped, WouldDump
+from cria.model.units import size
 from cria.requests import DumpRequest
 
 
@@ -86,5 +87,5 @@ def _dump(request: DumpRequest, *, as_json: bool, with_timings: bool) -> None:
         return
     if with_timings:
         click.echo(f"\n{out.timings_table(checkpoint.timings)}", err=True)
-        click.echo(f"checkpoint of {out.size(checkpoint.size_bytes)}", err=True)
+        click.echo(f"checkpoint of {size(checkpoint.size_bytes)}", err=True)
     click.echo(checkpoint.path)

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cria.cli.output import age, middle, properties, short_state, size, table
+from cria.cli.output import middle, properties, short_state, table
+from cria.model.units import age, size
 
 if TYPE_CHECKING:
     from cria.cli.inventory_documents import Stored

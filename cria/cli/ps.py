@@ -12,6 +12,7 @@ from cria.cli.inventory_tables import layout
 from cria.engine.inventory import collect, discovery, topology
 from cria.errors import PrivilegeMissing
 from cria.model.inventory import Inventory
+from cria.model.units import age, size
 from cria.system.procfs import tree
 
 _HEAD = ("pid", "model", "layout", "url", "age", "memory", "ready")
@@ -92,7 +93,7 @@ def _row(engine: Listed) -> tuple[str, ...]:
         output.middle(engine.model or "?", 28),
         layout(engine.topology) if engine.topology else "?",
         engine.url or "?",
-        output.age(engine.age_seconds),
-        output.size(engine.memory_bytes),
+        age(engine.age_seconds),
+        size(engine.memory_bytes),
         "yes" if engine.ready else "no",
     )

@@ -8,6 +8,7 @@ import click
 
 from cria.cli import output
 from cria.cli.results import Unshared
+from cria.model.units import size
 
 
 @click.command
@@ -39,7 +40,7 @@ def command(
         if as_json:
             output.document(Unshared(checkpoint=str(opened.path), bytes=freed_bytes))
         else:
-            click.echo(f"{output.size(freed_bytes)} freed")
+            click.echo(f"{size(freed_bytes)} freed")
         return
     shared = share_memory(opened, directory, listener=output.listener(progress))
     if as_json:

@@ -8,6 +8,7 @@ import click
 
 from cria.cli import output
 from cria.cli.results import Verified
+from cria.model.units import size
 
 
 @click.command
@@ -27,4 +28,4 @@ def command(checkpoint: Path, as_json: bool, progress: str) -> None:
     if as_json:
         output.document(Verified(checkpoint=str(opened.path), parts=parts, bytes=compared_bytes))
     else:
-        click.echo(f"{opened.path} is whole: {parts} parts, {output.size(opened.size_bytes)}")
+        click.echo(f"{opened.path} is whole: {parts} parts, {size(opened.size_bytes)}")

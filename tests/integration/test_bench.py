@@ -1,4 +1,4 @@
-"""cria bench with real CRIU, on a stand-in for an engine that starts in a second."""
+"""cria bench with real CRIU, on a stand-in for vLLM that starts in a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 def bench(
     tmp_path: Path, programs: Path, shm_is_left_clean: None
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run it on a stand-in of vLLM, with its checkpoints in `scratch`."""
+    """Run `cria bench` on the stand-in, with the checkpoints in `scratch`."""
     shutil.copy(programs / "vllm_standin.py", tmp_path / "vllm")
 
     def run(*words: object, engine: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -66,13 +66,13 @@ def test_a_quick_run_measures_every_way_and_leaves_nothing(
     assert clones["all_bytes"]["median"] > clones["one_bytes"]["median"] > 0
     assert (tmp_path / "p.svg").read_text().startswith("<svg")
     assert os.listdir(scratch) == []
-    assert str(scratch) not in running()
+    assert str(scratch) not in command_lines()
 
 
-def test_what_was_measured_before_an_engine_failed_is_told_beside_its_trouble(
+def test_an_engine_that_fails_keeps_its_measurements_and_has_a_trouble(
     bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Its canary is the fifth request that it answers, and the one that fails is the sixth."""
+    """The canary is the fifth request that the stand-in answers; the sixth request fails."""
     done = bench("--json", engine=["--sound-for=5"])
 
     assert done.returncode == 3, done.stdout + done.stderr
@@ -87,7 +87,7 @@ def test_what_was_measured_before_an_engine_failed_is_told_beside_its_trouble(
     assert os.listdir(tmp_path / "scratch") == []
 
 
-def test_an_engine_of_which_nothing_can_be_measured_is_an_error(
+def test_it_is_an_error_where_nothing_can_be_measured(
     bench: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     done = bench("--json", engine=["--sound-for=many"])
@@ -96,8 +96,8 @@ def test_an_engine_of_which_nothing_can_be_measured_is_an_error(
     assert "error" in json.loads(done.stdout)
 
 
-def running() -> str:
-    """What runs on this host, by its arguments."""
+def command_lines() -> str:
+    """Return the command line of every process of this host."""
     lines = []
     for entry in Path("/proc").iterdir():
         try:

@@ -12,6 +12,7 @@ import click
 from cria.cli import output
 from cria.events import Event, Listener, StepFailed, StepFinished, StepStarted
 from cria.kubernetes.kubelet.checkpoint import DUMPING
+from cria.model.units import size
 
 if TYPE_CHECKING:
     from cria.kubernetes.kubelet.batch import Outcome, Report
@@ -170,8 +171,8 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         assert outcome.failure is not None
         return (*first, "-", "-", f"none: {outcome.failure.code}")
     manifest = outcome.done.manifest
-    size = output.size(manifest.checked.bytes) if manifest.checked else "not read"
-    return (*first, size, manifest.still.by, manifest.archive)
+    archived = size(manifest.checked.bytes) if manifest.checked else "not read"
+    return (*first, archived, manifest.still.by, manifest.archive)
 
 
 def cluster(words: dict[str, Any], progress: str) -> Cluster:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cria.cli import output
+from cria.model.units import size
 
 if TYPE_CHECKING:
     from cria.kubernetes.kubelet.prune import Pruned
@@ -58,12 +59,12 @@ def command(
 def shown(done: Pruned) -> str:
     """A row for each that goes, then what is left."""
     rows = [
-        (each.archive.container, output.size(each.archive.bytes), each.why, each.archive.path)
+        (each.archive.container, size(each.archive.bytes), each.why, each.archive.path)
         for each in done.removed
     ]
     table = [output.table(("container", "size", "why", "archive"), rows)] if rows else []
     verb = "would be freed" if done.dry_run else "freed"
-    kept = output.size(sum(each.bytes for each in done.kept))
+    kept = size(sum(each.bytes for each in done.kept))
     others = f", {done.others} that cria has not recorded" if done.others else ""
-    last = f"{output.size(done.freed_bytes)} {verb}; {len(done.kept)} of {kept} stay{others}"
+    last = f"{size(done.freed_bytes)} {verb}; {len(done.kept)} of {kept} stay{others}"
     return "\n".join([*table, last])

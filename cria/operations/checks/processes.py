@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cria.model.inventory import Inventory
+from cria.model.units import size
 from cria.operations.checks.rows import Row, fail, named, ok, stranger
 from cria.system.procfs import PROC
 
@@ -107,12 +108,12 @@ _AT_MOST_SECONDS = 2.0
 def size_and_time(inventory: Inventory, place: Path) -> Iterator[Row]:
     """The size is counted; the time is that of writing it at the rate just measured at `place`."""
     held, zero = inventory.checkpoint_bytes(), inventory.zero_bytes()
-    zeros = f", about {_gib(zero)} of it zeros" if zero is not None else ""
-    yield ok("expected size", f"{_gib(held)} in {len(inventory.processes)} processes{zeros}")
+    zeros = f", about {size(zero)} of it zeros" if zero is not None else ""
+    yield ok("expected size", f"{size(held)} in {len(inventory.processes)} processes{zeros}")
     rate = write_rate(place)
     yield ok(
         "expected time",
-        f"about {held / rate:.1f} s to write it: {place} takes {_gib(int(rate))} in a second just now",
+        f"about {held / rate:.1f} s to write it: {place} takes {size(int(rate))} in a second just now",
     )
 
 
@@ -137,7 +138,3 @@ def _rate(file: int, chunk: mmap.mmap) -> float:
     while written < _PROBE and time.monotonic() - begin < _AT_MOST_SECONDS:
         written += os.write(file, chunk)
     return written / (time.monotonic() - begin)
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"

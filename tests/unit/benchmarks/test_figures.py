@@ -1,4 +1,4 @@
-"""What a benchmark makes of its measurements: spreads, whose time it is, floors met and missed."""
+"""What a benchmark makes of its measurements: spreads, owners of the time, floors, tables and a picture."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ from cria.operations.restore.steps import every_step
 
 
 def spread(*values: float) -> Spread:
-    found = Spread.of(values)
-    assert found is not None
-    return found
+    return Spread.over(values)
 
 
 def timings(unaccounted: float = 0.0, **seconds: float) -> Timings:
@@ -93,7 +91,7 @@ def bench() -> Bench:
 
 
 def floor(bench: Bench, word: str) -> Floor:
-    return next(each for each in bench.engines[0].floors if word in each.what)
+    return next(floor for floor in bench.engines[0].floors if word in floor.what)
 
 
 def test_one_slow_round_does_not_move_the_median() -> None:
@@ -102,7 +100,7 @@ def test_one_slow_round_does_not_move_the_median() -> None:
     assert Spread.of([]) is None
 
 
-def test_own_time_is_what_criu_engine_and_disk_leave() -> None:
+def test_own_time_is_what_neither_criu_nor_engine_nor_disk_spends() -> None:
     run = timings(
         find_criu=0.01,
         quiesce_engine=0.2,
@@ -154,29 +152,29 @@ def test_a_floor_is_met_or_missed_by_the_medians_of_the_same_run(bench: Bench) -
     assert floor(bench, "clones at once").met is False
 
 
-def test_a_restore_is_measured_by_the_fastest_way_there_is(bench: Bench) -> None:
+def test_a_restore_is_measured_by_the_fastest_way(bench: Bench) -> None:
     ways = (*bench.engines[0].ways, way("cria, shared memory", 0.4, 2e9))
 
-    found = floors(spread(40), ways, ())
+    compared = floors(spread(40), ways, ())
 
-    assert found[0].what.startswith("cria, shared memory: ")
-    assert found[0].measured == pytest.approx(40 / 0.5)
+    assert compared[0].what.startswith("cria, shared memory: ")
+    assert compared[0].measured == pytest.approx(40 / 0.5)
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    nothing = floors(spread(40), (Way(name="CRIU alone"), Way(name="cria")), ())
+    unmeasured = floors(spread(40), (Way(name="CRIU alone"), Way(name="cria")), ())
 
-    assert {each.met for each in nothing} == {None}
+    assert {floor.met for floor in unmeasured} == {None}
 
 
-def test_the_table_says_each_figure_and_each_floor(bench: Bench) -> None:
+def test_the_table_shows_each_figure_and_each_floor(bench: Bench) -> None:
     shown = table(bench)
 
-    for words in ("cold start", "42.00 s (40.00-60.00)", "CRIU alone", "missed", "met", "3.73 GiB"):
-        assert words in shown
+    for text in ("cold start", "42.00 s (40.00-60.00)", "CRIU alone", "missed", "met", "3.73 GiB"):
+        assert text in shown
 
 
-def test_the_picture_has_a_bar_for_each_figure_and_longer_is_more(bench: Bench) -> None:
+def test_the_picture_has_a_bar_for_each_figure_as_long_as_its_value(bench: Bench) -> None:
     svg = "{http://www.w3.org/2000/svg}"
     bars = ElementTree.fromstring(draw(bench)).findall(f"{svg}rect")
 
@@ -185,7 +183,7 @@ def test_the_picture_has_a_bar_for_each_figure_and_longer_is_more(bench: Bench) 
     assert widths[0] == max(widths[:4]) and widths[1] > widths[2]
 
 
-def test_a_stored_document_fits_its_schema_and_reads_back(bench: Bench, tmp_path: Path) -> None:
+def test_a_stored_document_matches_its_schema_and_can_be_read(bench: Bench, tmp_path: Path) -> None:
     stored = tmp_path / "bench.json"
     stored.write_bytes(msgspec.json.encode(bench))
 
@@ -193,7 +191,7 @@ def test_a_stored_document_fits_its_schema_and_reads_back(bench: Bench, tmp_path
     assert read(stored) == bench
 
 
-def test_what_is_no_such_document_is_refused(tmp_path: Path) -> None:
+def test_another_document_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
 
     with pytest.raises(UsageError, match="no document of cria bench"):

@@ -1,4 +1,4 @@
-"""cria inspect and cria ps: tables of 100 columns, documents as their schemas say, no secrets."""
+"""cria inspect and cria ps: tables fit 100 columns, documents match their schemas, secrets are redacted."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from cria.cli import inventory_tables, main
 from cria.cli.inventory_documents import Inspected, Stored, flatten_roles
 from cria.cli.inventory_tables import layout
-from cria.cli.output import age, middle
+from cria.cli.output import middle
 from cria.engine.inventory.collect import Snapshot, classify, collect_inventory
 from cria.model.inventory import Inventory, Topology
 from cria.model.manifest import Gpu, GpuState, Quiesced
@@ -70,7 +70,7 @@ def test_every_table_fits_100_columns(path: Path) -> None:
         assert max(map(len, part.splitlines())) <= 100
 
 
-def test_of_a_checkpoint_it_says_how_it_was_taken() -> None:
+def test_the_summary_of_a_checkpoint_says_how_it_was_taken() -> None:
     shown = inventory_tables.summary(inventory(SNAPSHOTS[0]), "checkpoints/qwen", STORED)
 
     for words in (
@@ -84,7 +84,7 @@ def test_of_a_checkpoint_it_says_how_it_was_taken() -> None:
         assert words in shown
 
 
-def test_of_what_a_checkpoint_lacks_it_says_why() -> None:
+def test_the_summary_says_why_a_checkpoint_has_no_canary_and_was_not_quiesced() -> None:
     without = msgspec.structs.replace(
         STORED, quiesced=None, no_quiesce="not wanted", canary_tokens=0, no_canary="it is no engine"
     )
@@ -102,7 +102,7 @@ def test_every_socket_has_a_line_in_its_table(path: Path) -> None:
     assert len(inventory_tables.unix_sockets(found).splitlines()) == len(found.unix_sockets) + 1
 
 
-def test_the_evidence_stands_below_each_role() -> None:
+def test_the_evidence_is_below_each_role() -> None:
     lines = inventory_tables.sockets(inventory(SNAPSHOTS[0]), evidence=True).splitlines()
     assert lines[1].endswith("HTTP API")
     assert lines[2].startswith("     certain: held by")
@@ -115,19 +115,19 @@ def document(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.stem)
-def test_the_document_is_as_its_schema_says(path: Path) -> None:
+def test_the_document_matches_its_schema(path: Path) -> None:
     schema = json.loads((SCHEMAS / "inspect.json").read_text())
     Draft202012Validator(schema).validate(document(path))
 
 
-def test_the_schema_refuses_a_document_with_a_field_less() -> None:
+def test_the_schema_refuses_a_document_that_lacks_a_field() -> None:
     schema = json.loads((SCHEMAS / "inspect.json").read_text())
     wrong = document(SNAPSHOTS[0])
     del wrong["sockets"][0]["role"]
     assert not Draft202012Validator(schema).is_valid(wrong)
 
 
-def test_a_socket_has_the_fields_that_others_rely_on() -> None:
+def test_a_socket_has_the_fields_that_scripts_rely_on() -> None:
     (http,) = [s for s in document(SNAPSHOTS[0])["sockets"] if s["role"] == "HTTP API"]
     assert http["state"] == "LISTEN"
     assert http["local"] == {"address": "0.0.0.0", "port": http["local"]["port"]}
@@ -160,7 +160,9 @@ def test_secrets_on_the_command_line_are_hidden(line: str, shown: str) -> None:
     assert redact_command(tuple(line.split())) == tuple(shown.split())
 
 
-def test_inspect_shows_any_tree_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_any_process_tree_with_any_process(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("inspect", str(os.getpid()), "--any-process", "--json", "--memory") == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["pid"], shown["is_engine"]) == (os.getpid(), False)
@@ -168,21 +170,23 @@ def test_inspect_shows_any_tree_that_is_asked_for(capsys: pytest.CaptureFixture[
     Draft202012Validator(json.loads((SCHEMAS / "inspect.json").read_text())).validate(shown)
 
 
-def test_inspect_of_what_is_no_engine_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_of_a_process_that_is_no_engine_names_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("inspect", str(os.getpid()), "--json") == 21
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "not-an-engine"
     assert str(os.getpid()) in error["details"]
 
 
-def test_inspect_of_no_checkpoint_says_so(
+def test_inspect_of_a_missing_checkpoint_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("inspect", str(tmp_path / "none"), "--json") == 40
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "checkpoint-missing"
 
 
-def test_ps_lists_an_engine_and_what_stands_in_the_way(
+def test_ps_lists_an_engine_and_what_prevents_its_dump(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = collect_inventory(os.getpid(), any_process=True)
@@ -213,15 +217,7 @@ def test_ps_without_an_engine_prints_nothing_on_stdout(
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "engines": []}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0s"), (59, "59s"), (61, "1m 1s"), (3720, "1h 2m"), (90061, "1d 1h")],
-)
-def test_an_age_is_told_in_its_two_largest_units(seconds: float, text: str) -> None:
-    assert age(seconds) == text
-
-
-def test_long_texts_lose_their_middle_and_keep_the_width() -> None:
+def test_a_long_text_loses_its_middle_and_fits_the_width() -> None:
     assert middle("abcdefghij", 10) == "abcdefghij"
     assert middle("abcdefghijk", 10) == "abcd…ghijk"
 

@@ -1,4 +1,4 @@
-"""What verbs print: progress on stderr, tables, and one way to write sizes and times."""
+"""What verbs print: progress on stderr, timings, tables and properties."""
 
 from __future__ import annotations
 
@@ -106,18 +106,3 @@ def test_the_values_of_properties_stand_below_each_other() -> None:
         "url         http://h:1",
         "checkpoint  2 GiB",
     ]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (2048, "2 KiB"), (5 << 20, "5 MiB"), (3 << 29, "1.50 GiB")],
-)
-def test_a_size_is_in_the_largest_unit_that_fits(count: int, text: str) -> None:
-    assert output.size(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.064, "0.06 s"), (9.5, "9.50 s"), (61.1, "61.1 s")]
-)
-def test_a_duration_has_about_three_digits(seconds: float, text: str) -> None:
-    assert output.duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Every verb's JSON document is as its committed schema says, and every verb has one."""
+"""Every verb prints a JSON document that matches its committed schema."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_committed_schema_is_the_one_of_the_code(name: str) -> None:
     assert (SCHEMA / f"{name}.json").read_text() == schema_text(DOCUMENTS[name])
 
 
-def test_one_restored_engine_stands_at_the_top_too() -> None:
+def test_a_single_restored_engine_is_at_the_top_too() -> None:
     engine = Engine(pid=7, url="http://h:1", ports={8000: 1}, ports_moved=14, timings=TIMINGS)
 
     one, two = as_json(Restored.of((engine,))), as_json(Restored.of((engine, engine)))
@@ -53,10 +53,10 @@ def test_one_restored_engine_stands_at_the_top_too() -> None:
     assert valid("restore", one) and valid("restore", two)
     assert (one["pid"], one["url"], one["ports"]) == (7, "http://h:1", {"8000": 1})
     assert two["pid"] is None
-    assert [each["pid"] for each in two["engines"]] == [7, 7]
+    assert [engine["pid"] for engine in two["engines"]] == [7, 7]
 
 
-def test_a_dump_s_document_fits_and_one_with_a_field_less_does_not() -> None:
+def test_a_dump_s_document_matches_and_one_that_lacks_a_field_does_not() -> None:
     document = as_json(Dumped(checkpoint="/c", bytes=1, processes=4, timings=TIMINGS))
 
     assert valid("dump", document)

@@ -1,4 +1,4 @@
-"""scripts/setup: steps are skipped when done, fail when they fail, and old CRIUs are refused."""
+"""scripts/setup: what is done is skipped, what fails ends the setup, and an old CRIU is refused."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_a_command_that_fails_within_a_step_ends_the_setup_there(checkout: Path)
     assert "ready in" not in done.stdout
 
 
-def test_a_step_that_brings_nothing_ends_the_setup(checkout: Path) -> None:
+def test_a_step_that_changes_nothing_ends_the_setup(checkout: Path) -> None:
     done = run_setup(checkout, is_done="return 1", work="true")
     assert done.returncode == 1
     assert "did not bring what it should" in done.stderr
 
 
-def test_what_pip_warns_of_for_nothing_is_not_shown(checkout: Path) -> None:
+def test_a_pointless_warning_of_pip_is_not_shown(checkout: Path) -> None:
     noise = "WARNING: Location 'file:///a/b/' is ignored: it is neither a file nor a directory."
     done = run_setup(checkout, is_done="return 1", work=f'echo "{noise}"; echo real; false')
     assert "| real" in done.stderr
@@ -92,12 +92,12 @@ def test_a_criu_older_than_4_1_is_refused(tmp_path: Path, version: str, new_enou
     criu = tmp_path / "criu"
     criu.write_text(f"#!/bin/sh\necho 'Version: {version}'\n")
     criu.chmod(0o755)
-    asked = "VENV=.venv; source setup.d/criu.sh; is_new_enough " + str(criu)
-    answer = subprocess.run(["bash", "-c", asked], cwd=SCRIPTS, check=False).returncode
-    assert (answer == 0) is new_enough
+    script = "VENV=.venv; source setup.d/criu.sh; is_new_enough " + str(criu)
+    status = subprocess.run(["bash", "-c", script], cwd=SCRIPTS, check=False).returncode
+    assert (status == 0) is new_enough
 
 
-def test_the_distributions_old_name_is_removed_before_the_new_one_comes(tmp_path: Path) -> None:
+def test_an_installation_under_the_old_name_is_removed_first(tmp_path: Path) -> None:
     python = tmp_path / "bin/python"
     python.parent.mkdir()
     python.write_text('#!/bin/sh\necho "$*" >> "$0.log"\n')

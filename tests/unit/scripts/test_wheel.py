@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -61,6 +62,17 @@ def test_the_wheel_requires_what_cria_imports(installed: Path) -> None:
     }
     packages = {"backports-zstd", "blake3", "click", "msgspec", "protobuf", "psutil", "pyroute2"}
     assert required == packages
+
+
+def test_no_text_sends_a_reader_to_the_project_on_pypi_that_is_called_cria() -> None:
+    wrong = re.compile(r"pip install[^\n]*\s'?cria(?:\[|'|`|\s|$)", re.MULTILINE)
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("cria/**/*.py")]
+    for directory in ("docs", "examples", "hooks"):
+        texts += [path for path in ROOT.glob(f"{directory}/**/*") if path.suffix != ".svg"]
+
+    assert len(texts) > 200
+    for path in texts:
+        assert not path.is_file() or not wrong.search(path.read_text()), path
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("demo", "--help"), ("ps", "--help")])
