@@ -11,14 +11,14 @@ from cria.criu import program
 from cria.events import Timings
 from cria.kubernetes.archive import contents, plan, reader
 from cria.kubernetes.archive.contents import Mention, NeededFile
-from cria.kubernetes.archive.origin import Origin
+from cria.kubernetes.archive.metadata import Origin
 from cria.kubernetes.archive.reader import Sizes
 from cria.model.socket import Endpoint
 
 if TYPE_CHECKING:
     from cria.criu.images import files, summary
     from cria.kubernetes.archive.plan import ArchivePlan
-    from cria.kubernetes.archive.remap import Remapped
+    from cria.kubernetes.archive.remap import RemapResult
     from cria.model.socket import PortSocket
 
 
@@ -72,7 +72,7 @@ class InspectedArchive(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, path: Path) -> InspectedArchive:
         """Read the archive at `path`. Raises a CriaError where it cannot be read."""
-        archive = reader.open_archive(path)
+        archive = reader.read_archive(path)
         images = archive.criu_images(program.find())
         return cls(
             target=str(path),
@@ -83,7 +83,7 @@ class InspectedArchive(msgspec.Struct, frozen=True, kw_only=True):
             processes=tuple(map(_process, images.holders)),
             sockets=tuple(map(_socket, plan.sockets(images))),
             unix_sockets=tuple(map(_unix_socket, images.unix_sockets())),
-            needs=contents.needed(archive, images),
+            needs=contents.needed_files(archive, images),
         )
 
 
@@ -116,7 +116,7 @@ class RemapDone(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
 
     @classmethod
-    def of(cls, remapped: Remapped) -> RemapDone:
+    def of(cls, remapped: RemapResult) -> RemapDone:
         return cls(
             archive=str(remapped.path),
             digest=remapped.digest,

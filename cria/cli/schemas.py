@@ -13,8 +13,8 @@ import msgspec
 from cria.cli import archive_documents, inventory_documents, results
 from cria.demo import DemoFacts
 from cria.kubernetes.kubelet.batch import Report
-from cria.kubernetes.kubelet.prune import Pruned
-from cria.kubernetes.node.install import Installed
+from cria.kubernetes.kubelet.prune import PruneResult
+from cria.kubernetes.node.install import InstallStatus
 from cria.memory.shared.directory import SharedMemory
 from cria.model.hooks import HookCall
 from cria.operations.checks import report
@@ -38,8 +38,8 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "demo": DemoFacts,
     "hook": HookCall,
     "kubernetes-checkpoint": Report,
-    "kubernetes-prune": Pruned,
-    "kubernetes-node": Installed,
+    "kubernetes-prune": PruneResult,
+    "kubernetes-node": InstallStatus,
     "kubernetes-node-install": results.NodeChanged,
     "kubernetes-node-remove": results.NodeChanged,
     "kubernetes-remap": archive_documents.RemapDone,

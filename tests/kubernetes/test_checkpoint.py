@@ -16,9 +16,9 @@ import grpc
 import pytest
 
 from cria.errors import CheckpointTimedOut, CriaError, DumpFailed, QuiesceFailed
-from cria.kubernetes.kubelet.checkpoint import Options, checkpoint
-from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
-from cria.kubernetes.kubelet.quiesce import Wish
+from cria.kubernetes.kubelet.checkpoint import CheckpointOptions, checkpoint
+from cria.kubernetes.kubelet.cluster import Cluster, KubeletAccess
+from cria.kubernetes.kubelet.quiesce import QuiesceOptions
 from cria.kubernetes.node.criu_action import freezer, is_frozen
 from tests.conftest import PROGRAMS
 from tests.kubernetes.conftest import Container, Sandbox, host_mounts
@@ -37,7 +37,7 @@ from tests.kubernetes.test_criu_action import (
 )
 
 __all__ = ["conf", "on_the_node", "serve"]
-HERE = Wish(python=sys.executable)
+HERE = QuiesceOptions(python=sys.executable)
 
 
 class Kubelet:
@@ -60,12 +60,14 @@ class Kubelet:
         return f"default/{name}/{container.name}"
 
     def cluster(self) -> Cluster:
-        kubelets = Kubelets(url=self.standin.url, ca=self.ca)
+        kubelets = KubeletAccess(url=self.standin.url, ca=self.ca)
         return Cluster(kubeconfig=self.kubeconfig, kubelets=kubelets)
 
-    def take(self, place: str, wish: Wish = HERE, **options: Any) -> Any:
+    def take(self, place: str, quiesce: QuiesceOptions = HERE, **options: Any) -> Any:
         try:
-            return checkpoint(place, cluster=self.cluster(), options=Options(wish=wish, **options))
+            return checkpoint(
+                place, cluster=self.cluster(), options=CheckpointOptions(quiesce=quiesce, **options)
+            )
         except CriaError as error:
             error.add_note(str(error.details))
             raise
@@ -142,7 +144,7 @@ def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
     place = kubelet.show(serving.container)
     request = Request(serving.port, steps=60)
 
-    done = kubelet.take(place, Wish(by=by, python=sys.executable))
+    done = kubelet.take(place, QuiesceOptions(by=by, python=sys.executable))
 
     request.join(timeout=60)
     assert request.answer == {"steps": 60, "pauses": 1}
@@ -165,7 +167,7 @@ def test_the_archive_restores_to_an_engine_that_goes_on(
     kubelet: Kubelet, serving: Serving, restore: Callable[..., Container], cri: Cri
 ) -> None:
     done = kubelet.take(
-        kubelet.show(serving.container), Wish(lease_seconds=2, python=sys.executable)
+        kubelet.show(serving.container), QuiesceOptions(lease_seconds=2, python=sys.executable)
     )
     cri.StopContainer(container_id=serving.container.id)
 
@@ -198,7 +200,7 @@ def test_with_the_node_s_hook_both_see_to_it_and_it_goes_on_once(
 
     place = kubelet.show(serving.container)
     done = kubelet.take(place)
-    by_the_hook = kubelet.take(place, Wish(by="hook"))
+    by_the_hook = kubelet.take(place, QuiesceOptions(by="hook"))
 
     assert "at a still point" in dump_log(Path(done.manifest.archive))
     assert done.manifest.still.resumed is False, "the hook had let it go on before"
@@ -260,7 +262,7 @@ def test_a_container_that_a_broken_off_checkpoint_left_frozen_runs_again(
         monkeypatch.setattr("cria.kubernetes.kubelet.checkpoint.thaw", lambda _found: False)
 
     with pytest.raises(CheckpointTimedOut) as caught:
-        kubelet.take(place, Wish(lease_seconds=1, python=sys.executable))
+        kubelet.take(place, QuiesceOptions(lease_seconds=1, python=sys.executable))
 
     if not here:
         assert is_frozen(str(freezer(serving.container.pid)[0])), (
@@ -278,7 +280,7 @@ def test_a_container_without_python_is_told(kubelet: Kubelet, serving: Serving) 
     place = kubelet.show(serving.container)
 
     with pytest.raises(QuiesceFailed) as caught:
-        kubelet.take(place, Wish(python="/no/python"))
+        kubelet.take(place, QuiesceOptions(python="/no/python"))
 
     assert "/no/python" in str(caught.value.details)
     assert "--python" in str(caught.value.remedy)

@@ -19,7 +19,7 @@ from cria.engine.http_api import Generation, generate
 from cria.engine.launch.launcher import engine_settings
 from cria.errors import Unhealthy
 from cria.kubernetes.archive.remap import remap
-from cria.kubernetes.kubelet.quiesce import Wish
+from cria.kubernetes.kubelet.quiesce import QuiesceOptions
 from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandboxes, host_mounts
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import wait_for
@@ -115,7 +115,7 @@ def test_the_api_server_s_checkpoint_lets_its_requests_complete(
     busy = Generating(url_of(engine))
     time.sleep(alone.seconds / 8)
 
-    done = kubelet.take(kubelet.show(engine), Wish(python=sys.executable))
+    done = kubelet.take(kubelet.show(engine), QuiesceOptions(python=sys.executable))
 
     busy.join(timeout=300)
     assert busy.generation is not None

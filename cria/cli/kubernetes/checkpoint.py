@@ -16,7 +16,7 @@ from cria.model.units import size
 
 if TYPE_CHECKING:
     from cria.kubernetes.kubelet.batch import Outcome, Report
-    from cria.kubernetes.kubelet.checkpoint import Options
+    from cria.kubernetes.kubelet.checkpoint import CheckpointOptions
     from cria.kubernetes.kubelet.cluster import Cluster
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -107,7 +107,7 @@ def command(
 
 
 def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
-    from cria.kubernetes.kubelet.batch import single
+    from cria.kubernetes.kubelet.batch import report_of_one
     from cria.kubernetes.kubelet.checkpoint import checkpoint
 
     known = cluster(words, progress)
@@ -115,7 +115,7 @@ def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> N
         listener = ending.listen(output.listener(progress))
         done = checkpoint(place, cluster=known, options=options(words), listener=listener)
     if as_json:
-        output.document(single(done))
+        output.document(report_of_one(done))
         return
     if progress != "none":
         click.echo(f"\n{output.timings_table(done.manifest.timings)}", err=True)
@@ -123,12 +123,14 @@ def one(place: str, words: dict[str, Any], *, as_json: bool, progress: str) -> N
 
 
 def many(selector: str, words: dict[str, Any], *, as_json: bool, progress: str) -> None:
-    from cria.kubernetes.kubelet.batch import Share, checkpoint_all
+    from cria.kubernetes.kubelet.batch import Concurrency, checkpoint_all
 
     # Many are told of at once, so none has a line of its own.
     listener = output.listener("lines" if progress == "auto" else progress)
     known = cluster(words, progress)
-    share = Share(at_once=words["at_once"], per_node=words["per_node"], tries=words["tries"])
+    concurrency = Concurrency(
+        at_once=words["at_once"], per_node=words["per_node"], tries=words["tries"]
+    )
     with Ending() as ending:
         report = checkpoint_all(
             selector,
@@ -137,7 +139,7 @@ def many(selector: str, words: dict[str, Any], *, as_json: bool, progress: str) 
             node=words["node"],
             container=words["container"],
             options=options(words),
-            share=share,
+            concurrency=concurrency,
             listener=ending.listen(listener),
             stop=ending.stop,
         )
@@ -176,12 +178,12 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def cluster(words: dict[str, Any], progress: str) -> Cluster:
-    from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
+    from cria.kubernetes.kubelet.cluster import Cluster, KubeletAccess
 
     url, ca = words["kubelet"], words["kubelet_ca"]
     if ca and not url:
         raise click.UsageError("--kubelet-ca is of use with --kubelet only.")
-    kubelets = Kubelets(url=None if url == "auto" else url, ca=ca) if url else None
+    kubelets = KubeletAccess(url=None if url == "auto" else url, ca=ca) if url else None
     return Cluster(
         kubeconfig=words["kubeconfig"],
         context=words["context"],
@@ -190,19 +192,19 @@ def cluster(words: dict[str, Any], progress: str) -> Cluster:
     )
 
 
-def options(words: dict[str, Any]) -> Options:
-    from cria.kubernetes.kubelet.checkpoint import Options
-    from cria.kubernetes.kubelet.quiesce import Wish
+def options(words: dict[str, Any]) -> CheckpointOptions:
+    from cria.kubernetes.kubelet.checkpoint import CheckpointOptions
+    from cria.kubernetes.kubelet.quiesce import QuiesceOptions
 
-    wish = Wish(
+    wish = QuiesceOptions(
         by=words["quiesce"],
         inflight=words["inflight"],
         seconds=words["quiesce_seconds"],
         lease_seconds=words["lease"],
         python=words["python"],
     )
-    return Options(
-        wish=wish,
+    return CheckpointOptions(
+        quiesce=wish,
         timeout_seconds=words["timeout"],
         archives=words["archives"],
         manifests=words["manifests"],

@@ -12,7 +12,7 @@ import click
 from cria.cli import output
 
 if TYPE_CHECKING:
-    from cria.kubernetes.node.install import Plan
+    from cria.kubernetes.node.install import InstallPlan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -118,7 +118,7 @@ def show(root: Path, directory: Path, as_json: bool) -> None:
     """Say what is installed on a node. The exit status is 3 when nothing, or something old, is."""
     from cria.kubernetes.node import install as node
 
-    found = node.show(node.Node(root=root, directory=directory))
+    found = node.status(node.Node(root=root, directory=directory))
     if as_json:
         output.document(found)
     else:
@@ -139,7 +139,7 @@ def show(root: Path, directory: Path, as_json: bool) -> None:
         sys.exit(3)
 
 
-def _carry_out(plan: Plan, *, dry_run: bool, as_json: bool) -> None:
+def _carry_out(plan: InstallPlan, *, dry_run: bool, as_json: bool) -> None:
     """The change is shown before it is made; then stdout has the paths that changed."""
     from cria.cli.results import NodeChange, NodeChanged
     from cria.kubernetes.node.install import diff

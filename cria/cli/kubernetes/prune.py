@@ -12,7 +12,7 @@ from cria.cli import output
 from cria.model.units import size
 
 if TYPE_CHECKING:
-    from cria.kubernetes.kubelet.prune import Pruned
+    from cria.kubernetes.kubelet.prune import PruneResult
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -50,13 +50,13 @@ def command(
 
     Only those that cria has recorded. The newest of a container goes by its age alone.
     """
-    from cria.kubernetes.kubelet.prune import Rule, prune
+    from cria.kubernetes.kubelet.prune import RetentionPolicy, prune
 
-    done = prune(directory, Rule(keep=keep, most_bytes=most, days=days), dry_run=dry_run)
+    done = prune(directory, RetentionPolicy(keep=keep, most_bytes=most, days=days), dry_run=dry_run)
     output.document(done) if as_json else click.echo(shown(done))
 
 
-def shown(done: Pruned) -> str:
+def shown(done: PruneResult) -> str:
     """A row for each that goes, then what is left."""
     rows = [
         (each.archive.container, size(each.archive.bytes), each.why, each.archive.path)

@@ -17,11 +17,11 @@ import msgspec
 
 from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import RegularFile
-from cria.kubernetes.archive.origin import SPEC
+from cria.kubernetes.archive.metadata import SPEC
 from cria.kubernetes.archive.reader import Archive, damaged
 from cria.kubernetes.node import criu_shared_memory
 
-LONGEST_LIST = 50
+MAX_MENTIONS = 50
 
 
 class Mention(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class Mention(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.file}: {self.where} still names {self.says}"
 
 
-def mentions(
+def find_mentions(
     texts: Mapping[str, bytes], ports: Iterable[int], addresses: Iterable[str] = ()
 ) -> tuple[Mention, ...]:
     """Where `texts` name any of `ports` and `addresses`, at most LONGEST_LIST of them."""
@@ -49,7 +49,7 @@ def mentions(
         for where, value in _leaves(_decoded(text)):
             for says in sorted(set(pattern.findall(value))):
                 found.append(Mention(file=file, where=where, says=says))
-                if len(found) == LONGEST_LIST:
+                if len(found) == MAX_MENTIONS:
                     return tuple(found)
     return tuple(found)
 
@@ -106,7 +106,7 @@ class _VolumesSpec(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[_Mount, ...] = ()
 
 
-def needed(archive: Archive, images: CriuImages) -> tuple[NeededFile, ...]:
+def needed_files(archive: Archive, images: CriuImages) -> tuple[NeededFile, ...]:
     """Return the files that the pod's volumes must hold, by path. Raises CheckpointDamaged."""
     volumes = _volumes(archive)
     wanted = {

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from cria.errors import CheckpointExists, UsageError
-from cria.kubernetes.archive.origin import Origin
+from cria.kubernetes.archive.metadata import Origin
 from cria.kubernetes.archive.splice import write
 from cria.system import compression as compressed
 from cria.system.compression import Compression, Writable
@@ -35,7 +35,7 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
 
-def parse(words: str) -> tuple[Path, str]:
+def parse_reference(words: str) -> tuple[Path, str]:
     """The directory and the tag in `oci:DIR` or `oci:DIR:TAG`. Raises UsageError."""
     directory, colon, tag = words.removeprefix(PREFIX).rpartition(":")
     if not colon:
@@ -45,7 +45,7 @@ def parse(words: str) -> tuple[Path, str]:
     return Path(directory).absolute(), tag
 
 
-def marks(origin: Origin, machine: str) -> dict[str, str]:
+def image_annotations(origin: Origin, machine: str) -> dict[str, str]:
     """What makes an image one that a runtime restores from: the first two are what they look for.
 
     Sources: CheckpointAnnotationName in checkpointctl/lib/annotations.go, which containerd reads, and
@@ -108,7 +108,7 @@ class StagedImage:
             "mediaType": _MANIFEST,
             "config": self._blob(config, _CONFIG),
             "layers": [layer],
-            "annotations": marks(origin, machine),
+            "annotations": image_annotations(origin, machine),
         }
         described = self._blob(manifest, _MANIFEST)
         self.digest = str(described["digest"])

@@ -10,7 +10,7 @@ import msgspec
 
 from cria.criu.images import framing
 from cria.criu.images.directory import CriuImages
-from cria.kubernetes.archive.contents import Mention, mentions
+from cria.kubernetes.archive.contents import Mention, find_mentions
 from cria.kubernetes.archive.reader import Archive
 from cria.model.socket import Occupant, PortSocket
 from cria.network.images import apply_plan, sockets_of
@@ -59,7 +59,7 @@ def plan_archive(
     return ArchivePlan(
         ports=made,
         unix_names=names,
-        mentions=mentions(archive.texts, old_ports, wishes.addresses),
+        mentions=find_mentions(archive.texts, old_ports, wishes.addresses),
     )
 
 

@@ -18,7 +18,7 @@ import msgspec
 from cria.checkpoint.tar_reader import Malformed, Member, NoTar, TarReader
 from cria.criu.images.directory import CriuImages
 from cria.errors import CheckpointDamaged, CheckpointMissing, NotACheckpoint
-from cria.kubernetes.archive.origin import CONFIG, SPEC, Origin, origin
+from cria.kubernetes.archive.metadata import CONFIG, SPEC, Origin, read_origin
 from cria.kubernetes.node import criu_shared_memory
 from cria.system import compression as compressed
 from cria.system.compression import Compression
@@ -72,7 +72,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def open_file(path: Path) -> Iterator[IO[bytes]]:
     """The file at `path`. Raises CheckpointMissing, or NotACheckpoint for what is no file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -89,9 +89,9 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def open_archive(path: str | os.PathLike[str]) -> Archive:
+def read_archive(path: str | os.PathLike[str]) -> Archive:
     """What is in the archive at `path`. Raises as `opened` and `read` do."""
-    with opened(Path(path)) as file:
+    with open_file(Path(path)) as file:
         return read(file, Path(path))
 
 
@@ -109,14 +109,14 @@ def read(file: IO[bytes], path: Path) -> Archive:
 def reading(path: Path) -> Iterator[None]:
     """What goes wrong in here while `path` is read becomes one error."""
     try:
-        with intact(path):
+        with explain_damage(path):
             yield
     except OSError as error:
         raise damaged(path, f"it cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
-def intact(path: Path) -> Iterator[None]:
+def explain_damage(path: Path) -> Iterator[None]:
     """The same, but for errors of the disk: where something else is written meanwhile."""
     broken: tuple[type[Exception], ...] = (Malformed, *compressed.damage())
     try:
@@ -233,7 +233,7 @@ def _compression(file: IO[bytes], path: Path) -> Compression:
 
 def _origin(path: Path, texts: Mapping[str, bytes]) -> Origin:
     try:
-        return origin(texts)
+        return read_origin(texts)
     except (msgspec.DecodeError, RecursionError) as error:
         raise damaged(path, f"{CONFIG} or {SPEC} is not as it should be: {error}") from error
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cria.system.files import StagedFile
 
 
-class Remapped(msgspec.Struct, frozen=True, kw_only=True):
+class RemapResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it: `path` is the new archive, or the directory of the image with `digest`.
 
     `needs` are the files that the pod's volumes must hold for its restore.
@@ -53,24 +53,24 @@ def remap(
     outside: str = "refuse",
     clients: str = "close",
     listener: Listener | None = None,
-) -> Remapped:
+) -> RemapResult:
     """Write `archive` anew at `output`, a file or `oci:DIR`, so that it restores beside its original.
 
     `ports` are wishes as for a restore ({8000: 8001}, "8000=8001"); the others move to free ports of
     this host, or without a look at this host where it is to be restored `elsewhere`. Raises a
     CriaError; then there is nothing at `output`.
     """
-    work = Remapping(
+    work = RemapState(
         path=Path(archive),
         output=os.fspath(output),
-        wishes=wishes_of(ports),
+        wishes=port_requests(ports),
         elsewhere=elsewhere,
         policies={"outside": outside, "clients": clients},
         listener=listener,
     )
     with work.held:
         timings = run_steps("remap", REMAP_STEPS, work, listener=listener)
-    return Remapped(
+    return RemapResult(
         path=work.staged.target,
         digest=work.digest,
         plan=work.plan,
@@ -88,10 +88,10 @@ def plan_remap(
     clients: str = "close",
 ) -> ArchivePlan:
     """What `remap` would do with the same words; nothing is written."""
-    work = Remapping(
+    work = RemapState(
         path=Path(archive),
         output="",
-        wishes=wishes_of(ports),
+        wishes=port_requests(ports),
         elsewhere=elsewhere,
         policies={"outside": outside, "clients": clients},
     )
@@ -100,7 +100,7 @@ def plan_remap(
     return work.plan
 
 
-def wishes_of(ports: Any) -> PortRequests:
+def port_requests(ports: Any) -> PortRequests:
     """What is asked of the ports. Where nothing is said of the others, all of them move.
 
     Beside the original none could stay; and who remaps an archive may not be where that is. Raises
@@ -120,7 +120,7 @@ def wishes_of(ports: Any) -> PortRequests:
 
 
 @dataclass(kw_only=True)
-class Remapping:
+class RemapState:
     """What the steps of one rewriting know and hand on."""
 
     path: Path
@@ -146,50 +146,50 @@ class Remapping:
 # The steps ------------------------------------------------------------------------------------
 
 
-def open_the_archive(work: Remapping) -> None:
-    work.file = work.held.enter_context(archives.opened(work.path))
+def open_the_archive(work: RemapState) -> None:
+    work.file = work.held.enter_context(archives.open_file(work.path))
     work.stood = os.fstat(work.file.fileno())
 
 
-def find_criu(work: Remapping) -> None:
+def find_criu(work: RemapState) -> None:
     from cria.criu import program
 
     work.criu = program.find()
 
 
-def read_its_sockets(work: Remapping) -> None:
+def read_its_sockets(work: RemapState) -> None:
     work.archive = archives.read(work.file, work.path)
     work.images = work.archive.criu_images(work.criu)
 
 
-def plan_the_ports(work: Remapping) -> None:
-    from cria.kubernetes.archive.contents import needed
+def plan_the_ports(work: RemapState) -> None:
+    from cria.kubernetes.archive.contents import needed_files
     from cria.kubernetes.archive.plan import plan_archive
     from cria.network.occupancy import occupants
 
     in_use = () if work.elsewhere else occupants()
     work.plan = plan_archive(work.archive, work.images, work.wishes, in_use, **work.policies)
-    work.needs = needed(work.archive, work.images)
+    work.needs = needed_files(work.archive, work.images)
 
 
-def begin_the_new_one(work: Remapping) -> None:
+def begin_the_new_one(work: RemapState) -> None:
     """Beside its place and under another name."""
     from cria.system.files import StagedFile
 
     if work.output.startswith(oci.PREFIX):
-        directory, tag = oci.parse(work.output)
+        directory, tag = oci.parse_reference(work.output)
         work.staged = oci.StagedImage(directory, tag, work.archive.compression)
     else:
         work.staged = StagedFile(Path(work.output).absolute())
     work.begun = True
 
 
-def remove_the_new_one(work: Remapping) -> None:
+def remove_the_new_one(work: RemapState) -> None:
     if work.begun:
         work.staged.discard()
 
 
-def write_it(work: Remapping) -> int:
+def write_it(work: RemapState) -> int:
     from cria.events import progress
     from cria.system.files import writing_failed
 
@@ -205,18 +205,18 @@ def write_it(work: Remapping) -> int:
     return total
 
 
-def see_that_it_stood_still(work: Remapping) -> None:
+def see_that_it_stood_still(work: RemapState) -> None:
     """What was planned is only true of what was then passed on when nobody wrote to the archive."""
     now, then = os.fstat(work.file.fileno()), work.stood
     if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
         raise archives.damaged(work.path, "it was changed while it was read")
 
 
-def give_it_its_name(work: Remapping) -> None:
+def give_it_its_name(work: RemapState) -> None:
     work.staged.publish()
 
 
-REMAP_STEPS: tuple[Step[Remapping], ...] = (
+REMAP_STEPS: tuple[Step[RemapState], ...] = (
     Step("open-archive", "open archive", open_the_archive),
     Step("find-criu", "find CRIU", find_criu),
     Step("read-sockets", "read sockets", read_its_sockets),
@@ -229,12 +229,12 @@ REMAP_STEPS: tuple[Step[Remapping], ...] = (
 PLANNED = 4
 
 
-def _write_file(work: Remapping, sink: IO[bytes], moved: OnBytes) -> None:
+def _write_file(work: RemapState, sink: IO[bytes], moved: OnBytes) -> None:
     from cria.system import compression as compressed
 
     work.file.seek(0)
     compression, patch = work.archive.compression, _patch(work)
-    with archives.intact(work.path):
+    with archives.explain_damage(work.path):
         if compression == "none":
             splice_files(work.file, sink, patch, moved)
             return
@@ -246,11 +246,11 @@ def _write_file(work: Remapping, sink: IO[bytes], moved: OnBytes) -> None:
         buffer.detach()
 
 
-def _write_image(work: Remapping, image: StagedImage, moved: OnBytes) -> None:
+def _write_image(work: RemapState, image: StagedImage, moved: OnBytes) -> None:
     from cria.system import compression as compressed
 
     work.file.seek(0)
-    with archives.intact(work.path):
+    with archives.explain_damage(work.path):
         source = compressed.reader(work.file, work.archive.compression)
         splice(source, image.layer, _patch(work), moved)
     machine = next((each.machine for each in work.images.holders), "")
@@ -258,7 +258,7 @@ def _write_image(work: Remapping, image: StagedImage, moved: OnBytes) -> None:
     work.digest = image.digest
 
 
-def _patch(work: Remapping) -> Patch | None:
+def _patch(work: RemapState) -> Patch | None:
     """files.img as planned, in the place of the one that is there; None where nothing changes."""
     from cria.checkpoint.tar_reader import BLOCK, Malformed, resized
     from cria.kubernetes.archive.plan import edited

@@ -14,9 +14,9 @@ import msgspec
 from cria.errors import ClusterUnreachable, CriaError, NoSuchPod, SomeNotCheckpointed
 from cria.events import Event, Listener, Progress, Warned, nobody
 from cria.kubernetes.kubelet.checkpoint import (
-    Checkpointed,
-    Options,
-    Work,
+    CheckpointOptions,
+    CheckpointState,
+    ContainerCheckpoint,
     begin,
     give_up,
     interrupted,
@@ -24,10 +24,10 @@ from cria.kubernetes.kubelet.checkpoint import (
     run,
 )
 from cria.kubernetes.kubelet.cluster import Cluster
-from cria.kubernetes.kubelet.containers import Place, Pod
+from cria.kubernetes.kubelet.pods import ContainerRef, Pod
 
 
-class Share(msgspec.Struct, frozen=True, kw_only=True):
+class Concurrency(msgspec.Struct, frozen=True, kw_only=True):
     """How the work is shared out: so many at once, so many on one node, so many tries of each.
 
     A try that fails because the cluster cannot be reached is repeated after `pause_seconds`, then twice
@@ -56,7 +56,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     tries: int
     seconds: float
-    done: Checkpointed | None = None
+    done: ContainerCheckpoint | None = None
     failure: Failure | None = None
 
 
@@ -82,7 +82,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-def single(done: Checkpointed) -> Report:
+def report_of_one(done: ContainerCheckpoint) -> Report:
     """The report on one container that was checkpointed by itself."""
     container, seconds = done.manifest.container, done.manifest.timings.wall_seconds
     outcome = Outcome(
@@ -98,8 +98,8 @@ def checkpoint_all(
     namespace: str | None = None,
     node: str | None = None,
     container: str | None = None,
-    options: Options | None = None,
-    share: Share | None = None,
+    options: CheckpointOptions | None = None,
+    concurrency: Concurrency | None = None,
     listener: Listener | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
@@ -119,22 +119,24 @@ def checkpoint_all(
     alive.sort(key=str)
     jobs = [_Job(place=_place(pod, container), node=pod.spec.node_name) for pod in alive]
     stopped = stop or threading.Event()
-    return _Pool(cluster, options, share or Share(), listener or nobody, stopped).run(jobs)
+    return _Pool(cluster, options, concurrency or Concurrency(), listener or nobody, stopped).run(
+        jobs
+    )
 
 
-def _place(pod: Pod, container: str | None) -> Place:
+def _place(pod: Pod, container: str | None) -> ContainerRef:
     names = pod.metadata
-    return Place(namespace=names.namespace, pod=names.name, container=container)
+    return ContainerRef(namespace=names.namespace, pod=names.name, container=container)
 
 
 @dataclass(kw_only=True)
 class _Job:
     """One container that waits, is being checkpointed, or has its outcome."""
 
-    place: Place
+    place: ContainerRef
     node: str
     state: Literal["waiting", "running", "ended"] = "waiting"
-    work: Work | None = None
+    work: CheckpointState | None = None
     outcome: Outcome | None = None
 
 
@@ -143,8 +145,8 @@ class _Pool:
     """Threads that each take the next container whose node is free. They end with the process."""
 
     cluster: Cluster
-    options: Options | None
-    share: Share
+    options: CheckpointOptions | None
+    concurrency: Concurrency
     tell: Listener
     stopped: threading.Event
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -152,7 +154,7 @@ class _Pool:
 
     def run(self, jobs: Sequence[_Job]) -> Report:
         begun = time.monotonic()
-        for _ in range(min(self.share.at_once, len(jobs))):
+        for _ in range(min(self.concurrency.at_once, len(jobs))):
             threading.Thread(target=self._work_on, args=(jobs,), daemon=True).start()
         try:
             with self.changed:
@@ -185,7 +187,7 @@ class _Pool:
                 if not waiting or self.stopped.is_set():
                     return None
                 busy = Counter(job.node for job in jobs if job.state == "running")
-                free = (job for job in waiting if busy[job.node] < self.share.per_node)
+                free = (job for job in waiting if busy[job.node] < self.concurrency.per_node)
                 if (job := next(free, None)) is not None:
                     job.state = "running"
                     return job
@@ -203,7 +205,7 @@ class _Pool:
                 if not self._worth_another(error, tries):
                     break
                 self.tell(Warned(message=f"{job.place}: {error}; it is tried again"))
-                self.stopped.wait(self.share.pause_seconds * 2 ** (tries - 1))
+                self.stopped.wait(self.concurrency.pause_seconds * 2 ** (tries - 1))
             except Exception as bug:  # noqa: BLE001 - one container's bug is not the others' end
                 failure = _failure(CriaError(f"a bug in cria: {type(bug).__name__}: {bug}"))
                 break
@@ -216,7 +218,7 @@ class _Pool:
             failure=None if done else failure,
         )
 
-    def _try(self, job: _Job) -> Checkpointed:
+    def _try(self, job: _Job) -> ContainerCheckpoint:
         listener = named(str(job.place), self.tell)
         job.work = begin(job.place, cluster=self.cluster, options=self.options, tell=listener)
         if self.abandoned:
@@ -225,7 +227,7 @@ class _Pool:
 
     def _worth_another(self, error: CriaError, tries: int) -> bool:
         reached = not isinstance(error, ClusterUnreachable)
-        return not reached and tries < self.share.tries and not self.stopped.is_set()
+        return not reached and tries < self.concurrency.tries and not self.stopped.is_set()
 
     def _abandon(self, jobs: Sequence[_Job]) -> None:
         """We are told to end: ask no node any more, and let the engines go on that stand still."""

@@ -12,11 +12,16 @@ import msgspec
 from cria.errors import CheckpointDamaged, CheckpointTimedOut, CriaError, DumpFailed
 from cria.events import Listener, Warned, nobody
 from cria.kubernetes.archive import reader as archives
-from cria.kubernetes.kubelet import records as manifests
+from cria.kubernetes.kubelet import manifests
 from cria.kubernetes.kubelet.cluster import Cluster
-from cria.kubernetes.kubelet.containers import Found, Place, found, parse
-from cria.kubernetes.kubelet.quiesce import StillPoint, Wish, still_point, thaw
-from cria.kubernetes.kubelet.records import ArchiveManifest, Checked
+from cria.kubernetes.kubelet.manifests import ArchiveManifest, VerifiedArchive
+from cria.kubernetes.kubelet.pods import ContainerRef, RunningContainer, find_running, parse
+from cria.kubernetes.kubelet.quiesce import (
+    ContainerQuiesceSession,
+    QuiesceOptions,
+    quiesce_session,
+    thaw,
+)
 from cria.model.manifest import now
 from cria.model.version import VERSION
 from cria.operation import Step, Stopwatch, run_steps
@@ -25,20 +30,20 @@ DUMPING = "checkpoint-container"
 TIMEOUT_SECONDS = 1800  # a call that is broken off is worse than one that takes long
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How containers are checkpointed: each may take `timeout_seconds` on its node.
 
     `archives` is where the kubelet's directory of archives is seen from here, where that is not its own
     path; `manifests` where manifests go, where that is not beside the archives.
     """
 
-    wish: Wish = Wish()
+    quiesce: QuiesceOptions = QuiesceOptions()
     timeout_seconds: int = TIMEOUT_SECONDS
     archives: Path | None = None
     manifests: Path | None = None
 
 
-class Checkpointed(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it; `manifest_path` is where the manifest was written, None where that was not possible."""
 
     manifest: ArchiveManifest
@@ -46,32 +51,32 @@ class Checkpointed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(kw_only=True)
-class Work:
+class CheckpointState:
     """What the steps of one checkpoint know and hand on."""
 
     cluster: Cluster
-    place: Place
-    options: Options
+    place: ContainerRef
+    options: CheckpointOptions
     tell: Listener
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    found: Found = field(init=False)
+    found: RunningContainer = field(init=False)
     gate: threading.Lock = field(default_factory=threading.Lock)
     given_up: bool = False
-    still: StillPoint | None = None
+    still: ContainerQuiesceSession | None = None
     archive: str = field(init=False)
-    checked: Checked | None = None
+    checked: VerifiedArchive | None = None
     not_checked: str | None = None
     manifest_path: str | None = None
 
 
 def checkpoint(
-    place: str | Place,
+    place: str | ContainerRef,
     *,
     cluster: Cluster | None = None,
-    options: Options | None = None,
+    options: CheckpointOptions | None = None,
     listener: Listener | None = None,
-) -> Checkpointed:
+) -> ContainerCheckpoint:
     """Checkpoint the container at NAMESPACE/POD/CONTAINER on its node, at a still point of its engines.
 
     Whatever happens, they go on afterwards. Raises a CriaError; where the archive can be read from here
@@ -82,39 +87,45 @@ def checkpoint(
 
 
 def begin(
-    place: str | Place, *, cluster: Cluster, options: Options | None, tell: Listener | None
-) -> Work:
+    place: str | ContainerRef,
+    *,
+    cluster: Cluster,
+    options: CheckpointOptions | None,
+    tell: Listener | None,
+) -> CheckpointState:
     place = parse(place) if isinstance(place, str) else place
-    return Work(cluster=cluster, place=place, options=options or Options(), tell=tell or nobody)
+    return CheckpointState(
+        cluster=cluster, place=place, options=options or CheckpointOptions(), tell=tell or nobody
+    )
 
 
-def run(work: Work) -> Checkpointed:
+def run(work: CheckpointState) -> ContainerCheckpoint:
     """All steps for one container. Raises a CriaError; its engines were then told to go on."""
     run_steps("checkpoint", CHECKPOINT_STEPS, work, listener=work.tell, stopwatch=work.stopwatch)
-    return Checkpointed(manifest=describe(work), manifest_path=work.manifest_path)
+    return ContainerCheckpoint(manifest=describe(work), manifest_path=work.manifest_path)
 
 
-def find(work: Work) -> None:
-    work.found = found(work.cluster.pod(work.place), work.place.container)
+def find(work: CheckpointState) -> None:
+    work.found = find_running(work.cluster.pod(work.place), work.place.container)
 
 
-def pause(work: Work) -> int | None:
-    work.still = still_point(work.cluster, work.found, work.options.wish, work.tell)
+def pause(work: CheckpointState) -> int | None:
+    work.still = quiesce_session(work.cluster, work.found, work.options.quiesce, work.tell)
     return work.still.pause()
 
 
-def resume(work: Work) -> None:
+def resume(work: CheckpointState) -> None:
     if work.still is not None:
         work.still.resume()
 
 
-def give_up(work: Work) -> None:
+def give_up(work: CheckpointState) -> None:
     """From now on its node is not asked any more, if it was not asked yet."""
     with work.gate:
         work.given_up = True
 
 
-def ask_the_node(work: Work) -> None:
+def ask_the_node(work: CheckpointState) -> None:
     with work.gate:
         if work.given_up:
             raise interrupted(work)
@@ -129,15 +140,15 @@ def ask_the_node(work: Work) -> None:
         raise
 
 
-def interrupted(work: Work) -> DumpFailed:
+def interrupted(work: CheckpointState) -> DumpFailed:
     return DumpFailed(f"{work.place} was not checkpointed", details="cria was told to end before")
 
 
-def check(work: Work) -> int | None:
+def check(work: CheckpointState) -> int | None:
     """Read the archive, where it is to be had: on the node, or where its directory is mounted."""
     path = seen_at(work.archive, work.options.archives)
     try:
-        with archives.opened(path) as file:
+        with archives.open_file(path) as file:
             archive = archives.read(file, path)
     except CriaError as error:
         if not isinstance(error.__cause__, FileNotFoundError | PermissionError):
@@ -145,7 +156,7 @@ def check(work: Work) -> int | None:
         work.not_checked = f"it is on node {work.found.node}: {path}: {error.__cause__.strerror}"
         return None
     _same_container(archive.origin.container_id, work.found, path)
-    work.checked = Checked(
+    work.checked = VerifiedArchive(
         path=str(path),
         bytes=archive.sizes.archive,
         pages_bytes=archive.sizes.pages,
@@ -168,7 +179,7 @@ def seen_at(archive: str, directory: Path | None) -> Path:
     return directory / path.name if directory else Path(path)
 
 
-def record(work: Work) -> None:
+def record(work: CheckpointState) -> None:
     directory = work.options.manifests
     if directory is None and work.checked is not None:
         directory = Path(work.checked.path).parent
@@ -180,7 +191,7 @@ def record(work: Work) -> None:
     work.manifest_path = str(manifests.write(describe(work), directory))
 
 
-def describe(work: Work) -> ArchiveManifest:
+def describe(work: CheckpointState) -> ArchiveManifest:
     assert work.still is not None
     return ArchiveManifest(
         cria_version=VERSION,
@@ -196,7 +207,7 @@ def describe(work: Work) -> ArchiveManifest:
     )
 
 
-def _same_container(container_id: str, found: Found, path: Path) -> None:
+def _same_container(container_id: str, found: RunningContainer, path: Path) -> None:
     if container_id and found.container_id and container_id != found.container_id:
         raise CheckpointDamaged(
             f"{os.fspath(path)} is the archive of another container",

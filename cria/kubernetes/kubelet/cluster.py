@@ -17,9 +17,9 @@ from cria.errors import (
     UsageError,
 )
 from cria.events import Listener
-from cria.kubernetes.kubelet import answers, credentials
-from cria.kubernetes.kubelet.answers import Answer, Via
-from cria.kubernetes.kubelet.containers import Found, Place, Pod, PodList
+from cria.kubernetes.kubelet import api_errors, credentials
+from cria.kubernetes.kubelet.api_errors import ErrorResponse, Server
+from cria.kubernetes.kubelet.pods import ContainerRef, Pod, PodList, RunningContainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,13 +33,13 @@ _SERVER = "the API server"
 Kind = TypeVar("Kind", Pod, PodList)
 
 
-class Kubelets(msgspec.Struct, frozen=True, kw_only=True):
+class KubeletAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How kubelets are asked: each at its node's address, or all at `url`; `ca` signed their certificates."""
 
     url: str | None = None
     ca: Path | None = None
 
-    def url_of(self, found: Found) -> str:
+    def url_of(self, found: RunningContainer) -> str:
         if self.url and not self.url.startswith("https://"):
             raise UsageError(
                 f"{self.url} is not asked: who we are would travel there in clear",
@@ -65,21 +65,21 @@ class Cluster:
         *,
         kubeconfig: Path | None = None,
         context: str | None = None,
-        kubelets: Kubelets | None = None,
+        kubelets: KubeletAccess | None = None,
         listener: Listener | None = None,
     ) -> None:
         """Raises KubernetesMissing, UsageError. Nothing is asked yet."""
-        self._config = credentials.load(kubeconfig, context, listener)
+        self._config = credentials.load_config(kubeconfig, context, listener)
         self._kubelets = kubelets
         if kubelets is not None:
             self._tls = credentials.kubelet_tls(self._config, kubelets.ca)
-        self._client, self._http = credentials.clients(self._config)
+        self._client, self._http = credentials.api_clients(self._config)
 
     @property
-    def via(self) -> Via:
+    def via(self) -> Server:
         return "API server" if self._kubelets is None else "kubelet"
 
-    def pod(self, place: Place) -> Pod:
+    def pod(self, place: ContainerRef) -> Pod:
         """Raises NoSuchPod, ClusterForbids, ClusterUnreachable."""
         path = f"/api/v1/namespaces/{place.namespace}/pods/{place.pod}"
         return self._get(path, Pod, f"pod {place.namespace}/{place.pod}", "get pods")
@@ -98,13 +98,13 @@ class Cluster:
                 return tuple(pods)
             words["continue"] = page.metadata.continues
 
-    def run_in(self, found: Found, command: Sequence[str], *, seconds: float) -> str:
+    def run_in(self, found: RunningContainer, command: Sequence[str], *, seconds: float) -> str:
         """What a command says when it is run in a container. Raises QuiesceFailed when it fails."""
         from httpx2.websockets import WebSocketUpgradeError
         from lightkube import ApiError
 
         try:
-            with credentials.reaching(_SERVER):
+            with credentials.connection_errors(_SERVER):
                 done = self._client.exec(
                     found.pod,
                     namespace=found.namespace,
@@ -124,10 +124,10 @@ class Cluster:
             )
         return str(done.stdout)
 
-    def checkpoint(self, found: Found, *, seconds: int) -> str:
+    def checkpoint(self, found: RunningContainer, *, seconds: int) -> str:
         """Have the node checkpoint a container, which takes a while; returns the archive's path there.
 
-        Raises CheckpointTimedOut after `seconds`, and what cria.kubernetes.kubelet.answers makes of an answer.
+        Raises CheckpointTimedOut after `seconds`, and what cria.kubernetes.kubelet.api_errors makes of an answer.
         """
         import httpx2
 
@@ -139,19 +139,19 @@ class Cluster:
         path += f"/checkpoint/{found.namespace}/{found.pod}/{found.container}"
         patience = httpx2.Timeout(credentials.ANSWER_SECONDS, read=seconds + GRACE_SECONDS)
         try:
-            with credentials.reaching(whom):
+            with credentials.connection_errors(whom):
                 response = http.post(path, params={"timeout": seconds}, timeout=patience)
         except ClusterUnreachable as error:
             if isinstance(error.__cause__, httpx2.ReadTimeout):
-                raise answers.late(found, error.details or "") from error
+                raise api_errors.timed_out(found, error.details or "") from error
             if _was_asked(error.__cause__):
-                raise answers.broken_off(found, error.details or "") from error
+                raise api_errors.connection_lost(found, error.details or "") from error
             raise
         return self._archive_in(response, found)
 
-    def _archive_in(self, response: httpx2.Response, found: Found) -> str:
+    def _archive_in(self, response: httpx2.Response, found: RunningContainer) -> str:
         if response.status_code != 200:
-            raise answers.refused(self._answer(response, found))
+            raise api_errors.checkpoint_error(self._answer(response, found))
         try:
             (path,) = msgspec.json.decode(response.content, type=_Checkpointed).items
         except (msgspec.DecodeError, ValueError) as error:
@@ -162,8 +162,8 @@ class Cluster:
             ) from error
         return path
 
-    def _answer(self, response: httpx2.Response, found: Found) -> Answer:
-        return Answer(
+    def _answer(self, response: httpx2.Response, found: RunningContainer) -> ErrorResponse:
+        return ErrorResponse(
             status=response.status_code,
             text=response.text,
             via=self.via,
@@ -178,10 +178,10 @@ class Cluster:
         right: str,
         words: dict[str, str] | None = None,
     ) -> Kind:
-        with credentials.reaching(_SERVER):
+        with credentials.connection_errors(_SERVER):
             response = self._http.get(path, params=words)
         if response.status_code != 200:
-            raise answers.not_shown(response.status_code, response.text, what, right)
+            raise api_errors.read_error(response.status_code, response.text, what, right)
         try:
             return msgspec.json.decode(response.content, type=kind)
         except msgspec.DecodeError as error:
@@ -189,11 +189,11 @@ class Cluster:
             raise ClusterUnreachable(f"{_SERVER} does not show {what}", details=said) from error
 
 
-def _no_exec(found: Found, status: int) -> CriaError:
+def _no_exec(found: RunningContainer, status: int) -> CriaError:
     """The API server did not let a command be run; why is not to be had."""
     if status in (401, 403):
         said = f"the API server answered {status} to exec"
-        return answers.forbidden(f"run a command in {found}", said, "create and get pods/exec")
+        return api_errors.forbidden(f"run a command in {found}", said, "create and get pods/exec")
     if status == 404:
         return NoSuchPod(f"{found} is gone", remedy="kubectl get pods --all-namespaces")
     return PodNotRunning(
@@ -203,7 +203,7 @@ def _no_exec(found: Found, status: int) -> CriaError:
     )
 
 
-def _not_run(found: Found, why: str) -> QuiesceFailed:
+def _not_run(found: RunningContainer, why: str) -> QuiesceFailed:
     return QuiesceFailed(
         f"cria's commands cannot be run in {found}",
         details=why,

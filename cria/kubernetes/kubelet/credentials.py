@@ -21,14 +21,14 @@ ANSWER_SECONDS = 30.0
 _NO_KUBECONFIG = (AttributeError, KeyError, TypeError)  # what lightkube stumbles over in other YAML
 
 
-def load(
+def load_config(
     kubeconfig: Path | None = None, context: str | None = None, listener: Listener | None = None
 ) -> SingleConfig:
     """The credentials in `kubeconfig`; without one those of the pod we are in, $KUBECONFIG, ~/.kube/config.
 
     Raises KubernetesMissing.
     """
-    require()
+    require_lightkube()
     import msgspec
     import yaml  # type: ignore[import-untyped]
     from lightkube.config.kubeconfig import KubeConfig
@@ -47,7 +47,7 @@ def load(
     return config
 
 
-def require() -> None:
+def require_lightkube() -> None:
     """Raises KubernetesMissing where the extra is not installed."""
     try:
         import lightkube  # noqa: F401
@@ -57,7 +57,7 @@ def require() -> None:
         ) from error
 
 
-def clients(config: SingleConfig) -> tuple[Client, httpx2.Client]:
+def api_clients(config: SingleConfig) -> tuple[Client, httpx2.Client]:
     """The API server, in lightkube's words and in none: lightkube has no word for a node's proxy."""
     from lightkube import Client
     from lightkube.config import client_adapter
@@ -114,7 +114,7 @@ def kubelet_client(config: SingleConfig, url: str, tls: ssl.SSLContext) -> httpx
 
 
 @contextmanager
-def reaching(whom: str) -> Iterator[None]:
+def connection_errors(whom: str) -> Iterator[None]:
     """What hinders a conversation with `whom` becomes an error; answers are another matter.
 
     Raises ClusterUnreachable, or KubernetesMissing when the credentials are not to be had.

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from cria.errors import NotWritable, UsageError
-from cria.kubernetes.kubelet import records as manifests
+from cria.kubernetes.kubelet import manifests
 
 DAY_SECONDS = 86400.0
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What stays: of each container the newest `keep`, in all at most `most_bytes`, none older than `days`.
 
     The newest of a container goes only by its age.
@@ -28,7 +28,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     days: float | None = None
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
+class StoredArchive(msgspec.Struct, frozen=True, kw_only=True):
     """An archive that has a manifest: `seconds` is its age."""
 
     path: str
@@ -38,15 +38,15 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
-    archive: Stored
+    archive: StoredArchive
     why: str
 
 
-class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+class PruneResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was removed, or would be; `others` are archives without a manifest of cria's: they are not touched."""
 
     removed: tuple[Removal, ...]
-    kept: tuple[Stored, ...]
+    kept: tuple[StoredArchive, ...]
     others: int
     dry_run: bool
 
@@ -55,23 +55,25 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
         return sum(each.archive.bytes for each in self.removed)
 
 
-def prune(directory: str | os.PathLike[str], rule: Rule, *, dry_run: bool = False) -> Pruned:
+def prune(
+    directory: str | os.PathLike[str], rule: RetentionPolicy, *, dry_run: bool = False
+) -> PruneResult:
     """Remove from the directory of a node's archives what `rule` does not let stay, manifests included.
 
     Raises UsageError when there is no such directory or no rule, NotWritable.
     """
-    if rule == Rule():
+    if rule == RetentionPolicy():
         raise UsageError("nothing says what shall stay", remedy="give --keep, --most or --days")
     place = Path(directory)
     if not place.is_dir():
         raise UsageError(f"{place} is not a directory", remedy="name that of the node's archives")
-    known, others = stored(place)
-    removals = plan(known, rule)
+    known, others = list_archives(place)
+    removals = plan_removals(known, rule)
     if not dry_run:
         for each in removals:
             remove(Path(each.archive.path))
     gone = {each.archive.path for each in removals}
-    return Pruned(
+    return PruneResult(
         removed=removals,
         kept=tuple(each for each in known if each.path not in gone),
         others=others,
@@ -79,7 +81,7 @@ def prune(directory: str | os.PathLike[str], rule: Rule, *, dry_run: bool = Fals
     )
 
 
-def stored(directory: Path) -> tuple[tuple[Stored, ...], int]:
+def list_archives(directory: Path) -> tuple[tuple[StoredArchive, ...], int]:
     """The archives with a manifest beside them, newest first, and the number of the others."""
     known, others = [], 0
     now = datetime.datetime.now(datetime.UTC)
@@ -91,7 +93,7 @@ def stored(directory: Path) -> tuple[tuple[Stored, ...], int]:
             continue
         age = now - datetime.datetime.fromisoformat(manifest.created)
         known.append(
-            Stored(
+            StoredArchive(
                 path=str(path),
                 container=str(manifest.container),
                 bytes=found.st_blocks * 512,
@@ -101,9 +103,9 @@ def stored(directory: Path) -> tuple[tuple[Stored, ...], int]:
     return tuple(sorted(known, key=lambda each: each.seconds)), others
 
 
-def plan(known: Sequence[Stored], rule: Rule) -> tuple[Removal, ...]:
+def plan_removals(known: Sequence[StoredArchive], rule: RetentionPolicy) -> tuple[Removal, ...]:
     """Which of these go, and why; `known` are newest first."""
-    newest: dict[str, Stored] = {}
+    newest: dict[str, StoredArchive] = {}
     for each in known:
         newest.setdefault(each.container, each)
     removals, numbers = [], Counter[str]()
@@ -119,11 +121,11 @@ def plan(known: Sequence[Stored], rule: Rule) -> tuple[Removal, ...]:
     return tuple(removals)
 
 
-def _bytes(archives: Iterable[Stored]) -> int:
+def _bytes(archives: Iterable[StoredArchive]) -> int:
     return sum(each.bytes for each in archives)
 
 
-def _why(each: Stored, number: int, room: int | None, rule: Rule) -> str | None:
+def _why(each: StoredArchive, number: int, room: int | None, rule: RetentionPolicy) -> str | None:
     if rule.days is not None and each.seconds > rule.days * DAY_SECONDS:
         return f"older than {rule.days:g} days"
     if number == 1:

@@ -17,7 +17,7 @@ import msgspec
 from cria.errors import CriaError, NoSuchProcess, PrivilegeMissing, QuiesceFailed
 from cria.events import Listener, Warned, nobody
 from cria.kubernetes.kubelet.cluster import Cluster
-from cria.kubernetes.kubelet.containers import Found
+from cria.kubernetes.kubelet.pods import RunningContainer
 from cria.model.manifest import Inflight
 
 Quiescer = Literal["exec", "node", "hook", "none"]
@@ -32,7 +32,7 @@ module.main(sys.argv[2])
 """
 
 
-class Stood(msgspec.Struct, frozen=True, kw_only=True):
+class QuiescedEngine(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at its still point: the process groups that met, in so many workers, and what was dropped."""
 
     workers: int
@@ -40,7 +40,7 @@ class Stood(msgspec.Struct, frozen=True, kw_only=True):
     dropped_bytes: int
 
 
-class Still(msgspec.Struct, frozen=True, kw_only=True):
+class QuiesceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who brought a container's engines to a still point; `hook` is the action script of the node.
 
     `resumed` is False where they had gone on before they were told to: the node's hook does that, and a
@@ -50,12 +50,12 @@ class Still(msgspec.Struct, frozen=True, kw_only=True):
     by: Quiescer
     why_not: str | None = None
     inflight: Inflight | None = None
-    engines: tuple[Stood, ...] = ()
+    engines: tuple[QuiescedEngine, ...] = ()
     lease_seconds: float | None = None
     resumed: bool | None = None
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class QuiesceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a container is to be brought to a still point; `python` is the one to run in the container.
 
     The lease counts from the moment when the node is asked: it must begin its dump within.
@@ -72,25 +72,29 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Of cria.kubernetes.node.in_pod."""
 
     error: str | None = None
-    engines: tuple[Stood, ...] = ()
+    engines: tuple[QuiescedEngine, ...] = ()
     lease_seconds: float | None = None
     resumed: tuple[bool, ...] = ()
 
 
-Ask = Callable[[dict[str, Any], float], _Answer]
+Channel = Callable[[dict[str, Any], float], _Answer]
 
 
-class StillPoint:
+class ContainerQuiesceSession:
     """One container on its way to a still point and back; `still` is what was reached."""
 
     def __init__(
-        self, found: Found, wish: Wish, ask: Ask | None, listener: Listener | None
+        self,
+        found: RunningContainer,
+        wish: QuiesceOptions,
+        ask: Channel | None,
+        listener: Listener | None,
     ) -> None:
         self._found, self._wish, self._ask = found, wish, ask
         self._tell = listener or nobody
         self._paused = False
         why = "not wanted: --quiesce none" if wish.by == "none" else None
-        self.still = Still(by=wish.by, why_not=why)
+        self.still = QuiesceRecord(by=wish.by, why_not=why)
 
     def pause(self) -> int | None:
         """Returns the bytes that were dropped. Raises QuiesceFailed; the engines were then told to go on."""
@@ -109,7 +113,7 @@ class StillPoint:
         if not answer.engines:
             self._nobody_there()
             return None
-        self.still = Still(
+        self.still = QuiesceRecord(
             by=self._wish.by,
             inflight=self._wish.inflight,
             engines=answer.engines,
@@ -134,34 +138,39 @@ class StillPoint:
     def _nobody_there(self) -> None:
         self._paused = False
         why = "cria is inside no engine of this container"
-        self.still = Still(by="none", why_not=why)
+        self.still = QuiesceRecord(by="none", why_not=why)
         words = f"{why}: {self._found} is checkpointed as it stands, with its KV cache"
         self._tell(Warned(message=words, remedy="start it with: cria run -- vllm serve ..."))
 
 
-def still_point(
-    cluster: Cluster, found: Found, wish: Wish, listener: Listener | None = None
-) -> StillPoint:
+def quiesce_session(
+    cluster: Cluster,
+    found: RunningContainer,
+    wish: QuiesceOptions,
+    listener: Listener | None = None,
+) -> ContainerQuiesceSession:
     """The way to a still point that `wish` names. Raises NoSuchProcess where it is not on this node."""
     if wish.by == "exec":
-        return StillPoint(found, wish, by_exec(cluster, found, wish.python), listener)
+        return ContainerQuiesceSession(
+            found, wish, exec_channel(cluster, found, wish.python), listener
+        )
     if wish.by == "node":
-        return StillPoint(found, wish, on_node(found), listener)
-    return StillPoint(found, wish, None, listener)
+        return ContainerQuiesceSession(found, wish, node_channel(found), listener)
+    return ContainerQuiesceSession(found, wish, None, listener)
 
 
-def by_exec(cluster: Cluster, found: Found, python: str) -> Ask:
+def exec_channel(cluster: Cluster, found: RunningContainer, python: str) -> Channel:
     """Run what asks the engines in their container: nothing of cria needs to be installed there."""
 
     def ask(request: dict[str, Any], seconds: float) -> _Answer:
-        command = (python, "-I", "-c", _LOADER, sent(), json.dumps(request))
+        command = (python, "-I", "-c", _LOADER, packed_sources(), json.dumps(request))
         return _read(cluster.run_in(found, command, seconds=seconds + 10.0), found)
 
     return ask
 
 
 @cache
-def sent() -> str:
+def packed_sources() -> str:
     """The modules that go to the container, small enough for the words of a command."""
     texts = [(name, _source(name)) for name in _SENT]
     return base64.urlsafe_b64encode(zlib.compress(json.dumps(texts).encode(), 9)).decode()
@@ -171,12 +180,12 @@ def _source(name: str) -> str:
     return (Path(__file__).parents[1] / "node" / f"{name.rpartition('.')[2]}.py").read_text()
 
 
-def on_node(found: Found, proc: Path = Path("/proc")) -> Ask:
+def node_channel(found: RunningContainer, proc: Path = Path("/proc")) -> Channel:
     """Ask the engines through /proc, where this is their node. Raises NoSuchProcess, PrivilegeMissing."""
     from cria.kubernetes.node import in_pod
     from cria.kubernetes.node.criu_action import Failed, find_engines
 
-    root = root_of(found, proc)
+    root = find_root_process(found, proc)
 
     def ask(request: dict[str, Any], _seconds: float) -> _Answer:
         try:
@@ -191,7 +200,7 @@ def on_node(found: Found, proc: Path = Path("/proc")) -> Ask:
     return ask
 
 
-def root_of(found: Found, proc: Path = Path("/proc")) -> int:
+def find_root_process(found: RunningContainer, proc: Path = Path("/proc")) -> int:
     """The first process of a container, known by the cgroup that bears its ID. Raises NoSuchProcess."""
     inside = {}
     for path in proc.glob("[0-9]*"):
@@ -210,7 +219,7 @@ def root_of(found: Found, proc: Path = Path("/proc")) -> int:
     return min(roots)
 
 
-def thaw(found: Found) -> bool:
+def thaw(found: RunningContainer) -> bool:
     """Let a container run again that was left frozen, where this is its node; whether that was needed.
 
     By its runtime where that can be asked: else it takes the container for paused for ever after, runs nothing
@@ -219,7 +228,7 @@ def thaw(found: Found) -> bool:
     from cria.kubernetes.node.criu_action import freezer, is_frozen, write
 
     try:
-        file, _, running = freezer(root_of(found))
+        file, _, running = freezer(find_root_process(found))
         if file is None or not is_frozen(file):
             return False
         if not _resumed_by_its_runtime(found):
@@ -229,7 +238,7 @@ def thaw(found: Found) -> bool:
     return True
 
 
-def _resumed_by_its_runtime(found: Found) -> bool:
+def _resumed_by_its_runtime(found: RunningContainer) -> bool:
     ctr = shutil.which("ctr")
     if ctr is None:
         return False
@@ -245,7 +254,7 @@ def _parent(path: Path) -> int:
     return int((path / "stat").read_text().rpartition(")")[2].split()[1])
 
 
-def _read(text: str, found: Found) -> _Answer:
+def _read(text: str, found: RunningContainer) -> _Answer:
     try:
         return msgspec.json.decode(text, type=_Answer)
     except msgspec.DecodeError as error:

@@ -13,7 +13,7 @@ import msgspec
 from cria.errors import NotWritable
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     """A file of the node that is to be as `after`; None where it is not there. `path` is as the node names it."""
 
     path: Path
@@ -26,7 +26,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         return "create" if self.before is None else "remove" if self.after is None else "change"
 
     @property
-    def inverse(self) -> Change:
+    def inverse(self) -> FileChange:
         return msgspec.structs.replace(self, before=self.after, after=self.before)
 
 
@@ -49,9 +49,9 @@ def missing_directories(root: Path, directory: Path) -> tuple[Path, ...]:
     return tuple(each for each in reversed(lines) if not os.path.lexists(_below(root, each)))
 
 
-def apply(root: Path, changes: tuple[Change, ...], directories: tuple[Path, ...]) -> None:
+def apply(root: Path, changes: tuple[FileChange, ...], directories: tuple[Path, ...]) -> None:
     """Make `directories`, then the changes, in this order: all of them or none. Raises NotWritable."""
-    done: list[Change] = []
+    done: list[FileChange] = []
     try:
         for each in directories:
             with _explained(root, each), _directory(root, each.parent) as parent:
@@ -73,7 +73,7 @@ def remove_directories(root: Path, directories: tuple[Path, ...]) -> None:
             os.rmdir(each.name, dir_fd=parent)
 
 
-def _make(root: Path, change: Change) -> None:
+def _make(root: Path, change: FileChange) -> None:
     with _explained(root, change.path), _directory(root, change.path.parent) as directory:
         if change.after is None:
             os.unlink(change.path.name, dir_fd=directory)

@@ -12,7 +12,7 @@ import msgspec
 
 from cria.errors import NodeUnsuitable
 from cria.kubernetes.node import files as node_files
-from cria.kubernetes.node.files import Change
+from cria.kubernetes.node.files import FileChange
 from cria.model.manifest import Inflight
 
 RUNC = Path("/etc/criu/runc.conf")
@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 60.0
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What was there before, for the removal: `made` are files and directories that were not."""
 
     configurations: tuple[str, ...] = ()
@@ -71,11 +71,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return next((p for p in found if os.path.lexists(self.root / p.relative_to("/"))), None)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class InstallPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done on a node: `make` directories, the changes in their order, `remove` directories."""
 
     node: Node
-    changes: tuple[Change, ...]
+    changes: tuple[FileChange, ...]
     make: tuple[Path, ...] = ()
     remove: tuple[Path, ...] = ()
 
@@ -85,7 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         node_files.remove_directories(self.node.root, self.remove)
 
 
-class Installed(msgspec.Struct, frozen=True, kw_only=True):
+class InstallStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is installed on a node, and which CRIU its runtime finds in the usual places."""
 
     installed: bool
@@ -103,7 +103,7 @@ def install(
     configurations: tuple[Path, ...] = (),
     network_lock: NetworkLock | None = None,
     python: Path | None = None,
-) -> Plan:
+) -> InstallPlan:
     """What installs the action script, or brings it up to date; none where it is already so.
 
     Without `configurations` it is runc's, and crun's where there is one. Raises NodeUnsuitable, NotWritable.
@@ -115,7 +115,7 @@ def install(
     make = {
         each for path in directories for each in node_files.missing_directories(node.root, path)
     }
-    record = Record(
+    record = InstallRecord(
         configurations=_named(wanted, known.configurations),
         made=_named(made | make, known.made),
     )
@@ -127,10 +127,10 @@ def install(
     }
     for path in wanted:  # last: what names the script comes when the script is there
         files[path] = _with_block(node, path, network_lock)
-    return Plan(node=node, changes=_changes(node, files), make=tuple(sorted(make)))
+    return InstallPlan(node=node, changes=_changes(node, files), make=tuple(sorted(make)))
 
 
-def remove(node: Node) -> Plan:
+def remove(node: Node) -> InstallPlan:
     """What takes the action script away, and leaves what was there before it. Raises NotWritable."""
     record = _record(node)
     files: dict[Path, str | None] = {}
@@ -140,17 +140,17 @@ def remove(node: Node) -> Plan:
     files |= dict.fromkeys((node.script, node.beside, node.settings, node.record))
     there = {p: text for p, text in files.items() if node_files.read(node.root, p) is not None}
     made = tuple(map(Path, record.made))
-    return Plan(node=node, changes=_changes(node, there), remove=made)
+    return InstallPlan(node=node, changes=_changes(node, there), remove=made)
 
 
-def show(node: Node) -> Installed:
+def status(node: Node) -> InstallStatus:
     """What is there now. Raises NotWritable where links stand in the way."""
     script = node_files.read(node.root, node.script)
     settings = node_files.read(node.root, node.settings)
     texts = {path: node_files.read(node.root, path) or "" for path in _configurations(node)}
     naming = [path for path, text in texts.items() if BEGIN in text]
     criu = node.program("criu")
-    return Installed(
+    return InstallStatus(
         installed=bool(script and naming),
         script=str(node.script) if script else None,
         up_to_date=_is_up_to_date(node, script),
@@ -160,7 +160,7 @@ def show(node: Node) -> Installed:
     )
 
 
-def diff(change: Change, node: Node) -> str:
+def diff(change: FileChange, node: Node) -> str:
     """A unified diff of what is not cria's alone."""
     if change.path.parent == node.directory:
         return ""
@@ -176,9 +176,9 @@ def _named(paths: Iterable[Path], known: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({*map(str, paths), *known}))
 
 
-def _changes(node: Node, files: dict[Path, str | None]) -> tuple[Change, ...]:
+def _changes(node: Node, files: dict[Path, str | None]) -> tuple[FileChange, ...]:
     changes = (
-        Change(
+        FileChange(
             path=path,
             before=node_files.read(node.root, path),
             after=after,
@@ -189,12 +189,12 @@ def _changes(node: Node, files: dict[Path, str | None]) -> tuple[Change, ...]:
     return tuple(change for change in changes if change.before != change.after)
 
 
-def _record(node: Node) -> Record:
+def _record(node: Node) -> InstallRecord:
     text = node_files.read(node.root, node.record)
-    return msgspec.json.decode(text, type=Record) if text else Record()
+    return msgspec.json.decode(text, type=InstallRecord) if text else InstallRecord()
 
 
-def _json(value: Settings | Record) -> str:
+def _json(value: Settings | InstallRecord) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
 
 

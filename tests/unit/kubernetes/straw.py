@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cria.kubernetes.kubelet.checkpoint import Options, checkpoint
-from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
+from cria.kubernetes.kubelet.checkpoint import CheckpointOptions, checkpoint
+from cria.kubernetes.kubelet.cluster import Cluster, KubeletAccess
 from cria.kubernetes.node import in_pod
 from cria.kubernetes.node.criu_action import Failed
 from tests.kubernetes.standin import Ran, StandIn, pod
@@ -60,10 +60,12 @@ class Straw:
         return Cluster(kubeconfig=self.kubeconfig, **options) if options else self._cluster
 
     def kubelets(self, **options: Any) -> Cluster:
-        return self.cluster(kubelets=Kubelets(url=self.standin.url, **options))
+        return self.cluster(kubelets=KubeletAccess(url=self.standin.url, **options))
 
     def take(self, place: str = "default/p", cluster: Cluster | None = None, **options: Any) -> Any:
-        return checkpoint(place, cluster=cluster or self.cluster(), options=Options(**options))
+        return checkpoint(
+            place, cluster=cluster or self.cluster(), options=CheckpointOptions(**options)
+        )
 
     @property
     def posts(self) -> list[str]:

@@ -26,7 +26,7 @@ from cria.criu import program
 from cria.criu.images import framing
 from cria.errors import CheckpointDamaged, CheckpointMissing, CriaError
 from cria.kubernetes.archive.plan import plan_archive, sockets
-from cria.kubernetes.archive.reader import open_archive
+from cria.kubernetes.archive.reader import read_archive
 from cria.network.requests import PortRequests
 from cria.system.compression import Compression
 
@@ -39,7 +39,7 @@ def test_an_archive_tells_what_it_holds(
 ) -> None:
     path = stored(tmp_path / "checkpoint.tar", tar(files), compressed)
 
-    archive = open_archive(path)
+    archive = read_archive(path)
 
     assert archive.compression == compressed
     assert archive.sizes.pages == len(PAGES) + 5000
@@ -57,7 +57,7 @@ def test_an_archive_tells_what_it_holds(
 def test_each_runtime_is_known_by_its_annotations(
     said: Mapping[str, str], runtime: str, pod: str, fdinfo: ModuleType, tmp_path: Path
 ) -> None:
-    origin = open_archive(stored(tmp_path / "a", tar(members(fdinfo, said=said)))).origin
+    origin = read_archive(stored(tmp_path / "a", tar(members(fdinfo, said=said)))).origin
 
     assert (origin.runtime, origin.pod, origin.container) == (runtime, pod, "server")
     assert (origin.image, origin.oci_runtime) == ("registry.example/model:1", "runc")
@@ -65,7 +65,7 @@ def test_each_runtime_is_known_by_its_annotations(
 
 def test_sockets_name_the_processes_that_hold_them(archive: Path) -> None:
     found = {
-        each.id: each.owner for each in sockets(open_archive(archive).criu_images(program.find()))
+        each.id: each.owner for each in sockets(read_archive(archive).criu_images(program.find()))
     }
 
     assert found == {1: "PID 7 (python)", 2: "", 3: "PID 7 (python)", 4: "", 5: ""}
@@ -152,7 +152,7 @@ def test_a_bad_archive_is_one_clear_error(
     path = stored(tmp_path / "bad.tar", make(files), compressed)
 
     with pytest.raises(CheckpointDamaged) as error:
-        open_archive(path)
+        read_archive(path)
 
     assert str(path) in error.value.message
     assert words in str(error.value.details)
@@ -168,7 +168,7 @@ def test_a_compressed_stream_that_is_cut_off_or_changed_is_refused(
     for data in (whole[: len(whole) // 2], whole[:-3], bytes(changed)):
         (tmp_path / "bad").write_bytes(data)
         with pytest.raises(CheckpointDamaged):
-            open_archive(tmp_path / "bad")
+            read_archive(tmp_path / "bad")
 
 
 OTHERS: dict[str, tuple[bytes, str]] = {
@@ -188,7 +188,7 @@ def test_what_is_no_archive_of_a_container_is_said_to_be_none(what: str, tmp_pat
     (tmp_path / "other").write_bytes(data)
 
     with pytest.raises(CriaError) as error:
-        open_archive(tmp_path / "other")
+        read_archive(tmp_path / "other")
 
     assert error.value.code == "not-a-checkpoint"
     assert words in str(error.value.details)
@@ -196,9 +196,9 @@ def test_what_is_no_archive_of_a_container_is_said_to_be_none(what: str, tmp_pat
 
 def test_a_missing_file_and_a_directory_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMissing):
-        open_archive(tmp_path / "nowhere")
+        read_archive(tmp_path / "nowhere")
     with pytest.raises(CriaError, match="no checkpoint archive") as error:
-        open_archive(tmp_path)
+        read_archive(tmp_path)
     assert error.value.details == "it is not a file"
 
 
@@ -222,7 +222,7 @@ def test_a_broken_image_in_an_archive_is_one_clear_error(
     path = stored(tmp_path / "bad", tar(files | {f"checkpoint/{name}": data}))
 
     with pytest.raises(CheckpointDamaged, match=name):
-        archive = open_archive(path)
+        archive = read_archive(path)
         plan_archive(archive, archive.criu_images(program.find()), PortRequests())
 
 
@@ -231,7 +231,7 @@ def test_a_bomb_takes_time_but_no_memory(files: Files, tmp_path: Path) -> None:
     stored(path, tar(files | {"checkpoint/pages-1.img": bytes(200 << 20)}), "zstd")
     tracemalloc.start()
 
-    archive = open_archive(path)
+    archive = read_archive(path)
 
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     assert (archive.sizes.archive, archive.sizes.pages > 200 << 20) < (1 << 20, True)
@@ -242,4 +242,4 @@ def test_json_of_many_kinds_does_not_disturb(files: Files, tmp_path: Path) -> No
     spec = json.loads(files["spec.dump"]) | {"unknown": [1, None, {"a": True}]}
     path = stored(tmp_path / "a", tar(files | {"spec.dump": json.dumps(spec).encode()}))
 
-    assert open_archive(path).origin.runtime == "containerd"
+    assert read_archive(path).origin.runtime == "containerd"

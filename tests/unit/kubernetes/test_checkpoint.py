@@ -35,11 +35,11 @@ from cria.errors import (
     UsageError,
 )
 from cria.events import Event, Warned
-from cria.kubernetes.kubelet import cluster, quiesce, records
+from cria.kubernetes.kubelet import cluster, manifests, quiesce
 from cria.kubernetes.kubelet.checkpoint import checkpoint
-from cria.kubernetes.kubelet.cluster import Cluster, Kubelets
-from cria.kubernetes.kubelet.containers import parse
-from cria.kubernetes.kubelet.quiesce import Wish
+from cria.kubernetes.kubelet.cluster import Cluster, KubeletAccess
+from cria.kubernetes.kubelet.pods import parse
+from cria.kubernetes.kubelet.quiesce import QuiesceOptions
 from cria.kubernetes.node.criu_action import Failed
 from tests.kubernetes.standin import BROKEN_OFF, Refused, kubeconfig, standing_in, status
 
@@ -50,7 +50,7 @@ DONE = ["pause", "quiesce", "renew", "resume"]
 def test_the_engine_stands_still_while_its_node_dumps_it_and_goes_on_after(straw: Straw) -> None:
     engine = straw.add("p")
 
-    done = straw.take(wish=Wish(inflight="drain", lease_seconds=90))
+    done = straw.take(quiesce=QuiesceOptions(inflight="drain", lease_seconds=90))
 
     assert straw.paused_then == {"p": True}
     assert not engine.paused
@@ -59,7 +59,7 @@ def test_the_engine_stands_still_while_its_node_dumps_it_and_goes_on_after(straw
     assert engine.told[2][1] == {"lease": 90}
     said = done.manifest.still
     assert (said.by, said.inflight, said.lease_seconds, said.resumed) == ("exec", "drain", 90, True)
-    assert said.engines == (quiesce.Stood(workers=2, groups=6, dropped_bytes=4096),)
+    assert said.engines == (quiesce.QuiescedEngine(workers=2, groups=6, dropped_bytes=4096),)
     assert straw.posts == ["POST api/v1/nodes/node-1/proxy/checkpoint/default/p/engine"]
 
 
@@ -99,7 +99,7 @@ def test_an_archive_that_can_be_read_is_checked_and_has_its_manifest_beside_it(
     beside = Path(f"{archive}.cria.json")
     assert done.manifest_path == str(beside)
     assert beside.stat().st_mode & 0o777 == 0o600
-    written = records.read(beside)
+    written = manifests.read(beside)
     assert written is not None
     assert (written.container, written.checked) == (done.manifest.container, checked)
 
@@ -352,7 +352,7 @@ def test_a_kubeconfig_that_turns_the_check_off_is_warned_of_and_does_not_do_for_
     heard: list[Event] = []
 
     with pytest.raises(UsageError, match="who a kubelet is"):
-        straw.cluster(kubelets=Kubelets(), listener=heard.append)
+        straw.cluster(kubelets=KubeletAccess(), listener=heard.append)
 
     assert [event.message for event in heard if isinstance(event, Warned)] == [
         f"{straw.kubeconfig} turns off the check of who the API server is"
@@ -490,7 +490,7 @@ def test_a_container_without_an_engine_is_checkpointed_as_it_stands(straw: Straw
 def test_where_it_is_not_for_us_nothing_is_run_in_the_container(straw: Straw, by: Any) -> None:
     engine = straw.add("p")
 
-    done = straw.take(wish=Wish(by=by))
+    done = straw.take(quiesce=QuiesceOptions(by=by))
 
     assert engine.commands == []
     assert done.manifest.still.by == by
@@ -555,7 +555,7 @@ def test_an_engine_that_cannot_be_told_to_go_on_is_warned_of(straw: Straw) -> No
 
 def test_what_is_sent_to_a_container_runs_there_by_itself() -> None:
     """With nothing of cria on its path, and a command that touches no engine."""
-    command = [sys.executable, "-I", "-S", "-c", quiesce._LOADER, quiesce.sent()]
+    command = [sys.executable, "-I", "-S", "-c", quiesce._LOADER, quiesce.packed_sources()]
 
     done = subprocess.run(
         [*command, '{"command": "nonsense"}'], capture_output=True, text=True, check=True, cwd="/"
@@ -565,7 +565,7 @@ def test_what_is_sent_to_a_container_runs_there_by_itself() -> None:
 
 
 def test_what_is_sent_is_small_enough_for_a_url() -> None:
-    assert len(quiesce.sent()) < 8000
+    assert len(quiesce.packed_sources()) < 8000
 
 
 def test_on_the_node_a_container_is_known_by_its_cgroup(tmp_path: Path) -> None:
@@ -575,13 +575,13 @@ def test_on_the_node_a_container_is_known_by_its_cgroup(tmp_path: Path) -> None:
         (tmp_path / str(pid) / "cgroup").write_text(f"0::{cgroup}\n")
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a b) S {parent} 0")
 
-    assert quiesce.root_of(found, tmp_path) == 8
+    assert quiesce.find_root_process(found, tmp_path) == 8
     with pytest.raises(NoSuchProcess, match="no process here"):
-        quiesce.root_of(msgspec.structs.replace(found, container_id="ba11"), tmp_path)
+        quiesce.find_root_process(msgspec.structs.replace(found, container_id="ba11"), tmp_path)
 
 
 def straw_found(container_id: str) -> Any:
-    from cria.kubernetes.kubelet.containers import Pod, found
+    from cria.kubernetes.kubelet.pods import Pod, find_running
     from tests.kubernetes.standin import pod
 
-    return found(msgspec.convert(pod("p", container_id=f"containerd://{container_id}"), Pod))
+    return find_running(msgspec.convert(pod("p", container_id=f"containerd://{container_id}"), Pod))

@@ -16,15 +16,15 @@ from straw import Straw
 from cria.cli.kubernetes.checkpoint import command
 from cria.errors import NoSuchPod, SomeNotCheckpointed
 from cria.events import Event, StepFinished, Warned
-from cria.kubernetes.kubelet.batch import Report, Share, checkpoint_all
+from cria.kubernetes.kubelet.batch import Concurrency, Report, checkpoint_all
 from tests.kubernetes.standin import Refused, status
 from tests.unit.cli.test_results import SCHEMA
 
-QUICK = Share(pause_seconds=0.01)
+QUICK = Concurrency(pause_seconds=0.01)
 
 
 def take(straw: Straw, selector: str = "app=vllm", **options: Any) -> Report:
-    return checkpoint_all(selector, cluster=straw.cluster(), **({"share": QUICK} | options))
+    return checkpoint_all(selector, cluster=straw.cluster(), **({"concurrency": QUICK} | options))
 
 
 def test_every_pod_that_fits_is_checkpointed(straw: Straw) -> None:
@@ -53,15 +53,15 @@ def test_on_one_node_and_in_one_namespace(straw: Straw) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "most", "most_of_one"),
+    ("concurrency", "most", "most_of_one"),
     [
-        (Share(at_once=4), 2, 1),
-        (Share(at_once=4, per_node=2), 4, 2),
-        (Share(at_once=1, per_node=2), 1, 1),
+        (Concurrency(at_once=4), 2, 1),
+        (Concurrency(at_once=4, per_node=2), 4, 2),
+        (Concurrency(at_once=1, per_node=2), 1, 1),
     ],
 )
 def test_no_more_at_once_than_allowed(
-    straw: Straw, share: Share, most: int, most_of_one: int
+    straw: Straw, concurrency: Concurrency, most: int, most_of_one: int
 ) -> None:
     running: list[str] = []
     seen: list[tuple[int, int]] = []
@@ -83,7 +83,7 @@ def test_no_more_at_once_than_allowed(
         return "/a.tar"
 
     straw.standin.checkpoint = dump
-    take(straw, share=share)
+    take(straw, concurrency=concurrency)
 
     assert max(together for together, _ in seen) == most
     assert max(of_one for _, of_one in seen) == most_of_one

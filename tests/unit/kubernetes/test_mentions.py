@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from cria.kubernetes.archive.contents import LONGEST_LIST, mentions
+from cria.kubernetes.archive.contents import MAX_MENTIONS, find_mentions
 
 
 def found(document: object, *ports: int, addresses: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     text = json.dumps(document).encode()
-    return [(each.where, each.says) for each in mentions({"f": text}, ports, addresses)]
+    return [(each.where, each.says) for each in find_mentions({"f": text}, ports, addresses)]
 
 
 @pytest.mark.parametrize("text", ["8000", "--port=8000", "http://a:8000/v1", "0.0.0.0:8000"])
@@ -48,7 +48,7 @@ def test_a_long_list_ends_and_a_deep_document_is_read() -> None:
     for _ in range(400):
         deep = [deep]
 
-    assert len(found(["8000"] * 200, 8000)) == LONGEST_LIST
+    assert len(found(["8000"] * 200, 8000)) == MAX_MENTIONS
     assert len(found(deep, 8000)) == 1
-    assert mentions({"f": b"no json"}, [8000]) == ()
+    assert find_mentions({"f": b"no json"}, [8000]) == ()
     assert found({"a": "8000"}) == []

@@ -52,7 +52,7 @@ def tree(root: Path) -> Tree:
     }
 
 
-def install(root: Path, settings: Settings | None = None, **options: object) -> node.Plan:
+def install(root: Path, settings: Settings | None = None, **options: object) -> node.InstallPlan:
     plan = node.install(Node(root=root), settings or Settings(), **options)  # type: ignore[arg-type]
     plan.carry_out()
     return plan
@@ -161,12 +161,12 @@ def test_an_old_script_is_brought_up_to_date(root: Path) -> None:
     install(root)
     script = root / "opt/cria/criu-action"
     script.write_text("#!/usr/sbin/python3 -IS\nold\n")
-    assert not node.show(Node(root=root)).up_to_date
+    assert not node.status(Node(root=root)).up_to_date
 
     plan = install(root, Settings(seconds=5))
 
     assert {change.path.name for change in plan.changes} == {"criu-action", "criu-action.json"}
-    assert node.show(Node(root=root)).up_to_date
+    assert node.status(Node(root=root)).up_to_date
     node.remove(Node(root=root)).carry_out()
     assert not (root / "opt/cria").exists() and not (root / "etc/criu").exists()
 

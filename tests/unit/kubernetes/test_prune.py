@@ -12,38 +12,46 @@ from straw import Straw
 
 from cria.cli.kubernetes.prune import command
 from cria.errors import NotWritable, UsageError
-from cria.kubernetes.kubelet import records
-from cria.kubernetes.kubelet.prune import Rule, Stored, plan, prune, stored
-from cria.kubernetes.kubelet.quiesce import Wish
+from cria.kubernetes.kubelet import manifests
+from cria.kubernetes.kubelet.prune import (
+    RetentionPolicy,
+    StoredArchive,
+    list_archives,
+    plan_removals,
+    prune,
+)
+from cria.kubernetes.kubelet.quiesce import QuiesceOptions
 
 DAY = 86400.0
 BLOCK = 4096
 
 
-def of(container: str, *ages: float) -> list[Stored]:
+def of(container: str, *ages: float) -> list[StoredArchive]:
     return [
-        Stored(path=f"/{container}-{age:g}", container=container, bytes=100, seconds=age * DAY)
+        StoredArchive(
+            path=f"/{container}-{age:g}", container=container, bytes=100, seconds=age * DAY
+        )
         for age in ages
     ]
 
 
-def gone(known: list[Stored], rule: Rule) -> list[str]:
+def gone(known: list[StoredArchive], rule: RetentionPolicy) -> list[str]:
     newest_first = sorted(known, key=lambda each: each.seconds)
-    return sorted(each.archive.path for each in plan(newest_first, rule))
+    return sorted(each.archive.path for each in plan_removals(newest_first, rule))
 
 
 @pytest.mark.parametrize(
     ("rule", "removed"),
     [
-        (Rule(keep=2), ["/a-3", "/a-4"]),
-        (Rule(keep=1), ["/a-2", "/a-3", "/a-4", "/b-9"]),
-        (Rule(most_bytes=400), ["/a-4", "/b-9"]),
-        (Rule(most_bytes=0), ["/a-2", "/a-3", "/a-4", "/b-9"]),
-        (Rule(days=3.5), ["/a-4", "/b-5", "/b-9"]),
-        (Rule(keep=3, most_bytes=10000, days=100), ["/a-4"]),
+        (RetentionPolicy(keep=2), ["/a-3", "/a-4"]),
+        (RetentionPolicy(keep=1), ["/a-2", "/a-3", "/a-4", "/b-9"]),
+        (RetentionPolicy(most_bytes=400), ["/a-4", "/b-9"]),
+        (RetentionPolicy(most_bytes=0), ["/a-2", "/a-3", "/a-4", "/b-9"]),
+        (RetentionPolicy(days=3.5), ["/a-4", "/b-5", "/b-9"]),
+        (RetentionPolicy(keep=3, most_bytes=10000, days=100), ["/a-4"]),
     ],
 )
-def test_what_goes_is_what_no_rule_lets_stay(rule: Rule, removed: list[str]) -> None:
+def test_what_goes_is_what_no_rule_lets_stay(rule: RetentionPolicy, removed: list[str]) -> None:
     assert gone([*of("a", 1, 2, 3, 4), *of("b", 5, 9)], rule) == removed
 
 
@@ -56,9 +64,9 @@ def node(straw: Straw, tmp_path: Path) -> Path:
     for day in (1, 2, 3):
         name = f"checkpoint-p_default-engine-2026-01-0{day}T00:00:00Z.tar"
         straw.archive = str(directory / "gone" / name)
-        done = straw.take(manifests=directory, wish=Wish(by="none"))
+        done = straw.take(manifests=directory, quiesce=QuiesceOptions(by="none"))
         aged = msgspec.structs.replace(done.manifest, created=f"2026-01-0{day}T00:00:00+00:00")
-        records.write(aged, directory)
+        manifests.write(aged, directory)
         (directory / name).write_bytes(b"x" * BLOCK)
     (directory / "checkpoint-q_default-other-2025-01-01T00:00:00Z.tar").write_bytes(b"x")
     return directory
@@ -69,7 +77,7 @@ def names(directory: Path) -> list[str]:
 
 
 def test_archives_go_with_their_manifests_and_others_stay(node: Path) -> None:
-    done = prune(node, Rule(keep=1))
+    done = prune(node, RetentionPolicy(keep=1))
 
     assert (len(done.removed), len(done.kept), done.others) == (2, 1, 1)
     assert done.freed_bytes == 2 * BLOCK
@@ -79,7 +87,7 @@ def test_archives_go_with_their_manifests_and_others_stay(node: Path) -> None:
 def test_a_dry_run_touches_nothing(node: Path) -> None:
     before = names(node)
 
-    assert len(prune(node, Rule(keep=1), dry_run=True).removed) == 2
+    assert len(prune(node, RetentionPolicy(keep=1), dry_run=True).removed) == 2
     assert names(node) == before
 
 
@@ -90,8 +98,8 @@ def test_a_link_in_an_archive_s_place_is_not_followed(node: Path, tmp_path: Path
     link.unlink()
     link.symlink_to(precious)
 
-    known, others = stored(node)
-    prune(node, Rule(days=0))
+    known, others = list_archives(node)
+    prune(node, RetentionPolicy(days=0))
 
     assert (len(known), others) == (2, 2)
     assert precious.exists()
@@ -100,9 +108,9 @@ def test_a_link_in_an_archive_s_place_is_not_followed(node: Path, tmp_path: Path
 
 def test_without_a_rule_or_a_directory_it_says_so(node: Path) -> None:
     with pytest.raises(UsageError, match="what shall stay"):
-        prune(node, Rule())
+        prune(node, RetentionPolicy())
     with pytest.raises(UsageError, match="not a directory"):
-        prune(node / "nowhere", Rule(keep=1))
+        prune(node / "nowhere", RetentionPolicy(keep=1))
 
 
 def test_what_cannot_be_removed_is_one_clear_error(
@@ -113,7 +121,7 @@ def test_what_cannot_be_removed_is_one_clear_error(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(NotWritable, match="cannot be removed"):
-        prune(node, Rule(keep=1))
+        prune(node, RetentionPolicy(keep=1))
 
 
 def test_the_command_shows_what_goes_with_sizes(node: Path) -> None:

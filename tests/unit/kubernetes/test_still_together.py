@@ -10,9 +10,14 @@ from typing import Any, cast
 import pytest
 
 from cria.errors import UsageError
-from cria.kubernetes.kubelet.cluster import Kubelets
-from cria.kubernetes.kubelet.containers import Found
-from cria.kubernetes.kubelet.quiesce import StillPoint, Stood, Wish, _Answer
+from cria.kubernetes.kubelet.cluster import KubeletAccess
+from cria.kubernetes.kubelet.pods import RunningContainer
+from cria.kubernetes.kubelet.quiesce import (
+    ContainerQuiesceSession,
+    QuiescedEngine,
+    QuiesceOptions,
+    _Answer,
+)
 from cria.kubernetes.node import criu_action, in_pod
 from cria.kubernetes.node import criu_shared_memory as shared
 from cria.kubernetes.node.criu_action import Engine, Failed
@@ -159,12 +164,12 @@ def test_a_resume_that_is_interrupted_is_asked_for_again() -> None:
         asked.append(request["command"])
         if asked == ["pause", "resume"]:
             raise KeyboardInterrupt
-        stood = (Stood(workers=1, groups=5, dropped_bytes=4096),)
+        stood = (QuiescedEngine(workers=1, groups=5, dropped_bytes=4096),)
         return _Answer(engines=stood, resumed=(True,))
 
-    names = dict.fromkeys(Found.__struct_fields__, "x")
-    place = Found(**names)
-    point = StillPoint(place, Wish(), ask, None)
+    names = dict.fromkeys(RunningContainer.__struct_fields__, "x")
+    place = RunningContainer(**names)
+    point = ContainerQuiesceSession(place, QuiesceOptions(), ask, None)
     point.pause()
     with pytest.raises(KeyboardInterrupt):
         point.resume()
@@ -177,8 +182,8 @@ def test_a_resume_that_is_interrupted_is_asked_for_again() -> None:
 
 
 def test_a_kubelet_is_not_asked_in_clear() -> None:
-    place = Found(**dict.fromkeys(Found.__struct_fields__, "x"))
+    place = RunningContainer(**dict.fromkeys(RunningContainer.__struct_fields__, "x"))
 
     with pytest.raises(UsageError, match="in clear"):
-        Kubelets(url="http://127.0.0.1:10255").url_of(place)
-    assert Kubelets(url="https://node:10250").url_of(place) == "https://node:10250"
+        KubeletAccess(url="http://127.0.0.1:10255").url_of(place)
+    assert KubeletAccess(url="https://node:10250").url_of(place) == "https://node:10250"

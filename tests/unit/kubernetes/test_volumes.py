@@ -15,8 +15,8 @@ from runtime_archives import complete, image, members, stored, tar
 from cria.criu import program
 from cria.criu.images import framing
 from cria.criu.messages import load
-from cria.kubernetes.archive.contents import NeededFile, needed
-from cria.kubernetes.archive.reader import open_archive
+from cria.kubernetes.archive.contents import NeededFile, needed_files
+from cria.kubernetes.archive.reader import read_archive
 
 REGULAR, DIRECTORY = 0o100600, 0o040700
 MOUNTS = [
@@ -39,8 +39,8 @@ def archived(fdinfo: ModuleType, tmp_path: Path) -> Callable[..., tuple[NeededFi
             files["checkpoint/remap-fpath.img"] = remaps
         if kept:
             files["checkpoint/cria-shared-memory.img"] = b"of the action script"
-        archive = open_archive(stored(tmp_path / "archive", tar(files)))
-        return needed(archive, archive.criu_images(program.find()))
+        archive = read_archive(stored(tmp_path / "archive", tar(files)))
+        return needed_files(archive, archive.criu_images(program.find()))
 
     return of
 

@@ -11,15 +11,15 @@ import msgspec
 
 from cria.errors import NotWritable
 from cria.events import Timings
-from cria.kubernetes.kubelet.answers import Via
-from cria.kubernetes.kubelet.containers import Found
-from cria.kubernetes.kubelet.quiesce import Still
+from cria.kubernetes.kubelet.api_errors import Server
+from cria.kubernetes.kubelet.pods import RunningContainer
+from cria.kubernetes.kubelet.quiesce import QuiesceRecord
 
 SCHEMA_VERSION: Final = 1
 SUFFIX = ".cria.json"
 
 
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
+class VerifiedArchive(msgspec.Struct, frozen=True, kw_only=True):
     """An archive that was read and is whole: `path` is where it was read, sizes are bytes."""
 
     path: str
@@ -39,12 +39,12 @@ class ArchiveManifest(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: Literal[1] = SCHEMA_VERSION
     cria_version: str
     created: str
-    container: Found
+    container: RunningContainer
     archive: str
-    via: Via
+    via: Server
     timeout_seconds: int
-    still: Still
-    checked: Checked | None = None
+    still: QuiesceRecord
+    checked: VerifiedArchive | None = None
     not_checked: str | None = None
     timings: Timings
 

@@ -17,11 +17,11 @@ from cria.errors import (
     DumpFailed,
     NoSuchPod,
 )
-from cria.kubernetes.kubelet.containers import Found
+from cria.kubernetes.kubelet.pods import RunningContainer
 
-Via = Literal["API server", "kubelet"]
+Server = Literal["API server", "kubelet"]
 
-MOST_WORDS = 2000
+MAX_MESSAGE_CHARS = 2000
 
 _LOG = re.compile(r"(?:log file:|path=) ?(/[^\s)]+\.log)")  # runc, before 1.3 and since
 _UNIMPLEMENTED = ("Unimplemented", "unknown method", "not implemented", "not supported")
@@ -42,30 +42,30 @@ _BROKEN_OFF = ("EOF", "connection reset", "broken pipe", "stream error", "server
 _NODE_GONE = ("error trying to reach service", "dial tcp", "no route to host", "TLS handshake")
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer that is not 200, to a request for checkpointing what was `found`."""
 
     status: int
     text: str
-    via: Via
-    found: Found
+    via: Server
+    found: RunningContainer
 
     @property
     def said(self) -> str:
-        return words_in(self.text) or f"HTTP status {self.status} without a word"
+        return status_message(self.text) or f"HTTP status {self.status} without a word"
 
 
-def words_in(text: str) -> str:
+def status_message(text: str) -> str:
     """The words for a person: the API server wraps them in a Status, kubelets do not."""
     try:
         told = json.loads(text)
     except ValueError:
         told = None
     message = told.get("message") if isinstance(told, dict) else None
-    return str(message or text.strip())[:MOST_WORDS]
+    return str(message or text.strip())[:MAX_MESSAGE_CHARS]
 
 
-def refused(answer: Answer) -> CriaError:
+def checkpoint_error(answer: ErrorResponse) -> CriaError:
     """The error that a checkpoint ended with."""
     said, status = answer.said, answer.status
     if status == 401:
@@ -77,13 +77,13 @@ def refused(answer: Answer) -> CriaError:
     return _not_done(answer)
 
 
-def _not_done(answer: Answer) -> CriaError:
+def _not_done(answer: ErrorResponse) -> CriaError:
     if answer.status == 405 or _has(answer.said, _UNIMPLEMENTED):
         return _unable(answer, "its container runtime cannot checkpoint: containerd since 2.0 can")
     if answer.status == 504 or _has(answer.said, _LATE):
-        return late(answer.found, answer.said)
+        return timed_out(answer.found, answer.said)
     if _has(answer.said, _BROKEN_OFF):
-        return broken_off(answer.found, answer.said)
+        return connection_lost(answer.found, answer.said)
     if answer.status in (502, 503) or _has(answer.said, _NODE_GONE):
         return ClusterUnreachable(
             f"the kubelet of node {answer.found.node} cannot be reached",
@@ -93,9 +93,9 @@ def _not_done(answer: Answer) -> CriaError:
     return _failed(answer)
 
 
-def not_shown(status: int, text: str, what: str, right: str) -> CriaError:
+def read_error(status: int, text: str, what: str, right: str) -> CriaError:
     """The error when the API server does not show `what`; `right` is what it takes to see it."""
-    said = words_in(text) or f"HTTP status {status} without a word"
+    said = status_message(text) or f"HTTP status {status} without a word"
     if status == 401:
         return unauthorized("the API server", said, kubelet=False)
     if status == 403:
@@ -107,7 +107,7 @@ def not_shown(status: int, text: str, what: str, right: str) -> CriaError:
     return ClusterUnreachable(f"the API server does not show {what}", details=said)
 
 
-def late(found: Found, said: str) -> CheckpointTimedOut:
+def timed_out(found: RunningContainer, said: str) -> CheckpointTimedOut:
     """What is said when the time is over, whoever kept it.
 
     containerd (seen with 2.1.9) freezes a container for its dump, and when the call is broken off it
@@ -116,20 +116,20 @@ def late(found: Found, said: str) -> CheckpointTimedOut:
     return CheckpointTimedOut(
         f"node {found.node} had not checkpointed {found} in time",
         details=f"{said}\ncontainerd then leaves a container frozen, and its engine does not go on",
-        remedy=f"on that node: {thawing(found)}; then give it longer: --timeout SECONDS",
+        remedy=f"on that node: {resume_command(found)}; then give it longer: --timeout SECONDS",
     )
 
 
-def broken_off(found: Found, said: str) -> CheckpointTimedOut:
+def connection_lost(found: RunningContainer, said: str) -> CheckpointTimedOut:
     """What is said when the connection was lost after the node was asked: it may be dumping, or have left off."""
     return CheckpointTimedOut(
         f"the call to checkpoint {found} on node {found.node} was broken off",
         details=f"{said}\ncontainerd then leaves a container frozen, and its engine does not go on",
-        remedy=f"on that node: {thawing(found)}; then try again",
+        remedy=f"on that node: {resume_command(found)}; then try again",
     )
 
 
-def thawing(found: Found) -> str:
+def resume_command(found: RunningContainer) -> str:
     """The command that lets a frozen container of containerd's run on, on its node."""
     return f"ctr --namespace k8s.io task resume {found.container_id}"
 
@@ -150,7 +150,7 @@ def forbidden(what: str, said: str, right: str) -> ClusterForbids:
     )
 
 
-def _forbidden(answer: Answer) -> ClusterForbids:
+def _forbidden(answer: ErrorResponse) -> ClusterForbids:
     right = "create nodes/checkpoint"
     # A kubelet answers for whoever asks it, also when that is the API server in our name.
     if answer.via == "API server" and "subresource=checkpoint" not in answer.said:
@@ -160,7 +160,7 @@ def _forbidden(answer: Answer) -> ClusterForbids:
     return forbidden(f"checkpoint {answer.found} on node {answer.found.node}", answer.said, right)
 
 
-def _not_found(answer: Answer) -> CriaError:
+def _not_found(answer: ErrorResponse) -> CriaError:
     said = answer.said
     if "does not exist" in said or "not found" in said.replace("page not found", ""):
         return NoSuchPod(
@@ -173,7 +173,7 @@ def _not_found(answer: Answer) -> CriaError:
     )
 
 
-def _unable(answer: Answer, why: str) -> CheckpointApiMissing:
+def _unable(answer: ErrorResponse, why: str) -> CheckpointApiMissing:
     return CheckpointApiMissing(
         f"node {answer.found.node} cannot checkpoint containers",
         details=f"{why}\n{answer.said}",
@@ -182,7 +182,7 @@ def _unable(answer: Answer, why: str) -> CheckpointApiMissing:
     )
 
 
-def _failed(answer: Answer) -> DumpFailed:
+def _failed(answer: ErrorResponse) -> DumpFailed:
     log = _LOG.search(answer.said)
     no_criu = _has(answer.said, _NO_CRIU)
     cure = "set the node up: cria kubernetes node install" if no_criu else None

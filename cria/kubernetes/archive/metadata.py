@@ -51,7 +51,7 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True):
     annotations: Mapping[str, str] = {}
 
 
-def origin(texts: Mapping[str, bytes]) -> Origin:
+def read_origin(texts: Mapping[str, bytes]) -> Origin:
     """What config.dump and spec.dump say. Raises msgspec.DecodeError where they say nothing that fits."""
     config = msgspec.json.decode(texts[CONFIG], type=_Config)
     said = msgspec.json.decode(texts[SPEC], type=_Spec).annotations

@@ -9,25 +9,25 @@ import msgspec
 from cria.errors import AmbiguousTarget, NoSuchPod, PodNotRunning, UsageError
 
 
-class _Said(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _ApiObject(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A part of what the API server says, with what is not read left out."""
 
 
-class Metadata(_Said, frozen=True):
+class ObjectMeta(_ApiObject, frozen=True):
     name: str
     namespace: str = ""
     uid: str = ""
     deletion_timestamp: str | None = None
 
 
-class Named(_Said, frozen=True):
+class ContainerSpec(_ApiObject, frozen=True):
     name: str
 
 
-class Spec(_Said, frozen=True):
-    containers: tuple[Named, ...]
-    init_containers: tuple[Named, ...] = ()
-    ephemeral_containers: tuple[Named, ...] = ()
+class PodSpec(_ApiObject, frozen=True):
+    containers: tuple[ContainerSpec, ...]
+    init_containers: tuple[ContainerSpec, ...] = ()
+    ephemeral_containers: tuple[ContainerSpec, ...] = ()
     node_name: str = ""
 
     @property
@@ -36,34 +36,34 @@ class Spec(_Said, frozen=True):
         return tuple(each.name for part in parts for each in part)
 
 
-class Running(_Said, frozen=True):
+class ContainerStateRunning(_ApiObject, frozen=True):
     started_at: str | None = None
 
 
-class Waiting(_Said, frozen=True):
+class ContainerStateWaiting(_ApiObject, frozen=True):
     reason: str | None = None
     message: str | None = None
 
 
-class Terminated(_Said, frozen=True):
+class ContainerStateTerminated(_ApiObject, frozen=True):
     exit_code: int
     reason: str | None = None
 
 
-class State(_Said, frozen=True):
-    running: Running | None = None
-    waiting: Waiting | None = None
-    terminated: Terminated | None = None
+class ContainerState(_ApiObject, frozen=True):
+    running: ContainerStateRunning | None = None
+    waiting: ContainerStateWaiting | None = None
+    terminated: ContainerStateTerminated | None = None
 
 
-class ContainerStatus(_Said, frozen=True):
+class ContainerStatus(_ApiObject, frozen=True):
     name: str
     image: str = ""
     container_id: str = msgspec.field(name="containerID", default="")
-    state: State = State()
+    state: ContainerState = ContainerState()
 
 
-class Status(_Said, frozen=True):
+class PodStatus(_ApiObject, frozen=True):
     phase: str = "Unknown"
     host_ip: str = msgspec.field(name="hostIP", default="")
     container_statuses: tuple[ContainerStatus, ...] = ()
@@ -79,20 +79,20 @@ class Status(_Said, frozen=True):
         return next((each for each in every if each.name == container), None)
 
 
-class Pod(_Said, frozen=True):
-    metadata: Metadata
-    spec: Spec
-    status: Status = Status()
+class Pod(_ApiObject, frozen=True):
+    metadata: ObjectMeta
+    spec: PodSpec
+    status: PodStatus = PodStatus()
 
     def __str__(self) -> str:
         return f"{self.metadata.namespace}/{self.metadata.name}"
 
 
-class ListMeta(_Said, frozen=True):
+class ListMeta(_ApiObject, frozen=True):
     continues: str | None = msgspec.field(name="continue", default=None)
 
 
-class PodList(_Said, frozen=True):
+class PodList(_ApiObject, frozen=True):
     """A page of a list; `metadata.continues` is what to ask the next one with."""
 
     items: tuple[Pod, ...]
@@ -104,7 +104,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerRef(msgspec.Struct, frozen=True, kw_only=True):
     """A container by its names; None where the pod has only one."""
 
     namespace: str
@@ -115,7 +115,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return "/".join(filter(None, (self.namespace, self.pod, self.container)))
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class RunningContainer(msgspec.Struct, frozen=True, kw_only=True):
     """A container that runs: `node` is the name of its node, `address` that of the node's kubelet."""
 
     namespace: str
@@ -131,7 +131,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.pod}/{self.container}"
 
 
-def parse(text: str) -> Place:
+def parse(text: str) -> ContainerRef:
     """Read NAMESPACE/POD or NAMESPACE/POD/CONTAINER. Raises UsageError."""
     words = text.split("/")
     rules = (_LABEL, _NAME, _LABEL)
@@ -141,10 +141,10 @@ def parse(text: str) -> Place:
             details="it is NAMESPACE/POD/CONTAINER, or NAMESPACE/POD where there is only one",
             remedy="list the pods: kubectl get pods --all-namespaces",
         )
-    return Place(namespace=words[0], pod=words[1], container=words[2] if words[2:] else None)
+    return ContainerRef(namespace=words[0], pod=words[1], container=words[2] if words[2:] else None)
 
 
-def found(pod: Pod, container: str | None = None) -> Found:
+def find_running(pod: Pod, container: str | None = None) -> RunningContainer:
     """The container of a pod, as the API server describes it.
 
     Raises NoSuchPod, AmbiguousTarget where none is named and there are several, and PodNotRunning.
@@ -157,7 +157,7 @@ def found(pod: Pod, container: str | None = None) -> Found:
     status = pod.status.of(name)
     if status is None or status.state.running is None:
         raise _not_running(pod, name, _why(status) or f"the pod is {pod.status.phase}")
-    return Found(
+    return RunningContainer(
         namespace=pod.metadata.namespace,
         pod=pod.metadata.name,
         container=name,
