@@ -57,7 +57,6 @@ def command(
 
     A restore does not change the checkpoint, which can be restored any number of times.
     """
-    from cria.operations.replicas import restore_replicas
     from cria.operations.restore.steps import every_step, restore
 
     if explain:
@@ -79,6 +78,8 @@ def command(
         engines: tuple[Engine, ...] = (restore(RestoreRequest(opened, **options)),)
         _show(engines, as_json=as_json, with_timings=progress != "none")
     else:
+        from cria.operations.replicas import restore_replicas  # threads, which one engine needs not
+
         request = ReplicasRequest(opened, replicas=replicas, all_or_none=all_or_none, **options)
         engines = restore_replicas(request)
         _show(engines, as_json=as_json, with_timings=False)
