@@ -133,8 +133,7 @@ def show(root: Path, directory: Path, as_json: bool) -> None:
             ("seconds for it", f"{settings.seconds:g}" if settings else "-"),
             ("CRIU", found.criu or "none: the runtime can checkpoint nothing"),
         ]
-        for what, says in rows:
-            click.echo(f"{what:<20}{says}")
+        click.echo(output.properties(rows))
     if not (found.installed and found.up_to_date):
         sys.exit(3)
 
