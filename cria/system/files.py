@@ -52,6 +52,21 @@ class StagedFile:
         )
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside `path`, readable for its owner only, and rename it to `path`. Raises OSError."""
+    staged = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.rename(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+
+
 def copy_sparse(source: int, target: int) -> int:
     """Copy the data extents from one file descriptor to another and keep the size.
 

@@ -1,8 +1,9 @@
-"""The action script with a CRIU of one's own: hooks/criu on a process tree without a container."""
+"""The action script with a CRIU that a user runs: hooks/criu on a process tree without a container."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from cria.criu import program
+from cria.engine.control import client
 from cria.engine.control.client import ControlClient
 from cria.engine.launch.launcher import Launched
 from tests.integration.conftest import wait_for
@@ -21,14 +23,14 @@ ACTION = Path(__file__).parents[2] / "hooks" / "criu" / "criu-action"
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that is controlled as an engine is."""
+    """A program with a control socket, as an engine has."""
 
     launched: Launched
     control: ControlClient
 
     @property
     def calls(self) -> int:
-        """How often its workers were called; to ask is a call too."""
+        """The number of calls of its workers, with this one."""
         answer = self.control.call("groups", seconds=20)
         return int(answer["ranks"][0]["calls"])
 
@@ -50,27 +52,27 @@ def criu(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     images = tmp_path / "images"
     images.mkdir()
 
-    def run(verb: str, words: Sequence[object] = (), action: Path = ACTION) -> tuple[int, str]:
-        options = ("--images-dir", images, "--log-file", "log", "-v4", "--shell-job")
-        command = [program.find(), verb, *options, "--action-script", action, *words]
-        done = subprocess.run([str(word) for word in command], env={}, check=False, timeout=60)
-        return done.returncode, (images / "log").read_text()
+    def run(verb: str, options: Sequence[object] = (), action: Path = ACTION) -> tuple[int, str]:
+        always = ("--images-dir", images, "--log-file", "log", "-v4", "--shell-job")
+        command = [program.find(), verb, *always, "--action-script", action, *options]
+        result = subprocess.run(list(map(str, command)), env={}, check=False, timeout=60)
+        return result.returncode, (images / "log").read_text()
 
     return run
 
 
-def test_a_dump_is_taken_at_a_still_point_and_the_engine_goes_on(
+def test_the_engine_is_quiesced_for_a_dump_and_resumes(
     serving: Serving, criu: Callable[..., tuple[int, str]]
 ) -> None:
     status, log = criu("dump", ["--tree", serving.launched.pid, "--leave-running"])
 
     assert status == 0, log
-    assert "cria: 1 engine(s) at a still point" in log
+    assert "cria: 1 engine(s) quiesced" in log
     wait_for(lambda: not serving.paused)
-    assert serving.calls == 2, "it had stood still"
+    assert serving.calls == 2, "the call of the dump, and this one"
 
 
-def test_a_restored_copy_goes_on(
+def test_a_restored_copy_resumes(
     serving: Serving, criu: Callable[..., tuple[int, str]], ended_after: list[int]
 ) -> None:
     assert criu("dump", ["--tree", serving.launched.pid])[0] == 0
@@ -80,21 +82,21 @@ def test_a_restored_copy_goes_on(
     ended_after.append(serving.launched.pid)
 
     assert status == 0, log
-    assert "cria: the restored engine goes on" in log
+    assert "cria: the restored engine is resumed" in log
     assert not serving.paused
 
 
-def test_a_dump_that_fails_lets_the_engine_go_on(
+def test_after_a_failed_dump_the_engine_resumes(
     serving: Serving, criu: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    stranger = socket.socket(socket.AF_UNIX)
-    stranger.connect(serving.control.path)  # one end inside, one outside: CRIU refuses
+    outside = socket.socket(socket.AF_UNIX)
+    outside.connect(serving.control.path)  # one end inside the tree, one outside: CRIU refuses
 
-    with stranger:
+    with outside:
         status, log = criu("dump", ["--tree", serving.launched.pid, "--leave-running"])
 
     assert status != 0
-    assert "cria: 1 engine(s) at a still point" in log
+    assert "cria: 1 engine(s) quiesced" in log
     wait_for(lambda: not serving.paused)
 
 
@@ -102,18 +104,20 @@ def test_settings_that_cannot_be_read_refuse_the_dump(
     serving: Serving, criu: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     action = tmp_path / "criu-action"
-    action.write_bytes(ACTION.read_bytes())
-    action.chmod(0o755)
+    for module in ACTION.resolve().parent.glob("criu_*.py"):
+        shutil.copy(module, tmp_path)
+    shutil.copy(client.__file__, tmp_path / "criu_control.py")
+    shutil.copy(ACTION, action)
     (tmp_path / "criu-action.json").write_text("{")
 
     status, log = criu("dump", ["--tree", serving.launched.pid, "--leave-running"], action)
 
     assert status != 0
-    assert "cria: no still point, the dump is refused" in log
+    assert "cria: not quiesced, the dump is refused: Expecting" in log
     assert not serving.paused
 
 
-def test_a_socket_of_another_tree_in_its_place_is_not_commanded(
+def test_a_socket_of_another_tree_gets_no_command(
     serving: Serving,
     start: Callable[..., Launched],
     criu: Callable[..., tuple[int, str]],
@@ -131,7 +135,7 @@ def test_a_socket_of_another_tree_in_its_place_is_not_commanded(
     assert not victim.call("status", seconds=20)["paused"]
 
 
-def test_a_tree_without_cria_passes(
+def test_a_tree_without_an_agent_is_dumped(
     start: Callable[..., Launched], criu: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     plain = start("controlled.py", tmp_path / "plain.sock")

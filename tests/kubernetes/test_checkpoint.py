@@ -19,12 +19,19 @@ from cria.errors import CheckpointTimedOut, CriaError, DumpFailed, QuiesceFailed
 from cria.kubernetes.kubelet.checkpoint import CheckpointOptions, checkpoint
 from cria.kubernetes.kubelet.cluster import Cluster, KubeletAccess
 from cria.kubernetes.kubelet.quiesce import QuiesceOptions
-from cria.kubernetes.node.criu_action import freezer, is_frozen
+from cria.kubernetes.node.criu_action import find_freezer, is_frozen
 from tests.conftest import PROGRAMS
 from tests.kubernetes.conftest import Container, Sandbox, host_mounts
 from tests.kubernetes.cri import Cri
+from tests.kubernetes.fake_api_server import (
+    STREAM_CANCELLED,
+    ExecResult,
+    FakeApiServer,
+    HttpError,
+    pod,
+    serve_api,
+)
 from tests.kubernetes.runtime import PREFIX, Containerd, wait_for
-from tests.kubernetes.standin import BROKEN_OFF, Ran, Refused, StandIn, pod, standing_in
 from tests.kubernetes.test_criu_action import (
     CONTROL,
     Request,
@@ -43,7 +50,7 @@ HERE = QuiesceOptions(python=sys.executable)
 class Kubelet:
     """A stand-in whose checkpoints are taken, and whose commands are run, by a real container runtime."""
 
-    def __init__(self, standin: StandIn, kubeconfig: Path, ca: Path, cri: Cri) -> None:
+    def __init__(self, standin: FakeApiServer, kubeconfig: Path, ca: Path, cri: Cri) -> None:
         self.standin, self.kubeconfig, self.ca, self.cri = standin, kubeconfig, ca, cri
         self.directory = kubeconfig.parent / "checkpoints"
         self.directory.mkdir(mode=0o700)
@@ -79,30 +86,30 @@ class Kubelet:
         try:
             self.cri.CheckpointContainer(seconds=seconds, timeout=int(seconds), **words)
         except grpc.RpcError as error:
-            raise Refused(
+            raise HttpError(
                 500, f"checkpointing of default/{name} failed ({as_go(error)})"
             ) from error
         return str(archive)
 
-    def _run(self, name: str, container: str, command: Any) -> Ran:
+    def _run(self, name: str, container: str, command: Any) -> ExecResult:
         try:
             done = self.cri.ExecSync(container_id=self.ids[name], cmd=command, timeout=60)
         except grpc.RpcError as error:
-            raise Refused(500, f"Internal error occurred: {as_go(error)}") from error
+            raise HttpError(500, f"Internal error occurred: {as_go(error)}") from error
         return done.exit_code, done.stdout.decode(), done.stderr.decode()
 
 
 def as_go(error: Any) -> str:
     """As the kubelet words an error of gRPC; either side may be the first to see that the time is over."""
     if error.code() is grpc.StatusCode.CANCELLED:
-        return f"rpc error: code = DeadlineExceeded desc = {BROKEN_OFF}"
+        return f"rpc error: code = DeadlineExceeded desc = {STREAM_CANCELLED}"
     code = "".join(word.title() for word in error.code().name.split("_"))
     return f"rpc error: code = {code} desc = {error.details()}"
 
 
 @pytest.fixture
 def kubelet(tmp_path: Path, cri: Cri) -> Iterator[Kubelet]:
-    with standing_in(tmp_path) as (standin, kubeconfig, ca):
+    with serve_api(tmp_path) as (standin, kubeconfig, ca):
         yield Kubelet(standin, kubeconfig, ca, cri)
 
 
@@ -151,8 +158,8 @@ def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
     after = get(serving.port)
     assert (after["pauses"], after["quiesced"], after["resumes"]) == (1, 1, 1)
     said = done.manifest
-    assert (said.still.by, len(said.still.engines), said.still.resumed) == (by, 1, True)
-    assert said.still.lease_seconds == 60
+    assert (said.quiesce.by, len(said.quiesce.engines), said.quiesce.resumed) == (by, 1, True)
+    assert said.quiesce.lease_seconds == 60
     archive = Path(said.archive)
     assert said.checked.bytes == archive.stat().st_size
     assert (said.checked.runtime, said.checked.oci_runtime) == (
@@ -189,7 +196,7 @@ def test_an_engine_that_cria_run_has_started_is_checkpointed_and_restored(
     restore(Path(done.manifest.archive), run_by_cria.container)
 
     assert request.answer == {"steps": 60, "pauses": 1}
-    assert len(done.manifest.still.engines) == 1
+    assert len(done.manifest.quiesce.engines) == 1
     assert get(run_by_cria.port)["pauses"] == 1
 
 
@@ -203,9 +210,9 @@ def test_with_the_node_s_hook_both_see_to_it_and_it_goes_on_once(
     by_the_hook = kubelet.take(place, QuiesceOptions(by="hook"))
 
     assert "at a still point" in dump_log(Path(done.manifest.archive))
-    assert done.manifest.still.resumed is False, "the hook had let it go on before"
+    assert done.manifest.quiesce.resumed is False, "the hook had let it go on before"
     assert not get(serving.port)["paused"]
-    assert by_the_hook.manifest.still.by == "hook"
+    assert by_the_hook.manifest.quiesce.by == "hook"
     assert "at a still point" in dump_log(Path(by_the_hook.manifest.archive))
 
 
@@ -265,7 +272,7 @@ def test_a_container_that_a_broken_off_checkpoint_left_frozen_runs_again(
         kubelet.take(place, QuiesceOptions(lease_seconds=1, python=sys.executable))
 
     if not here:
-        assert is_frozen(str(freezer(serving.container.pid)[0])), (
+        assert is_frozen(str(find_freezer(serving.container.pid)[0])), (
             "then this test has lost its sense"
         )
         command = str(caught.value.remedy).split(": ", 1)[1].split(";")[0].split()

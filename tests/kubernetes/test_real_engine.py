@@ -121,8 +121,8 @@ def test_the_api_server_s_checkpoint_lets_its_requests_complete(
     assert busy.generation is not None
     assert busy.generation.tokens == alone.tokens
     said = done.manifest
-    assert len(said.still.engines) == 1
-    assert said.still.engines[0].dropped_bytes > 1 << 29, "its KV cache is not in the archive"
+    assert len(said.quiesce.engines) == 1
+    assert said.quiesce.engines[0].dropped_bytes > 1 << 29, "its KV cache is not in the archive"
     assert said.checked.pages_bytes > 0
     assert said.checked.bytes < 3 << 30
 

@@ -21,4 +21,4 @@ VERBS = {
 
 @click.command(cls=Verbs, verbs=VERBS)
 def command() -> None:
-    """Checkpoint engines that run in a cluster's pods, and work on the archives."""
+    """Checkpoint engines that run in the pods of a cluster, and work on their archives."""

@@ -1,18 +1,16 @@
-"""cria kubernetes prune: parse, call cria.kubernetes.kubelet.prune, show what goes."""
+"""cria kubernetes prune: remove old archives of a node and show which."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cria.cli import output
+from cria.kubernetes.kubelet.prune import PruneResult, RetentionPolicy, prune
 from cria.model.units import size
-
-if TYPE_CHECKING:
-    from cria.kubernetes.kubelet.prune import PruneResult
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -25,46 +23,54 @@ class Size(click.ParamType):  # type: ignore[type-arg] # generic since click 8.2
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        words = re.fullmatch(r"(\d+)([KMGT]?)i?", str(value))
-        if words is None:
+        quantity = re.fullmatch(r"(\d+)([KMGT]?)i?", str(value))
+        if quantity is None:
             self.fail(f"{value!r} is not a size such as 500Mi or 2Gi", param, ctx)
-        return int(words[1]) * _UNITS[words[2]]
+        return int(quantity[1]) * _UNITS[quantity[2]]
 
 
 @click.command
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--keep", type=click.IntRange(1), help="So many of each container, the newest.")
-@click.option("--most", type=Size(), help="So many bytes in all: the oldest go first.")
-@click.option("--days", type=click.FloatRange(min=0), help="None that is older.")
-@click.option("--dry-run", is_flag=True, help="Show it and touch nothing.")
+@click.option("--keep", type=click.IntRange(1), help="Keep the newest archives of each container.")
+@click.option(
+    "--most", "max_bytes", type=Size(), help="Keep this many bytes in all, of the newest archives."
+)
+@click.option(
+    "--days", type=click.FloatRange(min=0), help="Remove archives that are older, the newest too."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be removed and change nothing.")
 @output.json_option
 def command(
     directory: Path,
     keep: int | None,
-    most: int | None,
+    max_bytes: int | None,
     days: float | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove old archives from DIRECTORY, a node's: /var/lib/kubelet/checkpoints.
+    """Remove old archives from DIRECTORY of a node, such as /var/lib/kubelet/checkpoints.
 
-    Only those that cria has recorded. The newest of a container goes by its age alone.
+    Only archives with a manifest of cria are removed. The newest of each container is removed only for its age.
     """
-    from cria.kubernetes.kubelet.prune import RetentionPolicy, prune
+    policy = RetentionPolicy(keep=keep, max_bytes=max_bytes, days=days)
+    result = prune(directory, policy, dry_run=dry_run)
+    output.document(result) if as_json else click.echo(result_table(result))
 
-    done = prune(directory, RetentionPolicy(keep=keep, most_bytes=most, days=days), dry_run=dry_run)
-    output.document(done) if as_json else click.echo(shown(done))
 
-
-def shown(done: PruneResult) -> str:
-    """A row for each that goes, then what is left."""
+def result_table(result: PruneResult) -> str:
+    """Return a table with a row for each archive that is removed, and a line about the others."""
     rows = [
-        (each.archive.container, size(each.archive.bytes), each.why, each.archive.path)
-        for each in done.removed
+        (
+            removal.archive.container,
+            size(removal.archive.bytes),
+            removal.why,
+            removal.archive.path,
+        )
+        for removal in result.removed
     ]
     table = [output.table(("container", "size", "why", "archive"), rows)] if rows else []
-    verb = "would be freed" if done.dry_run else "freed"
-    kept = size(sum(each.bytes for each in done.kept))
-    others = f", {done.others} that cria has not recorded" if done.others else ""
-    last = f"{size(done.freed_bytes)} {verb}; {len(done.kept)} of {kept} stay{others}"
+    verb = "would be freed" if result.dry_run else "freed"
+    kept = size(sum(archive.bytes for archive in result.kept))
+    others = f", and {result.others} without a manifest" if result.others else ""
+    last = f"{size(result.freed_bytes)} {verb}; {len(result.kept)} of {kept} stay{others}"
     return "\n".join([*table, last])

@@ -1,8 +1,4 @@
-"""Where a runtime's own words in an archive go on naming a port or an address that has moved.
-
-None of it is read when the container is restored: its processes have their arguments and environment
-in memory, and the pod brings a specification of its own. It is for people to know.
-"""
+"""Find in a checkpoint archive what a remap leaves to people: old ports that are still named, and files on volumes."""
 
 from __future__ import annotations
 
@@ -24,8 +20,12 @@ from cria.kubernetes.node import criu_shared_memory
 MAX_MENTIONS = 50
 
 
+# Mentions: a restore reads none of them. Its processes have their arguments and environment in memory, and its pod
+# brings a specification of its own.
+
+
 class Mention(msgspec.Struct, frozen=True, kw_only=True):
-    """`says` is the port or address; `where` the way to it in the JSON of `file`."""
+    """A port or address (`says`) that is named at the path `where` in the JSON of `file`."""
 
     file: str
     where: str
@@ -38,57 +38,63 @@ class Mention(msgspec.Struct, frozen=True, kw_only=True):
 def find_mentions(
     texts: Mapping[str, bytes], ports: Iterable[int], addresses: Iterable[str] = ()
 ) -> tuple[Mention, ...]:
-    """Where `texts` name any of `ports` and `addresses`, at most LONGEST_LIST of them."""
-    wanted = [*map(str, sorted(ports)), *sorted(addresses)]
-    if not wanted:
+    """Return where JSON texts, by file, name any of `ports` and `addresses`, at most MAX_MENTIONS places."""
+    names = [*map(str, sorted(ports)), *sorted(addresses)]
+    if not names:
         return ()
-    # A number within a longer one, an address or a version is another thing.
-    pattern = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, wanted))})(?![\w.])")
-    found: list[Mention] = []
+    # A number inside a longer number, an address or a version is no port.
+    pattern = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, names))})(?![\w.])")
+    mentions: list[Mention] = []
     for file, text in texts.items():
-        for where, value in _leaves(_decoded(text)):
-            for says in sorted(set(pattern.findall(value))):
-                found.append(Mention(file=file, where=where, says=says))
-                if len(found) == MAX_MENTIONS:
-                    return tuple(found)
-    return tuple(found)
+        for where, value in _leaves(_decode(text)):
+            for name in sorted(set(pattern.findall(value))):
+                mentions.append(Mention(file=file, where=where, says=name))
+                if len(mentions) == MAX_MENTIONS:
+                    return tuple(mentions)
+    return tuple(mentions)
 
 
-def _decoded(text: bytes) -> Any:
+def _decode(text: bytes) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        return None  # what has to be readable was read before
+        return None  # the reader has refused an archive whose metadata it needs and cannot read
 
 
-def _leaves(whole: Any) -> Iterator[tuple[str, str]]:
-    """Every text in `whole`, and every number that stands under a key that speaks of ports."""
-    left: list[tuple[str, Any]] = [("", whole)]
-    while left:
-        where, value = left.pop()
+def _leaves(document: Any) -> Iterator[tuple[str, str]]:
+    """Yield the path and value of each string in `document`, and of each number whose key speaks of ports.
+
+    The value of an environment variable may be a secret, so that its path ends with the variable's name.
+    """
+    stack: list[tuple[str, Any]] = [("", document)]
+    while stack:
+        where, value = stack.pop()
         match value:
             case dict():
-                below = [(f"{where}.{key}" if where else key, each) for key, each in value.items()]
-                left.extend(reversed(below))
+                items = [(f"{where}.{key}" if where else key, item) for key, item in value.items()]
+                stack.extend(reversed(items))
             case list():
-                below = [(f"{where}[{index}]", each) for index, each in enumerate(value)]
-                left.extend(reversed(below))
+                items = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
+                stack.extend(reversed(items))
             case str():
                 name, equals, rest = value.partition("=")
-                variable = where.startswith("process.env[") and bool(equals)
-                yield (f"process.env {name}", rest) if variable else (where, value)
+                is_variable = where.startswith("process.env[") and bool(equals)
+                yield (f"process.env {name}", rest) if is_variable else (where, value)
             case int() if "port" in where.rpartition(".")[2].lower():
                 yield where, str(value)
 
 
-# The sandbox makes these anew for each pod, or they are the kernel's.
+# Files on volumes ------------------------------------------------------------------------------
+
+# The kubelet makes these for each pod.
 _NOT_VOLUMES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log")
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """A file as the container sees it. `linked` where CRIU had given a file without a name this one.
+    """A file that a restore opens, by its path in the container.
 
-    Such a name is gone once the container runs on; its size is not known.
+    A file is `linked` if it had no name and CRIU has linked it as link_remap.N. Its size is not known, and CRIU
+    removes the link when the container runs on.
     """
 
     path: str
@@ -102,30 +108,30 @@ class _Mount(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()
 
 
-class _VolumesSpec(msgspec.Struct, frozen=True, kw_only=True):
+class _SpecMounts(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[_Mount, ...] = ()
 
 
 def needed_files(archive: Archive, images: CriuImages) -> tuple[NeededFile, ...]:
     """Return the files that the pod's volumes must hold, by path. Raises CheckpointDamaged."""
     volumes = _volumes(archive)
-    wanted = {
+    files = {
         NeededFile(path=file.path, size_bytes=file.size_bytes, linked=_is_linked(file))
         for file in images.regular_files()
-        # A file without a path at the dump is in the images, or CRIU has given it another name.
+        # A file that had no path at the dump is in the images, or CRIU has linked it under another.
         if file.file_id not in images.remapped_ids and _is_below(file.path, volumes)
         if _is_linked(file) or (stat.S_ISREG(file.mode) and not file.flags & os.O_APPEND)
     }
-    return tuple(sorted(wanted))
+    return tuple(sorted(files))
 
 
-def _is_linked(found: RegularFile) -> bool:
-    return not found.mode and not found.size_bytes and "link_remap." in found.path
+def _is_linked(file: RegularFile) -> bool:
+    return not file.mode and not file.size_bytes and "link_remap." in file.path
 
 
 def _volumes(archive: Archive) -> list[str]:
     try:
-        spec = msgspec.json.decode(archive.texts[SPEC], type=_VolumesSpec)
+        spec = msgspec.json.decode(archive.texts[SPEC], type=_SpecMounts)
     except msgspec.DecodeError as error:
         raise damaged(archive.path, f"{SPEC} is not as it should be: {error}") from error
     return [
@@ -133,9 +139,9 @@ def _volumes(archive: Archive) -> list[str]:
         for mount in spec.mounts
         if mount.type == "bind" and "ro" not in mount.options
         if mount.destination not in _NOT_VOLUMES
-        and not (archive.shared_memory and mount.destination == criu_shared_memory.PLACE)
+        and not (archive.has_shared_memory and mount.destination == criu_shared_memory.SHM)
     ]
 
 
-def _is_below(path: str, volumes: Iterable[str]) -> bool:
-    return any(PurePosixPath(volume) in PurePosixPath(path).parents for volume in volumes)
+def _is_below(path: str, directories: Iterable[str]) -> bool:
+    return any(PurePosixPath(directory) in PurePosixPath(path).parents for directory in directories)

@@ -1,4 +1,4 @@
-"""Which container a checkpoint archive was taken of, as the runtime's own words in it say."""
+"""Read from the metadata of a checkpoint archive which container it was taken of."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MANAGER = "io.container.manager"
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The container of an archive; what its runtime did not say is empty.
+    """The container of an archive; what its runtime did not record is empty.
 
-    `image` is the name that the container's image was asked for by, `image_ref` what a restore pulls.
+    `image` is the name by which the container's image was asked for, `image_ref` what a restore pulls.
     """
 
     runtime: Runtime
@@ -33,7 +33,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     checkpointed: str
 
 
-class _Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _ContainerConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Source: ContainerConfig in checkpointctl/lib/metadata.go."""
 
     id: str = ""
@@ -45,36 +45,36 @@ class _Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     checkpointed_time: str = ""
 
 
-class _Spec(msgspec.Struct, frozen=True, kw_only=True):
+class _RuntimeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Source: Spec in opencontainers/runtime-spec."""
 
     annotations: Mapping[str, str] = {}
 
 
 def read_origin(texts: Mapping[str, bytes]) -> Origin:
-    """What config.dump and spec.dump say. Raises msgspec.DecodeError where they say nothing that fits."""
-    config = msgspec.json.decode(texts[CONFIG], type=_Config)
-    said = msgspec.json.decode(texts[SPEC], type=_Spec).annotations
+    """Read config.dump and spec.dump. Raises msgspec.DecodeError where they are not as they should be."""
+    config = msgspec.json.decode(texts[CONFIG], type=_ContainerConfig)
+    annotations = msgspec.json.decode(texts[SPEC], type=_RuntimeSpec).annotations
+
+    def first(*keys: str) -> str:
+        return next((annotations[key] for key in keys if annotations.get(key)), "")
+
     return Origin(
-        runtime=_runtime(said),
+        runtime=_runtime(annotations),
         oci_runtime=config.runtime,
-        container=_first(said, f"{_CONTAINERD}container-name", "io.kubernetes.container.name")
+        container=first(f"{_CONTAINERD}container-name", "io.kubernetes.container.name")
         or config.name,
         container_id=config.id,
-        pod=_first(said, f"{_CONTAINERD}sandbox-name", "io.kubernetes.pod.name"),
-        namespace=_first(said, f"{_CONTAINERD}sandbox-namespace", "io.kubernetes.pod.namespace"),
+        pod=first(f"{_CONTAINERD}sandbox-name", "io.kubernetes.pod.name"),
+        namespace=first(f"{_CONTAINERD}sandbox-namespace", "io.kubernetes.pod.namespace"),
         image=config.rootfs_image_name or config.rootfs_image,
         image_ref=config.rootfs_image_ref,
         checkpointed=config.checkpointed_time,
     )
 
 
-def _runtime(said: Mapping[str, str]) -> Runtime:
+def _runtime(annotations: Mapping[str, str]) -> Runtime:
     managers: dict[str, Runtime] = {"cri-o": "CRI-O", "libpod": "podman"}
-    if (manager := said.get(_MANAGER, "")) in managers:
+    if (manager := annotations.get(_MANAGER, "")) in managers:
         return managers[manager]
-    return "containerd" if any(key.startswith(_CONTAINERD) for key in said) else "unknown"
-
-
-def _first(said: Mapping[str, str], *keys: str) -> str:
-    return next((said[key] for key in keys if said.get(key)), "")
+    return "containerd" if any(key.startswith(_CONTAINERD) for key in annotations) else "unknown"

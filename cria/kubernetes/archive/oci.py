@@ -1,4 +1,4 @@
-"""A checkpoint archive as a container image: an OCI image layout whose one layer is the archive.
+"""Write a checkpoint archive as a container image: an OCI image layout whose one layer is the archive.
 
 `skopeo copy oci:DIR docker://...` pushes it. Source of the layout: opencontainers/image-spec.
 """
@@ -18,14 +18,14 @@ import msgspec
 from cria.errors import CheckpointExists, UsageError
 from cria.kubernetes.archive.metadata import Origin
 from cria.kubernetes.archive.splice import write
-from cria.system import compression as compressed
+from cria.system import compression as compressors
 from cria.system.compression import Compression, Writable
 from cria.system.files import writing_failed
 
 PREFIX = "oci:"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
-_MEDIA: dict[Compression, str] = {
+_LAYER_TYPES: dict[Compression, str] = {
     "none": _LAYER,
     "gzip": f"{_LAYER}+gzip",
     "zstd": f"{_LAYER}+zstd",
@@ -35,42 +35,45 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
 
-def parse_reference(words: str) -> tuple[Path, str]:
-    """The directory and the tag in `oci:DIR` or `oci:DIR:TAG`. Raises UsageError."""
-    directory, colon, tag = words.removeprefix(PREFIX).rpartition(":")
+def parse_reference(text: str) -> tuple[Path, str]:
+    """Return the directory and the tag in `oci:DIR` or `oci:DIR:TAG`. Raises UsageError."""
+    directory, colon, tag = text.removeprefix(PREFIX).rpartition(":")
     if not colon:
         directory, tag = tag, "latest"
     if not directory or not _TAG.fullmatch(tag):
-        raise UsageError(f"'{words}' names no image", remedy="write oci:DIR or oci:DIR:TAG")
+        raise UsageError(f"'{text}' names no image", remedy="write oci:DIR or oci:DIR:TAG")
     return Path(directory).absolute(), tag
 
 
 def image_annotations(origin: Origin, machine: str) -> dict[str, str]:
-    """What makes an image one that a runtime restores from: the first two are what they look for.
+    """Return the annotations of an image; runtimes restore an image that has one of the first two.
 
     Sources: CheckpointAnnotationName in checkpointctl/lib/annotations.go, which containerd reads, and
-    in CRI-O's internal/annotations/checkpoint.go, which still goes by its older name.
+    in CRI-O's internal/annotations/checkpoint.go, which reads its older name.
     """
-    own, older = "org.criu.checkpoint", "io.kubernetes.cri-o.annotations.checkpoint"
-    said = {
-        f"{own}.container.name": origin.container or "container",
-        f"{older}.name": origin.container or "container",
-        f"{own}.engine.name": origin.runtime,
-        f"{own}.pod.name": origin.pod,
-        f"{own}.pod.namespace": origin.namespace,
-        f"{own}.rootfsImageName": origin.image,
-        f"{own}.rootfsImageID": origin.image_ref,
-        f"{own}.runtime.name": origin.oci_runtime,
-        f"{own}.host.arch": machine,
+    prefix, older_prefix = "org.criu.checkpoint", "io.kubernetes.cri-o.annotations.checkpoint"
+    annotations = {
+        f"{prefix}.container.name": origin.container or "container",
+        f"{older_prefix}.name": origin.container or "container",
+        f"{prefix}.engine.name": origin.runtime,
+        f"{prefix}.pod.name": origin.pod,
+        f"{prefix}.pod.namespace": origin.namespace,
+        f"{prefix}.rootfsImageName": origin.image,
+        f"{prefix}.rootfsImageID": origin.image_ref,
+        f"{prefix}.runtime.name": origin.oci_runtime,
+        f"{prefix}.host.arch": machine,
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in annotations.items() if value}
 
 
 class StagedImage:
-    """An image that is written beside `target` under another name, and gets its own when it is whole."""
+    """An image layout that is written beside `target` under another name, and renamed when it is complete.
+
+    The layer is written to `layer`; `finish` completes the image, then `publish` or `discard` is called.
+    """
 
     def __init__(self, target: Path, tag: str, compression: Compression) -> None:
-        """Raises CheckpointExists, NotWritable or NoSpace."""
+        """Create the directory. Raises CheckpointExists, NotWritable or NoSpace."""
         self.target = target
         self.digest = ""
         self._tag = tag
@@ -82,20 +85,22 @@ class StagedImage:
         try:
             for directory in (self._path, self._blobs.parent, self._blobs):
                 directory.mkdir(mode=0o700)
-            self._file = open(self._path / "layer", "xb", buffering=0, opener=_private)  # noqa: SIM115
+            self._file = open(self._path / "layer", "xb", buffering=0, opener=_open_private)  # noqa: SIM115
         except OSError as error:
             raise writing_failed(error, target) from error
         self._stored = _Hashed(self._file)
-        self._stream = compressed.writer(self._stored, compression)
-        # Uncompressed, what is stored is the layer itself and need not be digested twice.
+        self._stream = compressors.writer(self._stored, compression)
+        # Without compression the stored bytes are the layer's own, and one digest serves both.
         self.layer = self._stored if compression == "none" else _Hashed(self._stream)
 
     def finish(self, origin: Origin, machine: str) -> None:
-        """End the layer, which was written to `layer`, and write what describes it."""
+        """End the layer, and write the files that describe it."""
         if self.layer is not self._stored:
             self._stream.close()
         os.fsync(self._file.fileno())
-        layer = _descriptor(_MEDIA[self._compression], self._stored.hexdigest(), self._stored.size)
+        layer = _descriptor(
+            _LAYER_TYPES[self._compression], self._stored.hexdigest(), self._stored.size
+        )
         (self._path / "layer").rename(self._blobs / self._stored.hexdigest())
         config = {
             "architecture": machine or "amd64",
@@ -106,20 +111,21 @@ class StagedImage:
         manifest = {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
-            "config": self._blob(config, _CONFIG),
+            "config": self._write_blob(config, _CONFIG),
             "layers": [layer],
             "annotations": image_annotations(origin, machine),
         }
-        described = self._blob(manifest, _MANIFEST)
-        self.digest = str(described["digest"])
-        described |= {"annotations": {"org.opencontainers.image.ref.name": self._tag}}
-        index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [described]}
+        descriptor = self._write_blob(manifest, _MANIFEST)
+        self.digest = str(descriptor["digest"])
+        descriptor |= {"annotations": {"org.opencontainers.image.ref.name": self._tag}}
+        index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [descriptor]}
         self._write("index.json", msgspec.json.encode(index))
         self._write("oci-layout", msgspec.json.encode({"imageLayoutVersion": "1.0.0"}))
 
     def publish(self) -> None:
+        """Rename the image to its target. Raises CheckpointExists, NotWritable or NoSpace."""
         self._file.close()
-        if os.path.lexists(self.target):  # an empty directory would be replaced
+        if os.path.lexists(self.target):  # rename(2) would replace an empty directory
             raise self._exists()
         try:
             self._path.rename(self.target)
@@ -127,19 +133,19 @@ class StagedImage:
             raise writing_failed(error, self.target) from error
 
     def discard(self) -> None:
-        """Remove what was not published."""
+        """Remove an image that was not published."""
         self._file.close()
         shutil.rmtree(self._path, ignore_errors=True)
 
-    def _blob(self, content: dict[str, Any], media: str) -> dict[str, Any]:
-        data = msgspec.json.encode(content)
-        digest = hashlib.sha256(data).hexdigest()
-        self._write(f"blobs/sha256/{digest}", data)
-        return _descriptor(media, digest, len(data))
+    def _write_blob(self, document: dict[str, Any], media_type: str) -> dict[str, Any]:
+        content = msgspec.json.encode(document)
+        digest = hashlib.sha256(content).hexdigest()
+        self._write(f"blobs/sha256/{digest}", content)
+        return _descriptor(media_type, digest, len(content))
 
-    def _write(self, name: str, data: bytes) -> None:
-        with open(self._path / name, "xb", opener=_private) as file:
-            file.write(data)
+    def _write(self, name: str, content: bytes) -> None:
+        with open(self._path / name, "xb", opener=_open_private) as file:
+            file.write(content)
 
     def _exists(self) -> CheckpointExists:
         return CheckpointExists(
@@ -149,15 +155,15 @@ class StagedImage:
 
 
 class _Hashed:
-    """Passes on what it is given, and knows its digest and size."""
+    """Passes on what is written to it, and has its digest and size."""
 
-    def __init__(self, sink: Writable) -> None:
-        self._sink = sink
+    def __init__(self, target: Writable) -> None:
+        self._target = target
         self._digest = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> int:
-        write(self._sink, data)
+        write(self._target, data)
         self._digest.update(data)
         self.size += len(data)
         return len(data)
@@ -166,9 +172,9 @@ class _Hashed:
         return self._digest.hexdigest()
 
 
-def _descriptor(media: str, digest: str, size: int) -> dict[str, Any]:
-    return {"mediaType": media, "digest": f"sha256:{digest}", "size": size}
+def _descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -1,11 +1,11 @@
-"""Checkpoint many containers: so many at once, one a node, each tried again where that can help; one report."""
+"""Checkpoint many containers: several at a time, one a node, with retries where these can help, and one report."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,9 +17,6 @@ from cria.kubernetes.kubelet.checkpoint import (
     CheckpointOptions,
     CheckpointState,
     ContainerCheckpoint,
-    begin,
-    give_up,
-    interrupted,
     resume,
     run,
 )
@@ -28,16 +25,16 @@ from cria.kubernetes.kubelet.pods import ContainerRef, Pod
 
 
 class Concurrency(msgspec.Struct, frozen=True, kw_only=True):
-    """How the work is shared out: so many at once, so many on one node, so many tries of each.
+    """How many containers are checkpointed at once, in all and on one node, and how often one is tried.
 
-    A try that fails because the cluster cannot be reached is repeated after `pause_seconds`, then twice
-    as many; what a node answered is not asked again: that is for whoever runs cria, as a Job does.
+    A try that fails because the cluster cannot be reached is repeated after `retry_seconds`, then after twice as
+    many. What a node has answered is final: to try that again is for the caller, such as a Job.
     """
 
     at_once: int = 4
     per_node: int = 1
     tries: int = 3
-    pause_seconds: float = 1.0
+    retry_seconds: float = 1.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,45 +45,57 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     details: str | None
     remedy: str | None
 
+    @classmethod
+    def of(cls, error: CriaError) -> Failure:
+        return cls(
+            code=error.code, message=error.message, details=error.details, remedy=error.remedy
+        )
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one container: `done`, or `failure` says why not."""
+    """The outcome for one container: its checkpoint, or the failure."""
 
-    place: str
+    container: str = msgspec.field(name="place")
     node: str
     tries: int
     seconds: float
-    done: ContainerCheckpoint | None = None
+    checkpoint: ContainerCheckpoint | None = msgspec.field(name="done", default=None)
     failure: Failure | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of each container, in the order of their names."""
+    """The outcome for each container, in the order of their names."""
 
     outcomes: tuple[Outcome, ...]
     wall_seconds: float
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
-        return tuple(each for each in self.outcomes if each.failure)
+        return tuple(outcome for outcome in self.outcomes if outcome.failure)
 
     def raise_if_failed(self) -> None:
-        """Raises SomeNotCheckpointed, which names them."""
+        """Raise SomeNotCheckpointed with the containers that were not checkpointed."""
         if self.failed:
             raise SomeNotCheckpointed(
                 f"{len(self.failed)} of {len(self.outcomes)} containers were not checkpointed",
                 details="\n".join(
-                    f"{e.place}: {e.failure.message}" for e in self.failed if e.failure
+                    f"{outcome.container}: {outcome.failure.message}"
+                    for outcome in self.outcomes
+                    if outcome.failure
                 ),
-                remedy="mend what is named, then checkpoint those",
+                remedy="correct what each message names, then checkpoint these containers again",
             )
 
 
-def report_of_one(done: ContainerCheckpoint) -> Report:
-    """The report on one container that was checkpointed by itself."""
-    container, seconds = done.manifest.container, done.manifest.timings.wall_seconds
+def report_of_one(checkpoint: ContainerCheckpoint) -> Report:
+    """Return the report of one container that was checkpointed by itself."""
+    container, seconds = checkpoint.manifest.container, checkpoint.manifest.timings.wall_seconds
     outcome = Outcome(
-        place=str(container), node=container.node, tries=1, seconds=seconds, done=done
+        container=str(container),
+        node=container.node,
+        tries=1,
+        seconds=seconds,
+        checkpoint=checkpoint,
     )
     return Report(outcomes=(outcome,), wall_seconds=seconds)
 
@@ -103,161 +112,172 @@ def checkpoint_all(
     listener: Listener | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
-    """Checkpoint a container in every pod that fits a label selector, on every node or only on `node`.
+    """Checkpoint a container of each pod that matches a label selector, on all nodes or only on `node`.
 
-    Pods that do not run and never will again are passed over. When `stop` is set, what has begun is
-    finished and no other begins. Raises NoSuchPod when there are none.
+    Pods that have ended are left out. When `stop` is set, checkpoints that have begun are finished and no other
+    begins. Raises NoSuchPod when there are no pods.
     """
-    pods = cluster.pods(selector, namespace=namespace, node=node)
-    alive = [pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
-    if not alive:
+    pods = cluster.list_pods(selector, namespace=namespace, node=node)
+    pods = tuple(pod for pod in pods if pod.status.phase not in ("Succeeded", "Failed"))
+    if not pods:
         raise NoSuchPod(
-            f"no pod fits {selector}",
+            f"no pod matches {selector}",
             details=f"in {namespace or 'any namespace'}, on {node or 'any node'}",
-            remedy="see which there are: kubectl get pods --all-namespaces --show-labels",
+            remedy="see which pods there are: kubectl get pods --all-namespaces --show-labels",
         )
-    alive.sort(key=str)
-    jobs = [_Job(place=_place(pod, container), node=pod.spec.node_name) for pod in alive]
-    stopped = stop or threading.Event()
-    return _Pool(cluster, options, concurrency or Concurrency(), listener or nobody, stopped).run(
-        jobs
+    jobs = [
+        _Job(ref=_container_ref(pod, container), node=pod.spec.node_name)
+        for pod in sorted(pods, key=str)
+    ]
+    batch = _Batch(
+        jobs=jobs,
+        cluster=cluster,
+        options=options or CheckpointOptions(),
+        concurrency=concurrency or Concurrency(),
+        listener=listener or nobody,
+        stop=stop or threading.Event(),
     )
+    return batch.run()
 
 
-def _place(pod: Pod, container: str | None) -> ContainerRef:
-    names = pod.metadata
-    return ContainerRef(namespace=names.namespace, pod=names.name, container=container)
+def _container_ref(pod: Pod, container: str | None) -> ContainerRef:
+    metadata = pod.metadata
+    return ContainerRef(namespace=metadata.namespace, pod=metadata.name, container=container)
 
 
 @dataclass(kw_only=True)
 class _Job:
-    """One container that waits, is being checkpointed, or has its outcome."""
+    """One container that waits, is being checkpointed, or has an outcome."""
 
-    place: ContainerRef
+    ref: ContainerRef
     node: str
-    state: Literal["waiting", "running", "ended"] = "waiting"
-    work: CheckpointState | None = None
+    phase: Literal["waiting", "running", "ended"] = "waiting"
+    state: CheckpointState | None = None
     outcome: Outcome | None = None
 
 
-@dataclass
-class _Pool:
+@dataclass(kw_only=True)
+class _Batch:
     """Threads that each take the next container whose node is free. They end with the process."""
 
+    jobs: Sequence[_Job]
     cluster: Cluster
-    options: CheckpointOptions | None
+    options: CheckpointOptions
     concurrency: Concurrency
-    tell: Listener
-    stopped: threading.Event
+    listener: Listener
+    stop: threading.Event
     changed: threading.Condition = field(default_factory=threading.Condition)
-    abandoned: bool = False
+    interrupted: bool = False
 
-    def run(self, jobs: Sequence[_Job]) -> Report:
-        begun = time.monotonic()
-        for _ in range(min(self.concurrency.at_once, len(jobs))):
-            threading.Thread(target=self._work_on, args=(jobs,), daemon=True).start()
+    def run(self) -> Report:
+        start = time.monotonic()
+        for _ in range(min(self.concurrency.at_once, len(self.jobs))):
+            threading.Thread(target=self._work, daemon=True).start()
         try:
             with self.changed:
-                self.changed.wait_for(lambda: self._is_over(jobs))
+                self.changed.wait_for(self._is_over)
         except BaseException:
-            self._abandon(jobs)
+            self._interrupt()
             raise
-        outcomes = tuple(job.outcome or _not_begun(job) for job in jobs)
-        return Report(outcomes=outcomes, wall_seconds=time.monotonic() - begun)
+        outcomes = tuple(job.outcome or _not_begun(job) for job in self.jobs)
+        return Report(outcomes=outcomes, wall_seconds=time.monotonic() - start)
 
-    def _is_over(self, jobs: Sequence[_Job]) -> bool:
-        begun = [job for job in jobs if job.state != "waiting"]
-        ended = all(job.state == "ended" for job in begun)
-        return ended and (len(begun) == len(jobs) or self.stopped.is_set())
+    def _is_over(self) -> bool:
+        phases = Counter(job.phase for job in self.jobs)
+        return not phases["running"] and (not phases["waiting"] or self.stop.is_set())
 
-    def _work_on(self, jobs: Sequence[_Job]) -> None:
-        while (job := self._next(jobs)) is not None:
+    def _work(self) -> None:
+        while (job := self._next_job()) is not None:
             try:
-                job.outcome = self._outcome(job)
+                job.outcome = self._checkpoint(job)
             finally:
                 with self.changed:
-                    job.state = "ended"
+                    job.phase = "ended"
                     self.changed.notify_all()
 
-    def _next(self, jobs: Sequence[_Job]) -> _Job | None:
-        """Wait for a container whose node is free, and take it; None when none waits any more."""
+    def _next_job(self) -> _Job | None:
+        """Wait for a container whose node is free, and take it. Returns None when no container waits any more."""
         with self.changed:
             while True:
-                waiting = [job for job in jobs if job.state == "waiting"]
-                if not waiting or self.stopped.is_set():
+                waiting = [job for job in self.jobs if job.phase == "waiting"]
+                if not waiting or self.stop.is_set():
                     return None
-                busy = Counter(job.node for job in jobs if job.state == "running")
+                busy = Counter(job.node for job in self.jobs if job.phase == "running")
                 free = (job for job in waiting if busy[job.node] < self.concurrency.per_node)
                 if (job := next(free, None)) is not None:
-                    job.state = "running"
+                    job.phase = "running"
                     return job
                 self.changed.wait()
 
-    def _outcome(self, job: _Job) -> Outcome:
-        begun, tries = time.monotonic(), 0
-        done = failure = None
-        while done is None:
+    def _checkpoint(self, job: _Job) -> Outcome:
+        start, tries = time.monotonic(), 0
+        checkpoint = failure = None
+        while checkpoint is None:
             tries += 1
             try:
-                done = self._try(job)
+                checkpoint = self._try(job)
             except CriaError as error:
-                failure = _failure(error)
-                if not self._worth_another(error, tries):
+                failure = Failure.of(error)
+                if not self._can_retry(error, tries):
                     break
-                self.tell(Warned(message=f"{job.place}: {error}; it is tried again"))
-                self.stopped.wait(self.concurrency.pause_seconds * 2 ** (tries - 1))
-            except Exception as bug:  # noqa: BLE001 - one container's bug is not the others' end
-                failure = _failure(CriaError(f"a bug in cria: {type(bug).__name__}: {bug}"))
+                self.listener(Warned(message=f"{job.ref}: {error}; cria tries again"))
+                self.stop.wait(self.concurrency.retry_seconds * 2 ** (tries - 1))
+            except Exception as bug:  # noqa: BLE001 - a bug met with one container does not end the others
+                failure = Failure.of(CriaError(f"a bug in cria: {type(bug).__name__}: {bug}"))
                 break
         return Outcome(
-            place=str(done.manifest.container if done else job.place),
+            container=str(checkpoint.manifest.container if checkpoint else job.ref),
             node=job.node,
             tries=tries,
-            seconds=time.monotonic() - begun,
-            done=done,
-            failure=None if done else failure,
+            seconds=time.monotonic() - start,
+            checkpoint=checkpoint,
+            failure=None if checkpoint else failure,
         )
 
     def _try(self, job: _Job) -> ContainerCheckpoint:
-        listener = named(str(job.place), self.tell)
-        job.work = begin(job.place, cluster=self.cluster, options=self.options, tell=listener)
-        if self.abandoned:
-            raise interrupted(job.work)
-        return run(job.work)
+        job.state = CheckpointState(
+            ref=job.ref,
+            cluster=self.cluster,
+            options=self.options,
+            listener=with_name(str(job.ref), self.listener),
+        )
+        if self.interrupted:  # between two tries, so that `_interrupt` has not seen this state
+            job.state.cancel()
+            job.state.raise_if_cancelled()
+        return run(job.state)
 
-    def _worth_another(self, error: CriaError, tries: int) -> bool:
-        reached = not isinstance(error, ClusterUnreachable)
-        return not reached and tries < self.concurrency.tries and not self.stopped.is_set()
+    def _can_retry(self, error: CriaError, tries: int) -> bool:
+        return (
+            isinstance(error, ClusterUnreachable)
+            and tries < self.concurrency.tries
+            and not self.stop.is_set()
+        )
 
-    def _abandon(self, jobs: Sequence[_Job]) -> None:
-        """We are told to end: ask no node any more, and let the engines go on that stand still."""
-        self.abandoned = True
-        self.stopped.set()
-        begun = [job.work for job in jobs if job.state == "running" and job.work is not None]
-        for work in begun:  # all of them first: a call that begins now would be broken off
-            give_up(work)
-        for work in begun:
-            resume(work)
+    def _interrupt(self) -> None:
+        """Send no further request to a node, and resume the engines that are quiesced."""
+        self.interrupted = True
+        self.stop.set()
+        states = [job.state for job in self.jobs if job.phase == "running" and job.state]
+        for (
+            state
+        ) in states:  # all of them first: a request that begins now would be cancelled by our end
+            state.cancel()
+        for state in states:
+            resume(state)
 
 
 def _not_begun(job: _Job) -> Outcome:
-    why = Failure(code="interrupted", message="not begun", details=None, remedy=None)
-    return Outcome(place=str(job.place), node=job.node, tries=0, seconds=0.0, failure=why)
+    failure = Failure(code="interrupted", message="not begun", details=None, remedy=None)
+    return Outcome(container=str(job.ref), node=job.node, tries=0, seconds=0.0, failure=failure)
 
 
-def named(name: str, listener: Listener) -> Callable[[Event], None]:
-    """A listener that hears of each step whose it is."""
+def with_name(name: str, listener: Listener) -> Listener:
+    """Return a listener that passes events on with the name of a container before the title of each step."""
 
-    def tell(event: Event) -> None:
+    def notify(event: Event) -> None:
         if isinstance(event, Warned | Progress):
             listener(event)
         else:
             listener(msgspec.structs.replace(event, title=f"{name}: {event.title}"))
 
-    return tell
-
-
-def _failure(error: CriaError) -> Failure:
-    return Failure(
-        code=error.code, message=error.message, details=error.details, remedy=error.remedy
-    )
+    return notify

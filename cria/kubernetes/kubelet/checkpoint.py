@@ -1,8 +1,7 @@
-"""Checkpoint a container through its node's kubelet: CHECKPOINT_STEPS, then the words they are written in."""
+"""Checkpoint a container through its node's kubelet: CHECKPOINT_STEPS, then their functions."""
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,30 +10,31 @@ import msgspec
 
 from cria.errors import CheckpointDamaged, CheckpointTimedOut, CriaError, DumpFailed
 from cria.events import Listener, Warned, nobody
-from cria.kubernetes.archive import reader as archives
+from cria.kubernetes.archive import reader
 from cria.kubernetes.kubelet import manifests
 from cria.kubernetes.kubelet.cluster import Cluster
+from cria.kubernetes.kubelet.local_container import thaw
 from cria.kubernetes.kubelet.manifests import ArchiveManifest, VerifiedArchive
-from cria.kubernetes.kubelet.pods import ContainerRef, RunningContainer, find_running, parse
+from cria.kubernetes.kubelet.pods import ContainerRef, RunningContainer, find_running
 from cria.kubernetes.kubelet.quiesce import (
     ContainerQuiesceSession,
     QuiesceOptions,
     quiesce_session,
-    thaw,
 )
 from cria.model.manifest import now
 from cria.model.version import VERSION
-from cria.operation import Step, Stopwatch, run_steps
+from cria.operation import Step, StepState, Stopwatch, run_steps
 
-DUMPING = "checkpoint-container"
-TIMEOUT_SECONDS = 1800  # a call that is broken off is worse than one that takes long
+REQUEST_CHECKPOINT = "checkpoint-container"
+# Longer than any dump takes: containerd leaves a container frozen when the request is cancelled.
+TIMEOUT_SECONDS = 1800
 
 
 class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How containers are checkpointed: each may take `timeout_seconds` on its node.
+    """How to checkpoint containers. Each may take `timeout_seconds` on its node.
 
-    `archives` is where the kubelet's directory of archives is seen from here, where that is not its own
-    path; `manifests` where manifests go, where that is not beside the archives.
+    `archives` is where the kubelet's directory of archives is mounted here, where that is not its own path;
+    `manifests` is where manifests are written, where that is not beside the archives.
     """
 
     quiesce: QuiesceOptions = QuiesceOptions()
@@ -44,119 +44,134 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContainerCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it; `manifest_path` is where the manifest was written, None where that was not possible."""
+    """The checkpoint of a container. `manifest_path` is None where the archive cannot be seen from here."""
 
     manifest: ArchiveManifest
     manifest_path: str | None
 
 
-@dataclass(kw_only=True)
-class CheckpointState:
-    """What the steps of one checkpoint know and hand on."""
+@dataclass(kw_only=True, eq=False, repr=False)
+class CheckpointState(StepState):
+    """What is asked for, and what the steps have made of it so far. A field without a default is set by a step."""
 
+    ref: ContainerRef
     cluster: Cluster
-    place: ContainerRef
     options: CheckpointOptions
-    tell: Listener
+    listener: Listener = nobody
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    found: RunningContainer = field(init=False)
-    gate: threading.Lock = field(default_factory=threading.Lock)
-    given_up: bool = False
-    still: ContainerQuiesceSession | None = None
+    container: RunningContainer = field(init=False)
+    session: ContainerQuiesceSession = field(init=False)
     archive: str = field(init=False)
-    checked: VerifiedArchive | None = None
-    not_checked: str | None = None
+    verified: VerifiedArchive | None = None
+    not_verified: str | None = None
     manifest_path: str | None = None
+
+    _cancelled: bool = field(init=False, default=False)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def cancel(self) -> None:
+        """Do not send the request to the node, unless it is sent already."""
+        with self._lock:
+            self._cancelled = True
+
+    def raise_if_cancelled(self) -> None:
+        """Raise DumpFailed after `cancel`."""
+        with self._lock:
+            if self._cancelled:
+                raise DumpFailed(
+                    f"{self.ref} was not checkpointed", details="cria was interrupted before"
+                )
+
+    @property
+    def manifest(self) -> ArchiveManifest:
+        return ArchiveManifest(
+            cria_version=VERSION,
+            created=now(),
+            container=self.container,
+            archive=self.archive,
+            server=self.cluster.server,
+            timeout_seconds=self.options.timeout_seconds,
+            quiesce=self.session.record,
+            checked=self.verified,
+            not_checked=self.not_verified,
+            timings=self.stopwatch.read(),
+        )
 
 
 def checkpoint(
-    place: str | ContainerRef,
+    container: str | ContainerRef,
     *,
     cluster: Cluster | None = None,
     options: CheckpointOptions | None = None,
     listener: Listener | None = None,
 ) -> ContainerCheckpoint:
-    """Checkpoint the container at NAMESPACE/POD/CONTAINER on its node, at a still point of its engines.
+    """Checkpoint the container NAMESPACE/POD/CONTAINER on its node, while its engines are quiesced.
 
-    Whatever happens, they go on afterwards. Raises a CriaError; where the archive can be read from here
-    and is not whole, also after the node has written it.
+    The engines resume afterwards, also after a failure. Raises a CriaError; CheckpointDamaged also where the node has
+    written an archive that can be read from here and is not complete.
     """
-    cluster = cluster or Cluster(listener=listener)
-    return run(begin(place, cluster=cluster, options=options, tell=listener))
-
-
-def begin(
-    place: str | ContainerRef,
-    *,
-    cluster: Cluster,
-    options: CheckpointOptions | None,
-    tell: Listener | None,
-) -> CheckpointState:
-    place = parse(place) if isinstance(place, str) else place
-    return CheckpointState(
-        cluster=cluster, place=place, options=options or CheckpointOptions(), tell=tell or nobody
+    state = CheckpointState(
+        ref=ContainerRef.parse(container) if isinstance(container, str) else container,
+        cluster=cluster or Cluster(listener=listener),
+        options=options or CheckpointOptions(),
+        listener=listener or nobody,
     )
+    return run(state)
 
 
-def run(work: CheckpointState) -> ContainerCheckpoint:
-    """All steps for one container. Raises a CriaError; its engines were then told to go on."""
-    run_steps("checkpoint", CHECKPOINT_STEPS, work, listener=work.tell, stopwatch=work.stopwatch)
-    return ContainerCheckpoint(manifest=describe(work), manifest_path=work.manifest_path)
+def run(state: CheckpointState) -> ContainerCheckpoint:
+    """Run all steps. Raises a CriaError; then the engines were resumed."""
+    run_steps(
+        "checkpoint", CHECKPOINT_STEPS, state, listener=state.listener, stopwatch=state.stopwatch
+    )
+    return ContainerCheckpoint(manifest=state.manifest, manifest_path=state.manifest_path)
 
 
-def find(work: CheckpointState) -> None:
-    work.found = find_running(work.cluster.pod(work.place), work.place.container)
+def find_container(state: CheckpointState) -> None:
+    state.container = find_running(state.cluster.get_pod(state.ref), state.ref.container)
 
 
-def pause(work: CheckpointState) -> int | None:
-    work.still = quiesce_session(work.cluster, work.found, work.options.quiesce, work.tell)
-    return work.still.pause()
+def quiesce(state: CheckpointState) -> int | None:
+    state.session = quiesce_session(
+        state.cluster, state.container, state.options.quiesce, state.listener
+    )
+    return state.session.pause()
 
 
-def resume(work: CheckpointState) -> None:
-    if work.still is not None:
-        work.still.resume()
+def resume(state: CheckpointState) -> None:
+    if state.has("session"):
+        state.session.resume()
 
 
-def give_up(work: CheckpointState) -> None:
-    """From now on its node is not asked any more, if it was not asked yet."""
-    with work.gate:
-        work.given_up = True
-
-
-def ask_the_node(work: CheckpointState) -> None:
-    with work.gate:
-        if work.given_up:
-            raise interrupted(work)
+def request_checkpoint(state: CheckpointState) -> None:
+    state.raise_if_cancelled()
     try:
-        work.archive = work.cluster.checkpoint(work.found, seconds=work.options.timeout_seconds)
+        seconds = state.options.timeout_seconds
+        state.archive = state.cluster.checkpoint(state.container, seconds=seconds)
     except BaseException as error:
-        # Broken off, it may be left frozen: then not even a lease lets its engine go on. Where the node has
-        # answered, somebody else may be at it.
+        # A cancelled request may leave the container frozen, and then no lease resumes its engine. Where the node
+        # has answered, the container may be frozen for somebody else's checkpoint.
         answered = isinstance(error, CriaError) and not isinstance(error, CheckpointTimedOut)
-        if not answered and thaw(work.found):
-            work.tell(Warned(message=f"{work.found} was left frozen; it runs again"))
+        if not answered and thaw(state.container):
+            message = f"{state.container} was left frozen; it runs again"
+            state.listener(Warned(message=message))
         raise
 
 
-def interrupted(work: CheckpointState) -> DumpFailed:
-    return DumpFailed(f"{work.place} was not checkpointed", details="cria was told to end before")
-
-
-def check(work: CheckpointState) -> int | None:
-    """Read the archive, where it is to be had: on the node, or where its directory is mounted."""
-    path = seen_at(work.archive, work.options.archives)
+def verify_archive(state: CheckpointState) -> int | None:
+    """Read the archive where it can be seen from here: on the node, or where its directory is mounted."""
+    path = local_path(state.archive, state.options.archives)
     try:
-        with archives.open_file(path) as file:
-            archive = archives.read(file, path)
+        archive = reader.read_archive(path)
     except CriaError as error:
         if not isinstance(error.__cause__, FileNotFoundError | PermissionError):
             raise
-        work.not_checked = f"it is on node {work.found.node}: {path}: {error.__cause__.strerror}"
+        why = error.__cause__.strerror
+        state.not_verified = f"it is on node {state.container.node}: {path}: {why}"
         return None
-    _same_container(archive.origin.container_id, work.found, path)
-    work.checked = VerifiedArchive(
+    _check_container(archive.origin.container_id, state.container, path)
+    state.verified = VerifiedArchive(
         path=str(path),
         bytes=archive.sizes.archive,
         pages_bytes=archive.sizes.pages,
@@ -167,60 +182,44 @@ def check(work: CheckpointState) -> int | None:
     return archive.sizes.archive
 
 
-def seen_at(archive: str, directory: Path | None) -> Path:
-    """Where an archive of the node's is to be looked for from here. Raises CheckpointDamaged."""
+def local_path(archive: str, directory: Path | None) -> Path:
+    """Return where an archive of the node is seen from here. Raises CheckpointDamaged for a path that no kubelet names."""
     path = PurePosixPath(archive)
     if not path.is_absolute() or ".." in path.parts or "\0" in archive:
         raise CheckpointDamaged(
-            "the node names an archive in a way that could lead anywhere",
+            "the node names an archive by a path that could lead anywhere",
             details=repr(archive[:200]),
-            remedy="see whether it is a kubelet that answers there",
+            remedy="see whether a kubelet answers at this address",
         )
     return directory / path.name if directory else Path(path)
 
 
-def record(work: CheckpointState) -> None:
-    directory = work.options.manifests
-    if directory is None and work.checked is not None:
-        directory = Path(work.checked.path).parent
+def write_manifest(state: CheckpointState) -> None:
+    directory = state.options.manifests
+    if directory is None and state.verified is not None:
+        directory = Path(state.verified.path).parent
     if directory is None:
-        words = f"the archive of {work.found} was not checked: {work.not_checked}"
-        cure = "run cria on the node; to keep a manifest all the same: --manifests DIR"
-        work.tell(Warned(message=words, remedy=cure))
+        message = f"the archive of {state.container} was not verified: {state.not_verified}"
+        remedy = "run cria on the node; to keep a manifest all the same: --manifests DIR"
+        state.listener(Warned(message=message, remedy=remedy))
         return
-    work.manifest_path = str(manifests.write(describe(work), directory))
+    state.manifest_path = str(manifests.write(state.manifest, directory))
 
 
-def describe(work: CheckpointState) -> ArchiveManifest:
-    assert work.still is not None
-    return ArchiveManifest(
-        cria_version=VERSION,
-        created=now(),
-        container=work.found,
-        archive=work.archive,
-        via=work.cluster.via,
-        timeout_seconds=work.options.timeout_seconds,
-        still=work.still.still,
-        checked=work.checked,
-        not_checked=work.not_checked,
-        timings=work.stopwatch.read(),
-    )
-
-
-def _same_container(container_id: str, found: RunningContainer, path: Path) -> None:
-    if container_id and found.container_id and container_id != found.container_id:
+def _check_container(container_id: str, container: RunningContainer, path: Path) -> None:
+    if container_id and container.container_id and container_id != container.container_id:
         raise CheckpointDamaged(
-            f"{os.fspath(path)} is the archive of another container",
-            details=f"of {container_id}; {found} is {found.container_id}",
-            remedy=f"checkpoint it again: cria kubernetes checkpoint {found}",
+            f"{path} is the archive of another container",
+            details=f"of {container_id}; {container} is {container.container_id}",
+            remedy=f"checkpoint it again: cria kubernetes checkpoint {container}",
         )
 
 
-CHECKPOINT_STEPS = (
-    Step("find-container", "find container", find),
-    Step("quiesce-engine", "quiesce engine", pause, resume),
-    Step(DUMPING, "have the kubelet checkpoint the container", ask_the_node),
+CHECKPOINT_STEPS: tuple[Step[CheckpointState], ...] = (
+    Step("find-container", "find container", find_container),
+    Step("quiesce-engine", "quiesce engine", quiesce, resume),
+    Step(REQUEST_CHECKPOINT, "ask the kubelet for a checkpoint", request_checkpoint),
     Step("resume-engine", "resume engine", resume),
-    Step("check-archive", "check archive", check),
-    Step("write-record", "write record beside the archive", record),
+    Step("check-archive", "verify archive", verify_archive),
+    Step("write-record", "write manifest", write_manifest),
 )

@@ -1,93 +1,96 @@
-"""Where the cluster is and who asks: a kubeconfig, or what every pod of the cluster is given."""
+"""Load the credentials for a cluster, and connect to its API server and kubelets with them.
+
+lightkube and httpx2 are an extra of cria's distribution and take 0.13 s to import, so that functions import them.
+"""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from cria.errors import ClusterUnreachable, KubernetesMissing, UsageError
 from cria.events import Listener, Warned, nobody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import httpx2
     from lightkube import Client
     from lightkube.config.kubeconfig import SingleConfig
 
-ANSWER_SECONDS = 30.0
-_NO_KUBECONFIG = (AttributeError, KeyError, TypeError)  # what lightkube stumbles over in other YAML
+RESPONSE_SECONDS = 30.0
+_NOT_A_KUBECONFIG = (AttributeError, KeyError, TypeError)  # what lightkube raises for other YAML
 
 
 def load_config(
     kubeconfig: Path | None = None, context: str | None = None, listener: Listener | None = None
 ) -> SingleConfig:
-    """The credentials in `kubeconfig`; without one those of the pod we are in, $KUBECONFIG, ~/.kube/config.
+    """Load the credentials in `kubeconfig`; without one those of the pod we are in, $KUBECONFIG or ~/.kube/config.
 
-    Raises KubernetesMissing.
+    Raises KubernetesMissing where the extra is not installed, or there are none.
     """
     require_lightkube()
-    import msgspec
     import yaml  # type: ignore[import-untyped]
     from lightkube.config.kubeconfig import KubeConfig
     from lightkube.core.exceptions import ConfigError
 
     try:
-        known = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
-        config = known.get(context)
-    except (ConfigError, OSError, yaml.YAMLError, msgspec.MsgspecError, *_NO_KUBECONFIG) as bad:
-        raise _no_credentials(bad) from bad
-    assert config is not None
+        configs = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
+        config = configs.get(context)
+    except (
+        ConfigError,
+        OSError,
+        yaml.YAMLError,
+        msgspec.MsgspecError,
+        *_NOT_A_KUBECONFIG,
+    ) as error:
+        raise _no_credentials(error) from error
+    if config is None:  # lightkube raises instead, but does not promise to
+        raise _no_credentials(ConfigError("no context"))
     if config.cluster.insecure:
-        words = f"{kubeconfig or 'the kubeconfig'} turns off the check of who the API server is"
-        cure = "remove insecure-skip-tls-verify from it"
-        (listener or nobody)(Warned(message=words, remedy=cure))
+        message = (
+            f"{kubeconfig or 'the kubeconfig'} turns off the check of the API server's certificate"
+        )
+        remedy = "remove insecure-skip-tls-verify from it"
+        (listener or nobody)(Warned(message=message, remedy=remedy))
     return config
 
 
 def require_lightkube() -> None:
-    """Raises KubernetesMissing where the extra is not installed."""
+    """Raise KubernetesMissing where the extra is not installed."""
     try:
         import lightkube  # noqa: F401
     except ImportError as error:
         raise KubernetesMissing(
-            "cria's part for clusters is not installed", details=str(error)
+            "cria's support for clusters is not installed", details=str(error)
         ) from error
 
 
 def api_clients(config: SingleConfig) -> tuple[Client, httpx2.Client]:
-    """The API server, in lightkube's words and in none: lightkube has no word for a node's proxy."""
+    """Return two clients of the API server: lightkube's, and one for paths that lightkube has no method for."""
     from lightkube import Client
     from lightkube.config import client_adapter
 
     try:
-        http = client_adapter.Client(config, client_adapter.ConnectionParams(timeout=_patience()))
-        return Client(config=config, timeout=_patience()), http
-    except (OSError, ValueError) as error:  # files that the kubeconfig names
+        http = client_adapter.Client(config, client_adapter.ConnectionParams(timeout=_timeout()))
+        return Client(config=config, timeout=_timeout()), http
+    except (OSError, ValueError) as error:  # of files that the kubeconfig names
         raise _no_credentials(error) from error
 
 
-def _patience() -> httpx2.Timeout:
-    import httpx2
-
-    return httpx2.Timeout(ANSWER_SECONDS)
-
-
 def kubelet_tls(config: SingleConfig, ca: Path | None) -> ssl.SSLContext:
-    """How kubelets prove who they are: their certificates are signed by `ca`, else by the cluster's own.
-
-    Raises UsageError.
-    """
+    """Return how to check kubelets' certificates: `ca` has signed them, else the cluster's CA. Raises UsageError."""
     from lightkube.config.client_adapter import user_cert, verify_cluster
+    from lightkube.config.models import User
 
-    user = config.user
-    assert user is not None
+    user = config.user or User()
     if ca is None and config.cluster.insecure:
         raise UsageError(
-            "nothing tells who a kubelet is",
-            details="the kubeconfig turns the check off, which is not done for kubelets",
+            "the certificates of kubelets cannot be checked",
+            details="the kubeconfig turns the check off, which cria does not do for kubelets",
             remedy="name the certificate that signs theirs: --kubelet-ca FILE",
         )
     if ca is None:
@@ -104,20 +107,20 @@ def kubelet_tls(config: SingleConfig, ca: Path | None) -> ssl.SSLContext:
 
 
 def kubelet_client(config: SingleConfig, url: str, tls: ssl.SSLContext) -> httpx2.Client:
-    """A client of the kubelet at `url`, with the user's own credentials."""
+    """Return a client of the kubelet at `url`, with the user's own credentials."""
     import httpx2
     from lightkube.config.client_adapter import user_auth
 
-    assert config.user is not None
     auth = user_auth(config.user)
-    return httpx2.Client(base_url=url, verify=tls, auth=auth, timeout=_patience(), trust_env=False)
+    return httpx2.Client(base_url=url, verify=tls, auth=auth, timeout=_timeout(), trust_env=False)
 
 
 @contextmanager
-def connection_errors(whom: str) -> Iterator[None]:
-    """What hinders a conversation with `whom` becomes an error; answers are another matter.
+def connection_errors(server: str) -> Iterator[None]:
+    """Raise ClusterUnreachable for a request that `server` has not answered; an answer of any status is none.
 
-    Raises ClusterUnreachable, or KubernetesMissing when the credentials are not to be had.
+    Raises KubernetesMissing where the credentials cannot be read, as those of an exec plugin. The cause of
+    ClusterUnreachable says how far the request came.
     """
     import httpx2
     from httpx2.websockets import HTTPXWSException, WebSocketUpgradeError
@@ -131,16 +134,22 @@ def connection_errors(whom: str) -> Iterator[None]:
     except (ConfigError, OSError) as error:
         raise _no_credentials(error) from error
     except httpx2.TimeoutException as error:
-        raise _unreachable(whom, f"no answer in time ({type(error).__name__})") from error
+        raise _unreachable(server, f"no answer in time ({type(error).__name__})") from error
     except (httpx2.HTTPError, HTTPXWSException) as error:
-        raise _unreachable(whom, str(error) or type(error).__name__) from error
+        raise _unreachable(server, str(error) or type(error).__name__) from error
 
 
-def _unreachable(whom: str, why: str) -> ClusterUnreachable:
-    cure = "see whether it is there: kubectl get nodes"
+def _timeout() -> httpx2.Timeout:
+    import httpx2
+
+    return httpx2.Timeout(RESPONSE_SECONDS)
+
+
+def _unreachable(server: str, why: str) -> ClusterUnreachable:
+    remedy = "see whether the cluster answers: kubectl get nodes"
     if "CERTIFICATE_VERIFY_FAILED" in why:
-        cure = "name the certificate that signs its own: --kubelet-ca FILE, or in the kubeconfig"
-    return ClusterUnreachable(f"{whom} cannot be reached", details=why, remedy=cure)
+        remedy = "name the certificate that signs its own: --kubelet-ca FILE, or in the kubeconfig"
+    return ClusterUnreachable(f"{server} cannot be reached", details=why, remedy=remedy)
 
 
 def _no_credentials(error: Exception) -> KubernetesMissing:

@@ -1,9 +1,7 @@
-"""What is recorded beside a kubelet's archive: whose it is, who brought its engine to a still point, what is in it."""
+"""Write and read the manifest beside a kubelet's archive: whose it is, how its engine was quiesced, what is in it."""
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,13 +12,14 @@ from cria.events import Timings
 from cria.kubernetes.kubelet.api_errors import Server
 from cria.kubernetes.kubelet.pods import RunningContainer
 from cria.kubernetes.kubelet.quiesce import QuiesceRecord
+from cria.system.files import replace_file
 
 SCHEMA_VERSION: Final = 1
 SUFFIX = ".cria.json"
 
 
 class VerifiedArchive(msgspec.Struct, frozen=True, kw_only=True):
-    """An archive that was read and is whole: `path` is where it was read, sizes are bytes."""
+    """An archive that was read and is complete. `path` is where it was read; sizes are in bytes."""
 
     path: str
     bytes: int
@@ -31,9 +30,9 @@ class VerifiedArchive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchiveManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The description of one archive, which lies at `archive` on the container's node.
+    """The description of one archive. `archive` is its path on the container's node.
 
-    `created` is RFC 3339 in UTC; `not_checked` says why nothing was read of the archive.
+    `created` is RFC 3339 in UTC; `not_checked` says why the archive was not read.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -41,28 +40,21 @@ class ArchiveManifest(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     container: RunningContainer
     archive: str
-    via: Server
+    server: Server = msgspec.field(name="via")
     timeout_seconds: int
-    still: QuiesceRecord
+    quiesce: QuiesceRecord = msgspec.field(name="still")
     checked: VerifiedArchive | None = None
     not_checked: str | None = None
     timings: Timings
 
 
 def write(manifest: ArchiveManifest, directory: Path) -> Path:
-    """Write it for its owner only, under the archive's name; all of it or nothing. Raises NotWritable."""
+    """Write a manifest under its archive's name, readable for its owner only. Returns its path. Raises NotWritable."""
     path = directory / f"{Path(manifest.archive).name}{SUFFIX}"
-    staged = directory / f".{path.name}.{secrets.token_hex(4)}.partial"
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     try:
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        staged.rename(path)
+        replace_file(path, text + b"\n")
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise NotWritable(
             f"cannot write the manifest of {Path(manifest.archive).name}",
             details=f"{error.strerror}: {directory}",
@@ -72,7 +64,7 @@ def write(manifest: ArchiveManifest, directory: Path) -> Path:
 
 
 def read(path: Path) -> ArchiveManifest | None:
-    """The manifest at `path`; None when there is none, or none that can be read."""
+    """Return the manifest at `path`; None where there is none, or none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=ArchiveManifest)
     except (OSError, msgspec.DecodeError):

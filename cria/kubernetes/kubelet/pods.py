@@ -1,4 +1,8 @@
-"""The few words of the API server on a pod that cria reads. Source: the Kubernetes API, core/v1."""
+"""Read pods as the API server describes them, and find a running container in one.
+
+cria reads a few fields with structs of its own: mypy cannot follow lightkube's models, and a field that a newer
+cluster adds or leaves out is none of cria's business. Names are those of the Kubernetes API, core/v1.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from cria.errors import AmbiguousTarget, NoSuchPod, PodNotRunning, UsageError
 
 
 class _ApiObject(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A part of what the API server says, with what is not read left out."""
+    """A part of an object of the API; fields that are not named here are ignored."""
 
 
 class ObjectMeta(_ApiObject, frozen=True):
@@ -20,20 +24,21 @@ class ObjectMeta(_ApiObject, frozen=True):
     deletion_timestamp: str | None = None
 
 
-class ContainerSpec(_ApiObject, frozen=True):
+class Container(_ApiObject, frozen=True):
     name: str
 
 
 class PodSpec(_ApiObject, frozen=True):
-    containers: tuple[ContainerSpec, ...]
-    init_containers: tuple[ContainerSpec, ...] = ()
-    ephemeral_containers: tuple[ContainerSpec, ...] = ()
+    containers: tuple[Container, ...]
+    init_containers: tuple[Container, ...] = ()
+    ephemeral_containers: tuple[Container, ...] = ()
     node_name: str = ""
 
     @property
-    def every(self) -> tuple[str, ...]:
-        parts = (self.containers, self.init_containers, self.ephemeral_containers)
-        return tuple(each.name for part in parts for each in part)
+    def container_names(self) -> tuple[str, ...]:
+        """The names of containers of all kinds."""
+        kinds = (self.containers, self.init_containers, self.ephemeral_containers)
+        return tuple(container.name for containers in kinds for container in containers)
 
 
 class ContainerStateRunning(_ApiObject, frozen=True):
@@ -71,12 +76,13 @@ class PodStatus(_ApiObject, frozen=True):
     ephemeral_container_statuses: tuple[ContainerStatus, ...] = ()
 
     def of(self, container: str) -> ContainerStatus | None:
-        every = (
+        """Return the status of a container of any kind; None before the kubelet has reported one."""
+        statuses = (
             *self.container_statuses,
             *self.init_container_statuses,
             *self.ephemeral_container_statuses,
         )
-        return next((each for each in every if each.name == container), None)
+        return next((status for status in statuses if status.name == container), None)
 
 
 class Pod(_ApiObject, frozen=True):
@@ -89,34 +95,49 @@ class Pod(_ApiObject, frozen=True):
 
 
 class ListMeta(_ApiObject, frozen=True):
-    continues: str | None = msgspec.field(name="continue", default=None)
+    continue_token: str | None = msgspec.field(name="continue", default=None)
 
 
 class PodList(_ApiObject, frozen=True):
-    """A page of a list; `metadata.continues` is what to ask the next one with."""
+    """One page of a list. `metadata.continue_token` asks for the next page, where there is one."""
 
     items: tuple[Pod, ...]
     metadata: ListMeta = ListMeta()
 
 
-# Kubernetes' own rules for names; whatever fits them is safe as a part of a url.
+# DNS labels and subdomains, as Kubernetes wants names to be; they are safe as a part of a URL.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_SUBDOMAIN = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+)
 
 
 class ContainerRef(msgspec.Struct, frozen=True, kw_only=True):
-    """A container by its names; None where the pod has only one."""
+    """The names of a container. `container` is None for the only one of its pod."""
 
     namespace: str
     pod: str
     container: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ContainerRef:
+        """Read NAMESPACE/POD or NAMESPACE/POD/CONTAINER. Raises UsageError."""
+        names = text.split("/")
+        patterns = (_LABEL, _SUBDOMAIN, _LABEL)
+        if len(names) not in (2, 3) or not all(map(re.Pattern.fullmatch, patterns, names)):
+            raise UsageError(
+                f"{text!r} does not name a container",
+                details="write NAMESPACE/POD/CONTAINER, or NAMESPACE/POD where the pod has one container",
+                remedy="list the pods: kubectl get pods --all-namespaces",
+            )
+        return cls(namespace=names[0], pod=names[1], container=names[2] if names[2:] else None)
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.namespace, self.pod, self.container)))
 
 
 class RunningContainer(msgspec.Struct, frozen=True, kw_only=True):
-    """A container that runs: `node` is the name of its node, `address` that of the node's kubelet."""
+    """A container that runs. `node` is the name of its node, `address` the address of the node's kubelet."""
 
     namespace: str
     pod: str
@@ -131,32 +152,19 @@ class RunningContainer(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.pod}/{self.container}"
 
 
-def parse(text: str) -> ContainerRef:
-    """Read NAMESPACE/POD or NAMESPACE/POD/CONTAINER. Raises UsageError."""
-    words = text.split("/")
-    rules = (_LABEL, _NAME, _LABEL)
-    if len(words) not in (2, 3) or not all(map(re.Pattern.fullmatch, rules, words)):
-        raise UsageError(
-            f"{text!r} does not name a container",
-            details="it is NAMESPACE/POD/CONTAINER, or NAMESPACE/POD where there is only one",
-            remedy="list the pods: kubectl get pods --all-namespaces",
-        )
-    return ContainerRef(namespace=words[0], pod=words[1], container=words[2] if words[2:] else None)
-
-
 def find_running(pod: Pod, container: str | None = None) -> RunningContainer:
-    """The container of a pod, as the API server describes it.
+    """Return a container of a pod, the only one where `container` is None.
 
-    Raises NoSuchPod, AmbiguousTarget where none is named and there are several, and PodNotRunning.
+    Raises NoSuchPod, AmbiguousTarget where none is named and the pod has several, and PodNotRunning.
     """
-    name = _chosen(pod, container)
+    name = _container_name(pod, container)
     if pod.metadata.deletion_timestamp:
         raise _not_running(pod, name, "the pod is being deleted")
     if not pod.spec.node_name:
-        raise _not_running(pod, name, "the pod is on no node yet")
+        raise _not_running(pod, name, "the pod is not scheduled to a node yet")
     status = pod.status.of(name)
     if status is None or status.state.running is None:
-        raise _not_running(pod, name, _why(status) or f"the pod is {pod.status.phase}")
+        raise _not_running(pod, name, _why_not_running(status) or f"the pod is {pod.status.phase}")
     return RunningContainer(
         namespace=pod.metadata.namespace,
         pod=pod.metadata.name,
@@ -169,40 +177,40 @@ def find_running(pod: Pod, container: str | None = None) -> RunningContainer:
     )
 
 
-def _chosen(pod: Pod, container: str | None) -> str:
-    names = [each.name for each in pod.spec.containers]
-    if container in pod.spec.every:
+def _container_name(pod: Pod, container: str | None) -> str:
+    names = [container.name for container in pod.spec.containers]
+    if container in pod.spec.container_names:
         return container
     if container is not None:
         raise NoSuchPod(
             f"pod {pod} has no container {container}",
-            details=f"it has {', '.join(pod.spec.every)}",
+            details=f"it has {', '.join(pod.spec.container_names)}",
             remedy=f"name one of them: {pod}/{names[0]}",
         )
     if len(names) > 1:
         raise AmbiguousTarget(
             f"pod {pod} has several containers",
             details=", ".join(names),
-            remedy=f"name one: {pod}/{names[0]}",
+            remedy=f"name one of them: {pod}/{names[0]}",
         )
     return names[0]
 
 
-def _why(status: ContainerStatus | None) -> str:
-    """What keeps a container from running, in the cluster's words."""
+def _why_not_running(status: ContainerStatus | None) -> str:
     if status is None:
         return ""
     if waiting := status.state.waiting:
         return ": ".join(filter(None, (f"it waits: {waiting.reason}", waiting.message)))
-    if ended := status.state.terminated:
-        return f"it ended with status {ended.exit_code}: {ended.reason or 'no reason given'}"
+    if terminated := status.state.terminated:
+        reason = terminated.reason or "no reason given"
+        return f"it ended with status {terminated.exit_code}: {reason}"
     return ""
 
 
 def _not_running(pod: Pod, container: str, why: str) -> PodNotRunning:
-    names = pod.metadata
+    metadata = pod.metadata
     return PodNotRunning(
         f"container {container} of pod {pod} does not run",
         details=why,
-        remedy=f"see what it waits for: kubectl -n {names.namespace} describe pod {names.name}",
+        remedy=f"see what it waits for: kubectl -n {metadata.namespace} describe pod {metadata.name}",
     )

@@ -1,4 +1,4 @@
-"""Remove old archives of a node, which nothing in Kubernetes does: by number, size and age, and only cria's own."""
+"""Remove old archives of a node by number, size and age. Kubernetes removes none; cria removes those with its manifest."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from cria.errors import NotWritable, UsageError
 from cria.kubernetes.kubelet import manifests
 
 DAY_SECONDS = 86400.0
+BLOCK_BYTES = 512  # of st_blocks (stat(2))
 
 
 class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What stays: of each container the newest `keep`, in all at most `most_bytes`, none older than `days`.
+    """Which archives stay: the newest `keep` of each container, at most `max_bytes` in all, none older than `days`.
 
-    The newest of a container goes only by its age.
+    The newest archive of a container is removed only for its age.
     """
 
     keep: int | None = None
-    most_bytes: int | None = None
+    max_bytes: int | None = None
     days: float | None = None
 
 
 class StoredArchive(msgspec.Struct, frozen=True, kw_only=True):
-    """An archive that has a manifest: `seconds` is its age."""
+    """An archive that has a manifest. `bytes` are those that it takes on the disk, `seconds` is its age."""
 
     path: str
     container: str
@@ -38,12 +39,14 @@ class StoredArchive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """An archive to remove, and why."""
+
     archive: StoredArchive
     why: str
 
 
 class PruneResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was removed, or would be; `others` are archives without a manifest of cria's: they are not touched."""
+    """What was removed, or would be; `others` is the number of archives without cria's manifest, which stay."""
 
     removed: tuple[Removal, ...]
     kept: tuple[StoredArchive, ...]
@@ -52,93 +55,99 @@ class PruneResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def freed_bytes(self) -> int:
-        return sum(each.archive.bytes for each in self.removed)
+        return sum(removal.archive.bytes for removal in self.removed)
 
 
 def prune(
-    directory: str | os.PathLike[str], rule: RetentionPolicy, *, dry_run: bool = False
+    directory: str | os.PathLike[str], policy: RetentionPolicy, *, dry_run: bool = False
 ) -> PruneResult:
-    """Remove from the directory of a node's archives what `rule` does not let stay, manifests included.
+    """Remove from a node's directory of archives what `policy` does not keep, with the manifests.
 
-    Raises UsageError when there is no such directory or no rule, NotWritable.
+    Raises UsageError when there is no such directory or the policy is empty, NotWritable.
     """
-    if rule == RetentionPolicy():
-        raise UsageError("nothing says what shall stay", remedy="give --keep, --most or --days")
-    place = Path(directory)
-    if not place.is_dir():
-        raise UsageError(f"{place} is not a directory", remedy="name that of the node's archives")
-    known, others = list_archives(place)
-    removals = plan_removals(known, rule)
+    if policy == RetentionPolicy():
+        raise UsageError(
+            "nothing says which archives to keep", remedy="give --keep, --most or --days"
+        )
+    path = Path(directory)
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a directory", remedy="name that of the node's archives")
+    archives, others = list_archives(path)
+    removals = plan_removals(archives, policy)
     if not dry_run:
-        for each in removals:
-            remove(Path(each.archive.path))
-    gone = {each.archive.path for each in removals}
+        for removal in removals:
+            _remove(Path(removal.archive.path))
+    removed = {removal.archive.path for removal in removals}
     return PruneResult(
         removed=removals,
-        kept=tuple(each for each in known if each.path not in gone),
+        kept=tuple(archive for archive in archives if archive.path not in removed),
         others=others,
         dry_run=dry_run,
     )
 
 
 def list_archives(directory: Path) -> tuple[tuple[StoredArchive, ...], int]:
-    """The archives with a manifest beside them, newest first, and the number of the others."""
-    known, others = [], 0
+    """Return the archives with a manifest beside them, the newest first, and the number of others."""
+    archives, others = [], 0
     now = datetime.datetime.now(datetime.UTC)
-    for path in sorted(directory.glob("checkpoint-*.tar")):
+    for path in directory.glob("checkpoint-*.tar"):
         manifest = manifests.read(Path(f"{path}{manifests.SUFFIX}"))
-        found = path.lstat()
-        if manifest is None or not stat.S_ISREG(found.st_mode):
+        status = path.lstat()
+        if manifest is None or not stat.S_ISREG(status.st_mode):
             others += 1
             continue
         age = now - datetime.datetime.fromisoformat(manifest.created)
-        known.append(
+        archives.append(
             StoredArchive(
                 path=str(path),
                 container=str(manifest.container),
-                bytes=found.st_blocks * 512,
+                bytes=status.st_blocks * BLOCK_BYTES,
                 seconds=age.total_seconds(),
             )
         )
-    return tuple(sorted(known, key=lambda each: each.seconds)), others
+    return tuple(sorted(archives, key=lambda archive: (archive.seconds, archive.path))), others
 
 
-def plan_removals(known: Sequence[StoredArchive], rule: RetentionPolicy) -> tuple[Removal, ...]:
-    """Which of these go, and why; `known` are newest first."""
+def plan_removals(
+    archives: Sequence[StoredArchive], policy: RetentionPolicy
+) -> tuple[Removal, ...]:
+    """Return which of these archives, the newest first, `policy` does not keep."""
     newest: dict[str, StoredArchive] = {}
-    for each in known:
-        newest.setdefault(each.container, each)
+    for archive in archives:
+        newest.setdefault(archive.container, archive)
     removals, numbers = [], Counter[str]()
-    # The newest of each container stay whatever the size, so theirs is taken first.
-    room = None if rule.most_bytes is None else rule.most_bytes - _bytes(newest.values())
-    for each in known:
-        numbers[each.container] += 1
-        why = _why(each, numbers[each.container], room, rule)
+    # The newest archive of each container stays whatever its size, so that its bytes are subtracted first.
+    left = None if policy.max_bytes is None else policy.max_bytes - _bytes(newest.values())
+    for archive in archives:
+        numbers[archive.container] += 1
+        why = _why_remove(archive, numbers[archive.container], left, policy)
         if why:
-            removals.append(Removal(archive=each, why=why))
-        elif room is not None and each is not newest[each.container]:
-            room -= each.bytes
+            removals.append(Removal(archive=archive, why=why))
+        elif left is not None and archive is not newest[archive.container]:
+            left -= archive.bytes
     return tuple(removals)
 
 
 def _bytes(archives: Iterable[StoredArchive]) -> int:
-    return sum(each.bytes for each in archives)
+    return sum(archive.bytes for archive in archives)
 
 
-def _why(each: StoredArchive, number: int, room: int | None, rule: RetentionPolicy) -> str | None:
-    if rule.days is not None and each.seconds > rule.days * DAY_SECONDS:
-        return f"older than {rule.days:g} days"
+def _why_remove(
+    archive: StoredArchive, number: int, left: int | None, policy: RetentionPolicy
+) -> str | None:
+    if policy.days is not None and archive.seconds > policy.days * DAY_SECONDS:
+        return f"older than {policy.days:g} days"
     if number == 1:
         return None
-    if rule.keep is not None and number > rule.keep:
-        return f"of its container {number - 1} are newer"
-    if room is not None and each.bytes > room:
-        return "with the newer ones it is too much"
+    if policy.keep is not None and number > policy.keep:
+        return f"its container has {number - 1} newer ones"
+    if left is not None and archive.bytes > left:
+        return "too large beside the newer ones"
     return None
 
 
-def remove(archive: Path) -> None:
-    """The archive first: a manifest that is left over says at least what there was."""
+def _remove(archive: Path) -> None:
+    """Remove an archive, then its manifest: if only one is removed, the manifest still says what there was."""
     try:
         archive.unlink(missing_ok=True)
         Path(f"{archive}{manifests.SUFFIX}").unlink(missing_ok=True)
@@ -146,5 +155,5 @@ def remove(archive: Path) -> None:
         raise NotWritable(
             f"{archive} cannot be removed",
             details=error.strerror,
-            remedy="run this where the node's directory can be written",
+            remedy="run cria where the node's directory can be written",
         ) from error

@@ -1,28 +1,38 @@
-"""Bring the engines of a container to a still point from outside, and let them go on."""
+"""Quiesce the engines of a container before its node checkpoints it, and resume them."""
 
 from __future__ import annotations
 
 import base64
 import json
-import shutil
-import subprocess
 import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from cria.errors import CriaError, NoSuchProcess, PrivilegeMissing, QuiesceFailed
+from cria.engine.control import client
+from cria.engine.control.client import ControlFailed
+from cria.errors import CriaError, PrivilegeMissing, QuiesceFailed
 from cria.events import Listener, Warned, nobody
 from cria.kubernetes.kubelet.cluster import Cluster
+from cria.kubernetes.kubelet.local_container import find_root_process
 from cria.kubernetes.kubelet.pods import RunningContainer
+from cria.kubernetes.node import criu_engines, in_pod
 from cria.model.manifest import Inflight
+from cria.system.procfs import PROC
 
 Quiescer = Literal["exec", "node", "hook", "none"]
 RESUME_SECONDS = 20.0
-_SENT = ("cria.kubernetes.node.criu_action", "cria.kubernetes.node.in_pod")
+
+# The modules that are sent to a container, each after those that it imports, and the program that loads them there:
+# nothing of cria needs to be installed in the container.
+_SOURCES = {
+    client.__name__: client.__file__,
+    criu_engines.__name__: criu_engines.__file__,
+    in_pod.__name__: in_pod.__file__,
+}
 _LOADER = """
 import base64, json, sys, types, zlib
 for name, text in json.loads(zlib.decompress(base64.urlsafe_b64decode(sys.argv[1]))):
@@ -32,8 +42,24 @@ module.main(sys.argv[2])
 """
 
 
+class QuiesceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to quiesce the engines of a container.
+
+    `by` is how they are asked: by exec in the container, through /proc of the `node`, by the action script that is
+    its `hook`, or not at all. `python` is the container's Python, for exec. After `lease_seconds` an engine resumes
+    by itself. The lease counts from the request to the node and is not renewed, because no command is run in a
+    container while its node dumps it: its process could be caught by the dump, or fail it.
+    """
+
+    by: Quiescer = "exec"
+    inflight: Inflight = "keep"
+    seconds: float = 60.0
+    lease_seconds: float = 60.0
+    python: str = "python3"
+
+
 class QuiescedEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine at its still point: the process groups that met, in so many workers, and what was dropped."""
+    """What one engine reports: how many workers and process groups reached the barrier, and the bytes they dropped."""
 
     workers: int
     groups: int
@@ -41,10 +67,10 @@ class QuiescedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuiesceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Who brought a container's engines to a still point; `hook` is the action script of the node.
+    """How the engines of a container were quiesced; `hook` is the action script of the node.
 
-    `resumed` is False where they had gone on before they were told to: the node's hook does that, and a
-    lease that ends. It is None where cria did not ask, and where they did not answer.
+    `resumed` is False where they had resumed before cria told them to, as after the action script or at the end of
+    the lease. It is None where cria did not tell them, or they did not answer.
     """
 
     by: Quiescer
@@ -55,21 +81,17 @@ class QuiesceRecord(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool | None = None
 
 
-class QuiesceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a container is to be brought to a still point; `python` is the one to run in the container.
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request to cria.kubernetes.node.in_pod; only `pause` has the other fields."""
 
-    The lease counts from the moment when the node is asked: it must begin its dump within.
-    """
-
-    by: Quiescer = "exec"
-    inflight: Inflight = "keep"
-    seconds: float = 60.0
-    lease_seconds: float = 60.0
-    python: str = "python3"
+    command: Literal["pause", "resume"]
+    inflight: Inflight | None = None
+    seconds: float | None = None
+    lease: float | None = None
 
 
-class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Of cria.kubernetes.node.in_pod."""
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """What cria.kubernetes.node.in_pod answers; with `error` every engine was resumed."""
 
     error: str | None = None
     engines: tuple[QuiescedEngine, ...] = ()
@@ -77,187 +99,142 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     resumed: tuple[bool, ...] = ()
 
 
-Channel = Callable[[dict[str, Any], float], _Answer]
+Channel = Callable[
+    [Request, float], Response
+]  # send a request, and wait so many seconds for the response
 
 
 class ContainerQuiesceSession:
-    """One container on its way to a still point and back; `still` is what was reached."""
+    """Pauses the engines of one container for a checkpoint, and resumes them. `record` is what was reached."""
 
     def __init__(
         self,
-        found: RunningContainer,
-        wish: QuiesceOptions,
-        ask: Channel | None,
+        container: RunningContainer,
+        options: QuiesceOptions,
+        channel: Channel | None,
         listener: Listener | None,
     ) -> None:
-        self._found, self._wish, self._ask = found, wish, ask
-        self._tell = listener or nobody
+        self._container, self._options, self._channel = container, options, channel
+        self._notify = listener or nobody
         self._paused = False
-        why = "not wanted: --quiesce none" if wish.by == "none" else None
-        self.still = QuiesceRecord(by=wish.by, why_not=why)
+        why_not = "not wanted: --quiesce none" if options.by == "none" else None
+        self.record = QuiesceRecord(by=options.by, why_not=why_not)
 
     def pause(self) -> int | None:
-        """Returns the bytes that were dropped. Raises QuiesceFailed; the engines were then told to go on."""
-        if self._ask is None:
+        """Quiesce all engines. Returns the bytes that they dropped; None where there is no engine.
+
+        Raises QuiesceFailed; then every engine was resumed.
+        """
+        if self._channel is None:
             return None
-        words = {"inflight": self._wish.inflight, "seconds": self._wish.seconds}
-        lease = {"lease": self._wish.lease_seconds}
-        self._paused = True
-        answer = self._ask({"command": "pause", **words, **lease}, self._wish.seconds * 2)
-        if answer.error:
-            raise QuiesceFailed(
-                f"the engine in {self._found} did not come to a still point",
-                details=answer.error,
-                remedy="see what it is at; to checkpoint it as it stands: --quiesce none",
-            )
-        if not answer.engines:
-            self._nobody_there()
-            return None
-        self.still = QuiesceRecord(
-            by=self._wish.by,
-            inflight=self._wish.inflight,
-            engines=answer.engines,
-            lease_seconds=answer.lease_seconds,
+        options = self._options
+        request = Request(
+            command="pause",
+            inflight=options.inflight,
+            seconds=options.seconds,
+            lease=options.lease_seconds,
         )
-        return sum(each.dropped_bytes for each in answer.engines)
+        self._paused = True
+        response = self._channel(request, options.seconds * 2)
+        if response.error:
+            raise QuiesceFailed(
+                f"the engine in {self._container} could not be quiesced",
+                details=response.error,
+                remedy="see what the engine does; to checkpoint it as it is: --quiesce none",
+            )
+        if not response.engines:
+            self._warn_of_no_agent()
+            return None
+        self.record = QuiesceRecord(
+            by=options.by,
+            inflight=options.inflight,
+            engines=response.engines,
+            lease_seconds=response.lease_seconds,
+        )
+        return sum(engine.dropped_bytes for engine in response.engines)
 
     def resume(self) -> None:
-        """Let them go on. Twice is once; only warns when nobody hears: they go on when their lease ends."""
-        if self._ask is None or not self._paused:
+        """Resume the engines; a second call does nothing.
+
+        Only warns where they do not answer: they resume by themselves when their lease ends.
+        """
+        if self._channel is None or not self._paused:
             return
         try:
-            told = self._ask({"command": "resume"}, RESUME_SECONDS).resumed
+            resumed = self._channel(Request(command="resume"), RESUME_SECONDS).resumed
         except CriaError as error:
             self._paused = False
-            words = f"{self._found} was not told to go on: {error}"
-            self._tell(Warned(message=words, remedy="none: it goes on when its lease ends"))
+            message = f"could not tell the engine in {self._container} to resume: {error}"
+            remedy = "none is needed: it resumes by itself when its lease ends"
+            self._notify(Warned(message=message, remedy=remedy))
             return
-        self._paused = False  # not before: whoever interrupts this asks again
-        self.still = msgspec.structs.replace(self.still, resumed=any(told))
+        self._paused = (
+            False  # not before: where this is interrupted, the caller's next call asks again
+        )
+        self.record = msgspec.structs.replace(self.record, resumed=any(resumed))
 
-    def _nobody_there(self) -> None:
+    def _warn_of_no_agent(self) -> None:
         self._paused = False
-        why = "cria is inside no engine of this container"
-        self.still = QuiesceRecord(by="none", why_not=why)
-        words = f"{why}: {self._found} is checkpointed as it stands, with its KV cache"
-        self._tell(Warned(message=words, remedy="start it with: cria run -- vllm serve ..."))
+        why_not = "no engine of this container has cria's agent"
+        self.record = QuiesceRecord(by="none", why_not=why_not)
+        message = f"{why_not}: {self._container} is checkpointed as it is, with its KV cache"
+        self._notify(Warned(message=message, remedy="start it with: cria run -- vllm serve ..."))
 
 
 def quiesce_session(
     cluster: Cluster,
-    found: RunningContainer,
-    wish: QuiesceOptions,
+    container: RunningContainer,
+    options: QuiesceOptions,
     listener: Listener | None = None,
 ) -> ContainerQuiesceSession:
-    """The way to a still point that `wish` names. Raises NoSuchProcess where it is not on this node."""
-    if wish.by == "exec":
-        return ContainerQuiesceSession(
-            found, wish, exec_channel(cluster, found, wish.python), listener
-        )
-    if wish.by == "node":
-        return ContainerQuiesceSession(found, wish, node_channel(found), listener)
-    return ContainerQuiesceSession(found, wish, None, listener)
+    """Return a session that reaches the engines as `options` say. Raises NoSuchProcess where `by` is node and wrong."""
+    channel: Channel | None = None
+    if options.by == "exec":
+        channel = exec_channel(cluster, container, options.python)
+    elif options.by == "node":
+        channel = node_channel(container)
+    return ContainerQuiesceSession(container, options, channel, listener)
 
 
-def exec_channel(cluster: Cluster, found: RunningContainer, python: str) -> Channel:
-    """Run what asks the engines in their container: nothing of cria needs to be installed there."""
+def exec_channel(cluster: Cluster, container: RunningContainer, python: str) -> Channel:
+    """Return a channel that runs cria.kubernetes.node.in_pod in the container."""
 
-    def ask(request: dict[str, Any], seconds: float) -> _Answer:
-        command = (python, "-I", "-c", _LOADER, packed_sources(), json.dumps(request))
-        return _read(cluster.run_in(found, command, seconds=seconds + 10.0), found)
+    def send(request: Request, seconds: float) -> Response:
+        text = msgspec.json.encode(request).decode()
+        command = (python, "-I", "-c", _LOADER, packed_sources(), text)
+        output = cluster.exec(container, command, seconds=seconds + 10.0)
+        try:
+            return msgspec.json.decode(output, type=Response)
+        except msgspec.DecodeError as error:
+            raise QuiesceFailed(
+                f"cria's program in {container} gave no answer",
+                details=output[-500:] or str(error),
+            ) from error
 
-    return ask
+    return send
+
+
+def node_channel(container: RunningContainer, proc: Path = PROC) -> Channel:
+    """Return a channel through /proc of this host, the container's node. Raises NoSuchProcess where it is another."""
+    root = find_root_process(container, proc)
+
+    def send(request: Request, _seconds: float) -> Response:
+        try:
+            engines = in_pod.find_engines(root, criu_engines.descendants(root))
+            answer = in_pod.handle(msgspec.to_builtins(request), engines)
+        except PermissionError as error:
+            raise PrivilegeMissing(
+                f"the processes of {container} cannot be looked into", details=str(error)
+            ) from error
+        except (ControlFailed, OSError, ValueError) as error:
+            return Response(error=str(error) or type(error).__name__)
+        return msgspec.convert(answer, Response)
+
+    return send
 
 
 @cache
 def packed_sources() -> str:
-    """The modules that go to the container, small enough for the words of a command."""
-    texts = [(name, _source(name)) for name in _SENT]
-    return base64.urlsafe_b64encode(zlib.compress(json.dumps(texts).encode(), 9)).decode()
-
-
-def _source(name: str) -> str:
-    return (Path(__file__).parents[1] / "node" / f"{name.rpartition('.')[2]}.py").read_text()
-
-
-def node_channel(found: RunningContainer, proc: Path = Path("/proc")) -> Channel:
-    """Ask the engines through /proc, where this is their node. Raises NoSuchProcess, PrivilegeMissing."""
-    from cria.kubernetes.node import in_pod
-    from cria.kubernetes.node.criu_action import Failed, find_engines
-
-    root = find_root_process(found, proc)
-
-    def ask(request: dict[str, Any], _seconds: float) -> _Answer:
-        try:
-            return msgspec.convert(in_pod.carry_out(request, find_engines(root)), _Answer)
-        except PermissionError as error:
-            raise PrivilegeMissing(
-                f"the processes of {found} cannot be looked into", details=str(error)
-            ) from error
-        except (Failed, OSError, ValueError) as error:
-            return _Answer(error=str(error) or type(error).__name__)
-
-    return ask
-
-
-def find_root_process(found: RunningContainer, proc: Path = Path("/proc")) -> int:
-    """The first process of a container, known by the cgroup that bears its ID. Raises NoSuchProcess."""
-    inside = {}
-    for path in proc.glob("[0-9]*"):
-        try:
-            if found.container_id and found.container_id in (path / "cgroup").read_text():
-                inside[int(path.name)] = _parent(path)
-        except OSError:  # it has ended
-            continue
-    roots = [pid for pid, parent in inside.items() if parent not in inside]
-    if not roots:
-        raise NoSuchProcess(
-            f"no process here belongs to {found}",
-            details=f"it is on node {found.node}",
-            remedy="run this on that node, in its PID namespace (hostPID), or: --quiesce exec",
-        )
-    return min(roots)
-
-
-def thaw(found: RunningContainer) -> bool:
-    """Let a container run again that was left frozen, where this is its node; whether that was needed.
-
-    By its runtime where that can be asked: else it takes the container for paused for ever after, runs nothing
-    in it, and freezes it for no later checkpoint.
-    """
-    from cria.kubernetes.node.criu_action import freezer, is_frozen, write
-
-    try:
-        file, _, running = freezer(find_root_process(found))
-        if file is None or not is_frozen(file):
-            return False
-        if not _resumed_by_its_runtime(found):
-            write(file, running)
-    except (NoSuchProcess, OSError):  # it is elsewhere, has ended, or is not for us to let go
-        return False
-    return True
-
-
-def _resumed_by_its_runtime(found: RunningContainer) -> bool:
-    ctr = shutil.which("ctr")
-    if ctr is None:
-        return False
-    command = [ctr, "--namespace", "k8s.io", "task", "resume", found.container_id]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=RESUME_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0
-
-
-def _parent(path: Path) -> int:
-    return int((path / "stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _read(text: str, found: RunningContainer) -> _Answer:
-    try:
-        return msgspec.json.decode(text, type=_Answer)
-    except msgspec.DecodeError as error:
-        raise QuiesceFailed(
-            f"what asks the engine in {found} did not answer", details=text[-500:] or str(error)
-        ) from error
+    """Return the modules for the container as an argument of a command, which is a part of the URL of an exec."""
+    sources = [(name, Path(path).read_text()) for name, path in _SOURCES.items()]
+    return base64.urlsafe_b64encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()

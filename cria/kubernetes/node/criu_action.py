@@ -1,8 +1,9 @@
 #!/usr/bin/python3 -IS
-"""CRIU's action script: bring the engines of a process tree to a still point before a dump, and let them go on after.
+"""CRIU's action script: quiesce the engines of a process tree before its dump, and resume them after it.
 
-It is copied to nodes with what it imports and is run by CRIU at every stage, so it needs nothing but Python 3.9,
-looks at one file of /proc where there is nothing to do, and imports what it needs when it needs it.
+It is copied to nodes with the modules that it loads. CRIU runs it at every stage of every dump and restore, so it
+needs nothing but Python 3.9, reads one file of /proc where there is no engine, and imports what it needs when it
+needs it.
 """
 
 from __future__ import annotations
@@ -13,87 +14,116 @@ import time
 
 TYPE_CHECKING = False  # importing typing, re or contextlib takes longer than all that is done here
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
-SETTINGS: dict[str, Any] = {"on_failure": "refuse", "inflight": "keep", "seconds": 60.0}
+    from cria.engine.control.client import ControlClient
+
 RESUME_SECONDS = 10.0
-GRACE_SECONDS = 5.0  # an engine keeps the time itself, and says what it waited for
-LEASE_SECONDS = 60.0  # CRIU freezes them long before
+LEASE_SECONDS = 60.0  # CRIU freezes the engines long before
 FROZEN_SECONDS = 600.0  # how long a runtime may keep a container frozen after its dump
-MOST_BYTES = 1 << 20
+FREEZE_SECONDS = 10.0
+CONTROL_CLIENT = "criu_control"  # the name on a node; in cria's own tree it is another
 
 
-class Failed(Exception):
-    """An engine could not be brought to a still point; the text is for a person."""
+class Settings:
+    """What to do about an engine. criu-action.json beside this file may set each field."""
+
+    on_failure: Literal["refuse", "pass"] = "refuse"
+    inflight: Literal["keep", "drain", "abort"] = "keep"
+    seconds: float = 60.0
+
+    @classmethod
+    def read(cls) -> Settings:
+        """Read the file, if there is one. Raises OSError, ValueError."""
+        import json
+
+        settings = cls()
+        path = os.path.splitext(os.path.abspath(__file__))[0] + ".json"
+        if os.path.exists(path):
+            with open(path) as file:
+                settings.__dict__.update(json.load(file))
+        return settings
 
 
 def main() -> int:
-    """The exit status for this stage: CRIU gives up what it does when it is not 0."""
+    """Handle the stage that CRIU names. Returns the exit status: CRIU fails when it is not 0."""
     handle = STAGES.get(os.environ.get("CRTOOLS_SCRIPT_ACTION", ""))
     root = int(os.environ.get("CRTOOLS_INIT_PID", "0"))
     if handle is None or not root:
         return 0
     while os.open(os.devnull, os.O_RDWR) < 2:
-        pass  # CRIU starts us without a standard input: what we open must not take its place
+        pass  # CRIU starts the script without a standard input: no file opened here may become one
     return handle(root)
 
 
+# Stages: errors are of many kinds, for the client's own is known only where it is loaded --------
+
+
 def before_dump(root: int) -> int:
-    """Pause every engine, and leave somebody behind who resumes them when CRIU has ended, however it ends."""
-    begin = time.monotonic()
-    engines: list[Engine] = []
+    """Quiesce all engines, and leave a process behind that resumes them when CRIU has ended."""
+    start = time.monotonic()
+    engines: list[ControlClient] = []
     refuse = True
     try:
         engines = find_engines(root)
         if not engines:
             return 0
-        settings = read_settings()
-        refuse = settings["on_failure"] != "pass"
+        settings = Settings.read()
+        refuse = settings.on_failure != "pass"
         criu = os.pidfd_open(os.getppid())
         with Thawed(root):
-            stand_still(engines, settings["inflight"], settings["seconds"], LEASE_SECONDS)
-    except (Failed, OSError, ValueError) as error:
+            load(CONTROL_CLIENT).quiesce_all(
+                engines, settings.inflight, settings.seconds, LEASE_SECONDS
+            )
+    except Exception as error:  # noqa: BLE001
         resume_later(None, engines)
-        outcome = "the dump is refused" if refuse else "it is dumped as it stands"
-        say(f"no still point, {outcome}: {error or type(error).__name__}")
+        outcome = "the dump is refused" if refuse else "the engine is dumped as it is"
+        log(f"not quiesced, {outcome}: {error or type(error).__name__}")
         return 1 if refuse else 0
     resume_later(criu, engines)
-    say(f"{len(engines)} engine(s) at a still point after {time.monotonic() - begin:.3f} s")
+    log(f"{len(engines)} engine(s) quiesced after {time.monotonic() - start:.3f} s")
     return 0
 
 
 def after_dump(root: int) -> int:
-    """Everything stands still and the images are whole: what CRIU leaves out of them is added."""
+    """Add to the images what CRIU leaves out. All processes are stopped, and the images are whole."""
     try:
-        kept = shared_memory().keep(root, descendants(root), images()) if find_engines(root) else 0
-    except (OSError, ValueError) as error:
-        say(f"its shared memory could not be kept, the dump is refused: {error}")
+        finder = load("criu_engines")
+        if not finder.find_control_sockets(root):
+            return 0
+        shared_memory = load("criu_shared_memory")
+        count = shared_memory.save(root, finder.descendants(root), os.environ["CRTOOLS_IMAGE_DIR"])
+    except Exception as error:  # noqa: BLE001
+        log(f"cannot save shared memory, the dump is refused: {error}")
         return 1
-    if kept:
-        say(f"{kept} file(s) of /dev/shm kept")
+    if count:
+        log(f"saved {count} file(s) of /dev/shm")
     return 0
 
 
 def before_restore(root: int) -> int:
-    """Its mounts are there and nothing is opened yet."""
+    """Put shared memory into a container whose mounts exist and whose processes have opened nothing yet."""
     try:
-        put = shared_memory().put_back(root, images())
-    except (OSError, ValueError) as error:
-        say(f"its shared memory could not be put back, the restore is refused: {error}")
+        count = load("criu_shared_memory").restore(root, os.environ["CRTOOLS_IMAGE_DIR"])
+    except Exception as error:  # noqa: BLE001
+        log(f"cannot restore shared memory, the restore is refused: {error}")
         return 1
-    if put:
-        say(f"{put} file(s) of /dev/shm put back")
+    if count:
+        log(f"restored {count} file(s) of /dev/shm")
     return 0
 
 
 def after_restore(root: int) -> int:
-    """The restored copy wakes up at its still point. It runs already, so nothing that fails is a reason to end it."""
+    """Resume the restored engines, which are quiesced as they were at the dump.
+
+    They run already, so that no failure here is a reason to end them.
+    """
     try:
         for engine in find_engines(root):
-            engine.ask("resume", RESUME_SECONDS)
-            say("the restored engine goes on")
-    except (Failed, OSError, ValueError) as error:
-        say(f"the restored engine goes on by itself within a minute: {error}")
+            engine.resume(RESUME_SECONDS)
+            log("the restored engine is resumed")
+    except Exception as error:  # noqa: BLE001
+        log(f"the restored engine resumes by itself within a minute: {error}")
     return 0
 
 
@@ -105,188 +135,43 @@ STAGES = {
 }
 
 
-def images() -> str:
-    return os.environ["CRTOOLS_IMAGE_DIR"]
+def find_engines(root: int) -> list[ControlClient]:
+    """Return a client for each control socket in the tree below `root`. Raises OSError."""
+    finder = load("criu_engines")
+    sockets = finder.find_control_sockets(root)
+    if not sockets:
+        return []
+    trusted = finder.pids_in_our_namespace(finder.descendants(root))
+    engines = [load(CONTROL_CLIENT).ControlClient(pid, path, trusted) for pid, path in sockets]
+    for engine in engines:
+        engine.hold_directory()  # when CRIU has ended, the PID may be another process's
+    return engines
 
 
-def shared_memory() -> Any:
-    """The module that lies beside this file."""
+def load(name: str) -> Any:
+    """Import a module that lies beside this file. In cria's own tree the control client lies elsewhere."""
     import importlib
 
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-    return importlib.import_module("criu_shared_memory")
+    here = os.path.dirname(os.path.realpath(__file__))
+    if here not in sys.path:
+        sys.path.append(here)
+    if name == CONTROL_CLIENT and not os.path.exists(f"{here}/{name}.py"):
+        sys.path.append(f"{here}/../../engine/control")
+        name = "client"
+    return importlib.import_module(name)
 
 
-def say(text: str) -> None:
-    """CRIU puts it into its own log."""
+def log(text: str) -> None:
+    """Write a line for CRIU's log."""
     print(f"cria: {text}", file=sys.stderr)
 
 
-def read_settings() -> dict[str, Any]:
-    """Those of criu-action.json beside this file, over what is usual. Raises OSError, ValueError."""
-    import json
+def resume_later(criu: int | None, engines: list[ControlClient]) -> None:
+    """Leave a process behind that resumes the engines when CRIU, a pidfd, has ended.
 
-    path = os.path.splitext(os.path.abspath(__file__))[0] + ".json"
-    if not os.path.exists(path):
-        return SETTINGS
-    with open(path) as file:
-        return {**SETTINGS, **json.load(file)}
-
-
-# Who is there ----------------------------------------------------------------------------------
-
-
-def find_engines(root: int, tree: list[int] | None = None) -> list[Engine]:
-    """The control sockets that processes of `tree` listen on: without it, of the tree below `root`."""
-    with open(f"/proc/{root}/net/unix", errors="surrogateescape") as file:
-        rows = [line.rstrip("\n").split(None, 7) for line in file if "/cria-" in line]
-    # Columns: Num RefCount Protocol Flags Type St Inode Path; __SO_ACCEPTCON is what a listener has. Any
-    # process may name a socket with line breaks in it.
-    rows = [row for row in rows if len(row) == 8 and row[3] == "00010000"]
-    listening = {row[6]: row[7] for row in rows if is_control(row[7])}
-    if not listening:
-        return []
-    tree = descendants(root) if tree is None else tree
-    known = {number for pid in tree for number in as_we_number(pid)}
-    found: dict[str, Engine] = {}
-    for pid in tree:
-        for inode in held_sockets(pid) & set(listening):
-            found.setdefault(inode, Engine(pid, listening[inode], known))
-    return list(found.values())
-
-
-def is_control(path: str) -> bool:
-    """Whether the part of cria inside an engine names its socket so."""
-    name = path.rpartition("/")[2]
-    return path.startswith("/") and name.startswith("cria-") and name.endswith(".sock")
-
-
-def descendants(root: int) -> list[int]:
-    tree = [root]
-    for pid in tree:
-        for thread in listed(f"/proc/{pid}/task"):
-            try:
-                with open(f"/proc/{pid}/task/{thread}/children") as file:
-                    tree += map(int, file.read().split())
-            except OSError:  # it has just ended
-                continue
-    return tree
-
-
-def as_we_number(pid: int) -> list[int]:
-    """The PID of a process of /proc in our own namespace, which at a restore can be the container's."""
-    depth = len(numbers("self")) - 1
-    return numbers(pid)[depth : depth + 1]
-
-
-def numbers(pid: int | str) -> list[int]:
-    """The PIDs of a process, in the namespace of /proc and in each one below, down to its own."""
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            line = next(line for line in file if line.startswith("NSpid:"))
-    except (OSError, StopIteration):
-        return []
-    return [int(word) for word in line.split()[1:]]
-
-
-def held_sockets(pid: int) -> set[str]:
-    held = set()
-    for descriptor in listed(f"/proc/{pid}/fd"):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-        except OSError:
-            continue
-        held.add(target[len("socket:[") : -1])
-    return held
-
-
-def listed(directory: str) -> list[str]:
-    """The names in a directory of /proc; none when its process has ended. Raises PermissionError."""
-    try:
-        return os.listdir(directory)
-    except PermissionError:  # an engine that cannot be seen is not one that is not there
-        raise
-    except OSError:
-        return []
-
-
-class Engine:
-    """An engine's control socket: `path` is as process `pid` sees it, `known` who may listen there."""
-
-    def __init__(self, pid: int, path: str, known: set[int]) -> None:
-        directory, _, self._name = path.rpartition("/")
-        self._directory = os.open(f"/proc/{pid}/root{directory}", os.O_PATH | os.O_DIRECTORY)
-        self._known = known
-
-    def ask(self, command: str, seconds: float, **words: Any) -> dict[str, Any]:
-        """One command, one answer; the engine hangs up. Raises Failed, OSError, ValueError."""
-        import json
-        import socket
-
-        request = {"command": command, "seconds": seconds, **words}
-        deadline = time.monotonic() + seconds + GRACE_SECONDS
-        received = b""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(seconds + GRACE_SECONDS)
-            connection.connect(f"/proc/self/fd/{self._directory}/{self._name}")
-            self._check_who_listens(connection)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            while len(received) < MOST_BYTES and (part := connection.recv(65536)):
-                received += part
-                connection.settimeout(max(0.001, deadline - time.monotonic()))
-        answer: dict[str, Any] = json.loads(received)
-        if "error" in answer:
-            raise Failed(f"{command}: {answer['error']}")
-        return answer
-
-    def _check_who_listens(self, connection: Any) -> None:
-        """A link in the container's files may lead to a socket elsewhere: that is not ours to command."""
-        import socket
-        import struct
-
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid = struct.unpack("3i", credentials)[0]
-        if pid not in self._known:
-            raise Failed(f"process {pid}, which listens at {self._name}, is not of this tree")
-
-
-def stand_still(
-    engines: list[Engine], inflight: str, seconds: float, lease: float
-) -> tuple[list[dict[str, Any]], list[float]]:
-    """Bring all engines to a still point within `seconds`; they stand still for `lease` seconds from then on.
-
-    Returns what each said of it, and the leases that are known. Several API servers of one engine share its
-    pause: it belongs to the first. Raises Failed, OSError, ValueError; some may then stand still.
-    """
-    deadline = time.monotonic() + seconds
-
-    def left(least: float) -> float:
-        return max(least, round(deadline - time.monotonic(), 1))
-
-    paused = [(e, e.ask("pause", left(0.01), inflight=inflight)) for e in engines]
-    ours = [each for each, said in paused if said.get("by_cria", True)]
-    stood = [each.ask("quiesce", left(1.0)) for each in engines]
-    leases = [renew(each, lease) for each in ours]
-    return stood, [each for each in leases if each is not None]
-
-
-def renew(engine: Engine, lease: float) -> float | None:
-    """The seconds it stands still from now on; None where its part of cria is too old. Raises Failed: it went on."""
-    try:
-        return float(engine.ask("renew", RESUME_SECONDS, lease=lease)["lease_seconds"])
-    except Failed as error:
-        if "no such command" in str(error):
-            return None
-        raise
-
-
-# Letting it go on ------------------------------------------------------------------------------
-
-
-def resume_later(criu: int | None, engines: list[Engine]) -> None:
-    """When `criu` has ended. From a process that outlives this one: CRIU waits for us, the engine for CRIU.
-
-    After that the runtime may still keep the engine frozen; the request waits in its socket.
+    At post-dump an engine cannot be resumed: CRIU has stopped it still, containerd keeps it frozen for longer, and
+    after a dump that failed CRIU does not call the script at all. The process outlives this script, because CRIU
+    waits for the script and the engine for CRIU. While the engine is frozen, the request waits in its socket.
     """
     import select
 
@@ -302,23 +187,24 @@ def resume_later(criu: int | None, engines: list[Engine]) -> None:
         select.select([criu], [], [])
     for engine in engines:
         try:
-            engine.ask("resume", FROZEN_SECONDS)
-        except (Failed, OSError, ValueError):  # ended by the dump, or it went on by itself
+            engine.resume(FROZEN_SECONDS)
+        except Exception:  # noqa: BLE001 - the engine has ended with its dump, or its lease has
             continue
     os._exit(0)
 
 
-# A frozen container ----------------------------------------------------------------------------
+# The cgroup freezer ----------------------------------------------------------------------------
 
 
 class Thawed:
-    """Let the cgroup of a process run for a while: containerd freezes a container before it calls CRIU.
+    """Let a frozen cgroup run for a moment: containerd freezes a container before it calls CRIU.
 
-    A frozen engine cannot reach a still point. Afterwards it is as the runtime had it. Raises Failed.
+    A frozen engine cannot be quiesced. It is frozen again before CRIU looks at it; a cgroup that was not frozen is
+    left alone. Raises TimeoutError where the cgroup does not freeze again.
     """
 
     def __init__(self, pid: int) -> None:
-        self._file, self._frozen, self._running = freezer(pid)
+        self._file, self._frozen, self._running = find_freezer(pid)
         self._was_frozen = self._file is not None and is_frozen(self._file)
 
     def __enter__(self) -> None:
@@ -328,42 +214,43 @@ class Thawed:
     def __exit__(self, *_error: object) -> None:
         if not (self._file and self._was_frozen):
             return
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + FREEZE_SECONDS
         write(self._file, self._frozen)
         while not is_frozen(self._file):
             if time.monotonic() > deadline:
-                raise Failed(f"{self._file} does not freeze again")
+                raise TimeoutError(f"{self._file} does not freeze again")
             time.sleep(0.001)
-            write(self._file, self._frozen)  # v1 may need it again for tasks that were on their way
+            write(self._file, self._frozen)  # cgroup v1 can stay FREEZING until it is asked again
 
 
-def freezer(pid: int) -> tuple[str | None, str, str]:
-    """The file that freezes the cgroup of `pid`, and what is written there to freeze and to thaw."""
+def find_freezer(pid: int) -> tuple[str | None, str, str]:
+    """Return the file that freezes the cgroup of `pid`, and what to write to it to freeze and to thaw."""
     with open(f"/proc/{pid}/cgroup") as file:
         paths = dict(line.rstrip("\n").split(":", 2)[1:] for line in file)
     version_1 = next((path for names, path in paths.items() if "freezer" in names.split(",")), None)
     with open("/proc/self/mountinfo") as file:
         mounts = [line.split() for line in file]
-    for words in mounts:
-        kind = words[words.index("-") + 1]
-        if kind == "cgroup" and version_1 and "freezer" in words[-1].split(","):
-            return f"{words[4]}{version_1}/freezer.state", "FROZEN", "THAWED"
-        if kind == "cgroup2" and not version_1 and "" in paths:
-            return f"{words[4]}{paths['']}/cgroup.freeze", "1", "0"
+    for fields in mounts:
+        file_system = fields[fields.index("-") + 1]
+        if file_system == "cgroup" and version_1 and "freezer" in fields[-1].split(","):
+            return f"{fields[4]}{version_1}/freezer.state", "FROZEN", "THAWED"
+        if file_system == "cgroup2" and not version_1 and "" in paths:
+            return f"{fields[4]}{paths['']}/cgroup.freeze", "1", "0"
     return None, "", ""
 
 
 def is_frozen(file: str) -> bool:
-    """By cgroup v1 the file itself says so; by v2 another one says when it has come true."""
+    """Return whether all tasks of the cgroup are frozen: freezer.state says so in v1, cgroup.events in v2."""
     version_2 = file.endswith("cgroup.freeze")
     try:
-        with open(file.replace("cgroup.freeze", "cgroup.events")) as said:
-            return ("frozen 1" if version_2 else "FROZEN") in said.read()
+        with open(file.replace("cgroup.freeze", "cgroup.events")) as state:
+            return ("frozen 1" if version_2 else "FROZEN") in state.read()
     except FileNotFoundError:
         return False  # the root cgroup cannot be frozen
 
 
 def write(path: str, text: str) -> None:
+    """Write `text` to the file at `path`."""
     with open(path, "w") as file:
         file.write(text)
 

@@ -1,7 +1,7 @@
-"""Keep an engine's files of /dev/shm with CRIU's images, and put them into the /dev/shm of a restored container.
+"""Save an engine's files of /dev/shm with CRIU's images, and put them into the /dev/shm of a restored container.
 
-A pod's /dev/shm is a mount from outside its containers, which CRIU leaves out, and a copy in another pod
-has an empty one. This runs beside the action script, so it needs nothing but Python 3.9.
+A pod's /dev/shm is mounted from outside its containers, so that CRIU leaves it out, and in another pod it is empty.
+This file is copied to nodes for the action script: standard library only, for Python 3.9.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-NAME = "cria-shared-memory.img"
-PLACE = "/dev/shm"
-BLOCK = 1 << 16
-ZEROS = bytes(BLOCK)
-HEAD = struct.Struct("<qI")  # offset and length of a block; the offset -1 ends a file
-END = HEAD.pack(-1, 0)
+IMAGE_NAME = "cria-shared-memory.img"
+SHM = "/dev/shm"
+BLOCK_BYTES = 1 << 16
+ZEROS = bytes(BLOCK_BYTES)
+
+# The image: a line of JSON about all files, then for each file a line of JSON and its blocks that are not all zero.
+BLOCK_HEADER = struct.Struct("<qI")  # offset and length of a block
+END_OF_FILE = BLOCK_HEADER.pack(-1, 0)
 
 
-def keep(root: int, tree: list[int], images: str) -> int:
-    """Write what the tree of `root` uses of /dev/shm into the directory of images; returns the number of files.
+def save(root: int, pids: list[int], images: str) -> int:
+    """Write the files of /dev/shm that the processes `pids` use into the directory `images`. Returns their number.
 
-    None where CRIU dumps /dev/shm itself, or the tree shares it with us. CRIU overwrites the images of an
-    earlier dump, and so do we. Raises OSError; then there is no such file.
+    `root` is the first process of the container. Saves none where CRIU dumps /dev/shm itself, or the container shares
+    it with us. As CRIU does, replaces the image of an earlier dump. Raises OSError; then there is no image.
     """
-    path = f"{images}/{NAME}"
+    path = f"{images}/{IMAGE_NAME}"
     with suppress(FileNotFoundError):
         os.unlink(path)
-    mount = mount_of(root)
-    if mount is None or same_mounts(root) or dumped_by_criu(root, images):
+    mount_id = shm_mount_id(root)
+    if mount_id is None or shares_our_mounts(root) or is_dumped_by_criu(root, images):
         return 0
-    used = used_files(tree)
-    directory = os.open(f"/proc/{root}/root{PLACE}", os.O_RDONLY | os.O_DIRECTORY)
-    files = by_inode(directory, used)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    inodes = inodes_in_use(pids)
+    directory = os.open(f"/proc/{root}/root{SHM}", os.O_RDONLY | os.O_DIRECTORY)
+    files = names_by_inode(directory, inodes)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with open(handle, "wb") as out:
-            out.write(json.dumps({"mount": mount, "files": len(files)}).encode() + b"\n")
+        with open(descriptor, "wb") as image:
+            image.write(json.dumps({"mount": mount_id, "files": len(files)}).encode() + b"\n")
             for names in files:
-                store(directory, names, out)
+                write_file(directory, names, image)
     except BaseException:
         os.unlink(path)
         raise
@@ -53,121 +55,135 @@ def keep(root: int, tree: list[int], images: str) -> int:
     return len(files)
 
 
-def put_back(root: int, images: str) -> int:
-    """Put the files into the container that is being restored; returns their number. Raises OSError, ValueError.
+def restore(root: int, images: str) -> int:
+    """Put saved files into the container that CRIU is restoring. Returns their number. Raises OSError, ValueError.
 
-    They take the place of those of the same names: whoever has these mapped keeps them.
+    They replace files of the same names; a process that has those mapped keeps them.
     """
-    path = f"{images}/{NAME}"
+    path = f"{images}/{IMAGE_NAME}"
     if not os.path.exists(path):
         return 0
-    with open(path, "rb") as source:
-        about = json.loads(source.readline())
-        directory = os.open(in_the_making(root, about["mount"]), os.O_RDONLY | os.O_DIRECTORY)
-        for _ in range(about["files"]):
-            load(directory, source)
+    with open(path, "rb") as image:
+        header = json.loads(image.readline())
+        directory = os.open(
+            find_restored_mount(root, header["mount"]), os.O_RDONLY | os.O_DIRECTORY
+        )
+        for _ in range(header["files"]):
+            read_file(directory, image)
         os.close(directory)
-    return int(about["files"])
+    return int(header["files"])
 
 
-# Where ------------------------------------------------------------------------------------------
+# The mount -------------------------------------------------------------------------------------
 
 
-def mounts(root: int) -> list[list[str]]:
+def mountinfo(root: int) -> list[list[str]]:
+    """Return the fields of each mount that a process sees (proc_pid_mountinfo(5))."""
     with open(f"/proc/{root}/mountinfo") as file:
         return [line.split() for line in file]
 
 
-def mount_of(root: int) -> int | None:
-    """The ID of what is mounted on /dev/shm, as CRIU's images have it."""
-    found = [int(words[0]) for words in mounts(root) if words[4] == PLACE]
-    return found[-1] if found else None
+def shm_mount_id(root: int) -> int | None:
+    """Return the ID of the mount at /dev/shm, the last where several cover each other. CRIU's images have the same."""
+    ids = [int(fields[0]) for fields in mountinfo(root) if fields[4] == SHM]
+    return ids[-1] if ids else None
 
 
-def same_mounts(root: int) -> bool:
+def shares_our_mounts(root: int) -> bool:
+    """Return whether a process is in our own mount namespace."""
     return os.readlink(f"/proc/{root}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
 
 
-def dumped_by_criu(root: int, images: str) -> bool:
-    """CRIU packs a tmpfs that is the container's own, and names the image for its device."""
-    device = os.stat(f"/proc/{root}/root{PLACE}").st_dev
+def is_dumped_by_criu(root: int, images: str) -> bool:
+    """Return whether CRIU has packed /dev/shm: it does so with a tmpfs of the container, named for its device."""
+    device = os.stat(f"/proc/{root}/root{SHM}").st_dev
     return os.path.exists(f"{images}/tmpfs-dev-{os.minor(device)}.tar.gz.img")
 
 
-def in_the_making(root: int, mount: int) -> str:
-    """Where CRIU has put that mount before it builds the container's tree (its mount-v2.c)."""
-    for words in mounts(root):
-        if words[4].endswith(f"/mnt-{mount:010d}"):
-            return f"/proc/{root}/root{words[4]}"
-    raise ValueError(f"{PLACE} of the container is not where CRIU puts it")
+def find_restored_mount(root: int, mount_id: int) -> str:
+    """Return where CRIU has put a mount before it builds the container's tree. Source: mount-v2.c of CRIU 4.
+
+    Raises ValueError where it is not there.
+    """
+    for fields in mountinfo(root):
+        if fields[4].endswith(f"/mnt-{mount_id:010d}"):
+            return f"/proc/{root}/root{fields[4]}"
+    raise ValueError(f"{SHM} of the container is not where CRIU puts it")
 
 
-# What -------------------------------------------------------------------------------------------
+# The files -------------------------------------------------------------------------------------
 
 
-def used_files(tree: list[int]) -> set[int]:
-    """The inodes of files of /dev/shm that processes have mapped or open, also of those without a name."""
-    used = set()
-    for pid in tree:
+def inodes_in_use(pids: list[int]) -> set[int]:
+    """Return the inodes of files of /dev/shm that processes have mapped or open, also of files without a name."""
+    inodes = set()
+    for pid in pids:
         with open(f"/proc/{pid}/maps") as file:
-            rows = (line.split(None, 5) for line in file if f" {PLACE}/" in line)
-            used |= {int(row[4]) for row in rows}
+            rows = (line.split(None, 5) for line in file if f" {SHM}/" in line)
+            inodes |= {int(row[4]) for row in rows}
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             path = f"/proc/{pid}/fd/{descriptor}"
-            if os.readlink(path).startswith(f"{PLACE}/"):
-                used.add(os.stat(path).st_ino)
-    return used
+            if os.readlink(path).startswith(f"{SHM}/"):
+                inodes.add(os.stat(path).st_ino)
+    return inodes
 
 
-def by_inode(directory: int, used: set[int]) -> list[list[str]]:
-    """The names of each regular file that is used; CRIU gave one to those that had none."""
+def names_by_inode(directory: int, inodes: set[int]) -> list[list[str]]:
+    """Return the names of each regular file whose inode is among `inodes`.
+
+    A file that had no name has one: CRIU links it as link_remap.N.
+    """
     files: dict[int, list[str]] = {}
     for name in sorted(os.listdir(directory)):
-        about = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if about.st_ino in used and stat.S_ISREG(about.st_mode):
-            files.setdefault(about.st_ino, []).append(name)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if status.st_ino in inodes and stat.S_ISREG(status.st_mode):
+            files.setdefault(status.st_ino, []).append(name)
     return list(files.values())
 
 
-def store(directory: int, names: list[str], out: BinaryIO) -> None:
-    """Without the blocks that are all zero: an engine's rings are large and mostly empty."""
-    handle = os.open(names[0], os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-    with open(handle, "rb") as source:
-        about = os.fstat(handle)
-        facts: dict[str, Any] = {
+def write_file(directory: int, names: list[str], image: BinaryIO) -> None:
+    """Add the file that has these names to the image, without zeros: an engine's rings are large and mostly empty."""
+    descriptor = os.open(names[0], os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+    with open(descriptor, "rb") as source:
+        status = os.fstat(descriptor)
+        header: dict[str, Any] = {
             "names": names,
-            "size": about.st_size,
-            "mode": about.st_mode & 0o7777,
+            "size": status.st_size,
+            "mode": status.st_mode & 0o7777,
+            "uid": status.st_uid,
+            "gid": status.st_gid,
         }
-        facts |= {"uid": about.st_uid, "gid": about.st_gid}
-        out.write(json.dumps(facts).encode() + b"\n")
+        image.write(json.dumps(header).encode() + b"\n")
         offset = 0
-        while block := source.read(BLOCK):
+        while block := source.read(BLOCK_BYTES):
             if block != ZEROS[: len(block)]:
-                out.write(HEAD.pack(offset, len(block)) + block)
+                image.write(BLOCK_HEADER.pack(offset, len(block)) + block)
             offset += len(block)
-    out.write(END)
+    image.write(END_OF_FILE)
 
 
-def load(directory: int, source: BinaryIO) -> None:
-    about = json.loads(source.readline())
-    for name in about["names"]:
+def read_file(directory: int, image: BinaryIO) -> None:
+    """Make the next file of the image, then give it its names. Raises OSError, ValueError."""
+    header = json.loads(image.readline())
+    for name in header["names"]:
         if "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"a file of {PLACE} is called {name!r}")
-    handle = os.open(".", os.O_TMPFILE | os.O_RDWR, about["mode"], dir_fd=directory)
+            raise ValueError(f"a file of {SHM} is called {name!r}")
+    descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, header["mode"], dir_fd=directory)
     try:
-        while (head := HEAD.unpack(source.read(HEAD.size)))[0] >= 0:
-            os.pwrite(handle, source.read(head[1]), head[0])
-        os.ftruncate(handle, about["size"])
-        os.fchown(handle, about["uid"], about["gid"])
-        os.fchmod(handle, about["mode"])
-        for name in about["names"]:
-            take_place(directory, name, handle)
+        while (block := BLOCK_HEADER.unpack(image.read(BLOCK_HEADER.size)))[0] >= 0:
+            offset, length = block
+            os.pwrite(descriptor, image.read(length), offset)
+        os.ftruncate(descriptor, header["size"])
+        os.fchown(descriptor, header["uid"], header["gid"])
+        os.fchmod(descriptor, header["mode"])
+        for name in header["names"]:
+            link_as(directory, name, descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
-def take_place(directory: int, name: str, handle: int) -> None:
+def link_as(directory: int, name: str, descriptor: int) -> None:
+    """Give an open file a name, and take that from the file which has it."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
-    os.link(f"/proc/self/fd/{handle}", name, dst_dir_fd=directory, follow_symlinks=True)
+    os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory, follow_symlinks=True)

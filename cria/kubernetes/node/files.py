@@ -1,10 +1,10 @@
-"""Read and replace a node's files, below a root where the node may be mounted; no symbolic link is followed."""
+"""Read and replace a node's files below the directory where the node is mounted. No symbolic link is followed."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cria.errors import NotWritable
 
 
 class FileChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the node that is to be as `after`; None where it is not there. `path` is as the node names it."""
+    """The content of a file before and after a change; None where there is no file. `path` is as the node sees it."""
 
     path: Path
     before: str | None
@@ -31,50 +31,61 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(root: Path, path: Path) -> str | None:
-    """What is in a file; None when it is not there. Raises NotWritable where a link would be followed."""
+    """Return the content of a file, None where there is no file. Raises NotWritable where `path` has a symbolic link."""
     try:
-        with _directory(root, path.parent) as directory, _explained(root, path):
-            handle = os.open(
+        with _open_directory(root, path.parent) as directory, _explain_errors(root, path):
+            descriptor = os.open(
                 path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
             )
-            with open(handle) as file:  # noqa: PTH123 - a descriptor
+            with open(descriptor) as file:  # noqa: PTH123 - a descriptor
                 return file.read()
     except FileNotFoundError:
         return None
 
 
 def missing_directories(root: Path, directory: Path) -> tuple[Path, ...]:
-    """Those of `directory` and its parents that are not there, the outermost first."""
-    lines = [directory, *directory.parents]
-    return tuple(each for each in reversed(lines) if not os.path.lexists(_below(root, each)))
+    """Return which of `directory` and its parents do not exist, the outermost first."""
+    paths = reversed([directory, *directory.parents])
+    return tuple(path for path in paths if not os.path.lexists(_below(root, path)))
 
 
-def apply(root: Path, changes: tuple[FileChange, ...], directories: tuple[Path, ...]) -> None:
-    """Make `directories`, then the changes, in this order: all of them or none. Raises NotWritable."""
+def apply(root: Path, changes: Iterable[FileChange], new_directories: tuple[Path, ...]) -> None:
+    """Make the directories, then the changes in their order; all of it or nothing. Raises NotWritable."""
     done: list[FileChange] = []
     try:
-        for each in directories:
-            with _explained(root, each), _directory(root, each.parent) as parent:
-                os.mkdir(each.name, 0o755, dir_fd=parent)
+        for path in new_directories:
+            with _explain_errors(root, path), _open_directory(root, path.parent) as parent:
+                os.mkdir(path.name, 0o755, dir_fd=parent)
         for change in changes:
-            _make(root, change)
+            _apply_one(root, change)
             done.append(change)
     except BaseException:
         for change in reversed(done):
-            _make(root, change.inverse)
-        remove_directories(root, directories)
+            _apply_one(root, change.inverse)
+        remove_directories(root, new_directories)
         raise
 
 
-def remove_directories(root: Path, directories: tuple[Path, ...]) -> None:
-    """The innermost first; those that hold something else stay."""
-    for each in sorted(directories, reverse=True):
-        with suppress(OSError, NotWritable), _directory(root, each.parent) as parent:
-            os.rmdir(each.name, dir_fd=parent)
+def remove_directories(root: Path, directories: Iterable[Path]) -> None:
+    """Remove directories, the innermost first. A directory that is not empty stays."""
+    for path in sorted(directories, reverse=True):
+        with suppress(OSError, NotWritable), _open_directory(root, path.parent) as parent:
+            os.rmdir(path.name, dir_fd=parent)
 
 
-def _make(root: Path, change: FileChange) -> None:
-    with _explained(root, change.path), _directory(root, change.path.parent) as directory:
+def remove_bytecode(root: Path, directory: Path, modules: Iterable[str]) -> None:
+    """Remove what Python has compiled of these modules, without their suffix, in `directory`. Nothing else is touched."""
+    cache = directory / "__pycache__"
+    with suppress(OSError, NotWritable), _open_directory(root, cache) as opened:
+        for name in os.listdir(opened):  # noqa: PTH208 - a descriptor
+            if name.split(".")[0] in modules and name.endswith(".pyc"):
+                os.unlink(name, dir_fd=opened)
+    remove_directories(root, [cache])
+
+
+def _apply_one(root: Path, change: FileChange) -> None:
+    parent = change.path.parent
+    with _explain_errors(root, change.path), _open_directory(root, parent) as directory:
         if change.after is None:
             os.unlink(change.path.name, dir_fd=directory)
         else:
@@ -82,66 +93,66 @@ def _make(root: Path, change: FileChange) -> None:
 
 
 def _replace(directory: int, name: str, content: bytes, executable: bool) -> None:
-    """Write beside it and rename, so that whoever reads finds the old or the new; owner and mode stay."""
+    """Replace a file by renaming another onto it, so that a reader never sees a half. Owner and mode stay."""
     partial = f".{name}.cria-partial"
     with suppress(FileNotFoundError):
         os.unlink(partial, dir_fd=directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(partial, flags, 0o600, dir_fd=directory)
+    descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
     try:
-        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(content)
             file.flush()
-            _like_the_old(directory, name, handle, executable)
-            os.fsync(handle)
+            _copy_owner_and_mode(directory, name, descriptor, executable)
+            os.fsync(descriptor)
         os.rename(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         os.unlink(partial, dir_fd=directory)
         raise
 
 
-def _like_the_old(directory: int, name: str, handle: int, executable: bool) -> None:
+def _copy_owner_and_mode(directory: int, name: str, descriptor: int, executable: bool) -> None:
     try:
         old = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
-        os.fchmod(handle, 0o755 if executable else 0o644)
+        os.fchmod(descriptor, 0o755 if executable else 0o644)
         return
-    os.fchown(handle, old.st_uid, old.st_gid)
-    os.fchmod(handle, old.st_mode & 0o7777)
+    os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, old.st_mode & 0o7777)
 
 
 @contextmanager
-def _directory(root: Path, path: Path) -> Iterator[int]:
-    """A descriptor of a directory of the node, reached step by step without following a link."""
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open_directory(root: Path, path: Path) -> Iterator[int]:
+    """Open a directory of the node, one component after the other, and yield its descriptor."""
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for depth, part in enumerate(path.parts[1:], start=2):
+        for depth, name in enumerate(path.parts[1:], start=2):
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with _explained(root, Path(*path.parts[:depth])):
-                inner = os.open(part, flags, dir_fd=handle)
-            os.close(handle)
-            handle = inner
-        yield handle
+            with _explain_errors(root, Path(*path.parts[:depth])):
+                child = os.open(name, flags, dir_fd=directory)
+            os.close(directory)
+            directory = child
+        yield directory
     finally:
-        os.close(handle)
+        os.close(directory)
 
 
 @contextmanager
-def _explained(root: Path, path: Path) -> Iterator[None]:
-    """What the kernel refuses is said with the path. That something is not there is for the caller to judge."""
+def _explain_errors(root: Path, path: Path) -> Iterator[None]:
+    """Raise NotWritable with the path for an OSError, except where something does not exist."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        there = _below(root, path)
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and there.is_symlink():
+        full = _below(root, path)
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and full.is_symlink():
             raise NotWritable(
-                f"{there} is a symbolic link",
-                details=f"it leads to {there.readlink()}; whoever may change it would choose what is written",
-                remedy="name the real place, with --directory or --conf",
+                f"{full} is a symbolic link",
+                details=f"it leads to {full.readlink()}: who can change the link could choose which file is written",
+                remedy="name the path that it leads to, with --directory or --conf",
             ) from error
-        raise NotWritable(f"{there} cannot be written", details=error.strerror) from error
+        raise NotWritable(f"{full} cannot be written", details=error.strerror) from error
 
 
 def _below(root: Path, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Make a node's container runtime bring engines to a still point: CRIU's action script and configuration."""
+"""Let a node's container runtime quiesce engines for a checkpoint: install CRIU's action script, and name it to CRIU."""
 
 from __future__ import annotations
 
@@ -10,26 +10,39 @@ from typing import Literal
 
 import msgspec
 
+from cria.engine.control import client
 from cria.errors import NodeUnsuitable
 from cria.kubernetes.node import files as node_files
 from cria.kubernetes.node.files import FileChange
 from cria.model.manifest import Inflight
 
-RUNC = Path("/etc/criu/runc.conf")
-CRUN = Path("/etc/criu/crun.conf")  # crun reads runc's where it does not find its own
+RUNC_CONF = Path("/etc/criu/runc.conf")
+CRUN_CONF = Path("/etc/criu/crun.conf")  # where it does not exist, crun reads runc's
 BEGIN = "# begin cria: put here by `cria kubernetes node install`"
 END = "# end cria: what follows wins where it says otherwise"
 OPTIONS = ("tcp-established", "skip-in-flight", "link-remap", "file-locks", "ghost-limit 512M")
+PROGRAM_DIRECTORIES = (
+    "usr/sbin",
+    "usr/local/sbin",
+    "usr/bin",
+    "usr/local/bin",
+    "sbin",
+    "bin",
+)
 SCRIPT = Path(__file__).with_name("criu_action.py")
-BESIDE = Path(__file__).with_name("criu_shared_memory.py")  # the script imports it
-PROGRAMS = ("usr/sbin", "usr/local/sbin", "usr/bin", "usr/local/bin", "sbin", "bin")
+# What the script loads: the name beside it on a node, and the file in cria. An older installation has fewer.
+MODULES = {
+    "criu_control.py": Path(client.__file__),
+    "criu_engines.py": SCRIPT.with_name("criu_engines.py"),
+    "criu_shared_memory.py": SCRIPT.with_name("criu_shared_memory.py"),
+}
 
 OnFailure = Literal["refuse", "pass"]
 NetworkLock = Literal["iptables", "nftables", "skip"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the action script does about an engine: it reads this from a file beside it."""
+    """What the action script does about an engine; it reads this from a file beside it."""
 
     on_failure: OnFailure = "refuse"
     inflight: Inflight = "keep"
@@ -37,14 +50,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was there before, for the removal: `made` are files and directories that were not."""
+    """What an installation has changed, for its removal: configurations, and files and directories that are new."""
 
     configurations: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A node whose file system is at `root`; the script and what belongs to it are in its `directory`."""
+    """A node whose file system is mounted at `root`. The script and its files are in its `directory`."""
 
     root: Path = Path("/")
     directory: Path = Path("/opt/cria")
@@ -54,10 +67,6 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return self.directory / "criu-action"
 
     @property
-    def beside(self) -> Path:
-        return self.directory / BESIDE.name
-
-    @property
     def settings(self) -> Path:
         return self.directory / "criu-action.json"
 
@@ -65,28 +74,38 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def record(self) -> Path:
         return self.directory / "installed.json"
 
-    def program(self, name: str) -> Path | None:
-        """Where the node has a program, as the node names it. A link leads to where only the node can follow."""
-        found = (Path("/", place, name) for place in PROGRAMS)
-        return next((p for p in found if os.path.lexists(self.root / p.relative_to("/"))), None)
+    @property
+    def modules(self) -> dict[Path, str]:
+        """The content of each module that the script loads, by its path on the node."""
+        return {self.directory / name: source.read_text() for name, source in MODULES.items()}
+
+    def find_program(self, name: str) -> Path | None:
+        """Return the path of a program as the node sees it. A symbolic link may lead where only the node can follow."""
+        paths = (Path("/", directory, name) for directory in PROGRAM_DIRECTORIES)
+        return next((p for p in paths if os.path.lexists(self.root / p.relative_to("/"))), None)
 
 
 class InstallPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done on a node: `make` directories, the changes in their order, `remove` directories."""
+    """The changes of a node's files in their order, with the directories to make before and to remove after."""
 
     node: Node
     changes: tuple[FileChange, ...]
-    make: tuple[Path, ...] = ()
-    remove: tuple[Path, ...] = ()
+    new_directories: tuple[Path, ...] = ()
+    old_directories: tuple[Path, ...] = ()
+    removes_script: bool = False
 
-    def carry_out(self) -> None:
-        """All of it or nothing. Raises NotWritable."""
-        node_files.apply(self.node.root, self.changes, self.make)
-        node_files.remove_directories(self.node.root, self.remove)
+    def apply(self) -> None:
+        """Make all changes or none. Raises NotWritable."""
+        root = self.node.root
+        node_files.apply(root, self.changes, self.new_directories)
+        if self.removes_script:
+            modules = {Path(name).stem for name in MODULES}
+            node_files.remove_bytecode(root, self.node.directory, modules)
+        node_files.remove_directories(root, self.old_directories)
 
 
 class InstallStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What is installed on a node, and which CRIU its runtime finds in the usual places."""
+    """What is installed on a node, and which CRIU its runtime finds in the usual directories."""
 
     installed: bool
     script: str | None
@@ -96,7 +115,7 @@ class InstallStatus(msgspec.Struct, frozen=True, kw_only=True):
     criu: str | None
 
 
-def install(
+def plan_install(
     node: Node,
     settings: Settings,
     *,
@@ -104,92 +123,108 @@ def install(
     network_lock: NetworkLock | None = None,
     python: Path | None = None,
 ) -> InstallPlan:
-    """What installs the action script, or brings it up to date; none where it is already so.
+    """Plan the changes that install the action script or update it; none where it is up to date.
 
-    Without `configurations` it is runc's, and crun's where there is one. Raises NodeUnsuitable, NotWritable.
+    Without `configurations` runc's is changed, and crun's where there is one. Raises NodeUnsuitable, NotWritable.
     """
-    known = _record(node)
-    wanted = configurations or _usual_configurations(node)
-    made = {path for path in wanted if node_files.read(node.root, path) is None}
-    directories = {node.directory, *(path.parent for path in wanted)}
-    make = {
-        each for path in directories for each in node_files.missing_directories(node.root, path)
+    record = _read_record(node)
+    configurations = configurations or _default_configurations(node)
+    new_files = {path for path in configurations if node_files.read(node.root, path) is None}
+    directories = {node.directory, *(path.parent for path in configurations)}
+    new_directories = {
+        missing
+        for directory in directories
+        for missing in node_files.missing_directories(node.root, directory)
     }
     record = InstallRecord(
-        configurations=_named(wanted, known.configurations),
-        made=_named(made | make, known.made),
+        configurations=_add(configurations, record.configurations),
+        made=_add(new_files | new_directories, record.made),
     )
-    files: dict[Path, str | None] = {
-        node.beside: BESIDE.read_text(),
+    contents: dict[Path, str | None] = {
+        **node.modules,
         node.script: _script(node, python),
         node.settings: _json(settings),
         node.record: _json(record),
     }
-    for path in wanted:  # last: what names the script comes when the script is there
-        files[path] = _with_block(node, path, network_lock)
-    return InstallPlan(node=node, changes=_changes(node, files), make=tuple(sorted(make)))
+    for path in configurations:  # last: CRIU may run the script as soon as a configuration names it
+        contents[path] = _with_block(node, path, network_lock)
+    return InstallPlan(
+        node=node,
+        changes=_changes(node, contents),
+        new_directories=tuple(sorted(new_directories)),
+    )
 
 
-def remove(node: Node) -> InstallPlan:
-    """What takes the action script away, and leaves what was there before it. Raises NotWritable."""
-    record = _record(node)
-    files: dict[Path, str | None] = {}
-    for path in _configurations(node):
+def plan_removal(node: Node) -> InstallPlan:
+    """Plan the changes that remove the action script and restore what was there before. Raises NotWritable."""
+    record = _read_record(node)
+    contents: dict[Path, str | None] = {}
+    for path in _changed_configurations(node):
         rest = _without_block(node_files.read(node.root, path) or "")
-        files[path] = None if not rest and str(path) in record.made else rest
-    files |= dict.fromkeys((node.script, node.beside, node.settings, node.record))
-    there = {p: text for p, text in files.items() if node_files.read(node.root, p) is not None}
-    made = tuple(map(Path, record.made))
-    return InstallPlan(node=node, changes=_changes(node, there), remove=made)
+        contents[path] = None if not rest and str(path) in record.made else rest
+    contents |= dict.fromkeys((node.script, *node.modules, node.settings, node.record))
+    existing = {
+        path: content
+        for path, content in contents.items()
+        if node_files.read(node.root, path) is not None
+    }
+    return InstallPlan(
+        node=node,
+        changes=_changes(node, existing),
+        old_directories=tuple(map(Path, record.made)),
+        removes_script=True,
+    )
 
 
 def status(node: Node) -> InstallStatus:
-    """What is there now. Raises NotWritable where links stand in the way."""
+    """Return what is installed. Raises NotWritable where a path has a symbolic link."""
     script = node_files.read(node.root, node.script)
     settings = node_files.read(node.root, node.settings)
-    texts = {path: node_files.read(node.root, path) or "" for path in _configurations(node)}
-    naming = [path for path, text in texts.items() if BEGIN in text]
-    criu = node.program("criu")
+    contents = {
+        path: node_files.read(node.root, path) or "" for path in _changed_configurations(node)
+    }
+    configurations = [path for path, content in contents.items() if BEGIN in content]
+    criu = node.find_program("criu")
     return InstallStatus(
-        installed=bool(script and naming),
+        installed=bool(script and configurations),
         script=str(node.script) if script else None,
         up_to_date=_is_up_to_date(node, script),
         settings=msgspec.json.decode(settings, type=Settings) if settings else None,
-        configurations=tuple(map(str, naming)),
+        configurations=tuple(map(str, configurations)),
         criu=str(criu) if criu else None,
     )
 
 
 def diff(change: FileChange, node: Node) -> str:
-    """A unified diff of what is not cria's alone."""
+    """Return a unified diff of a change; an empty string for a file that is cria's own."""
     if change.path.parent == node.directory:
         return ""
     old, new = (text.splitlines() if text else [] for text in (change.before, change.after))
-    here, there = (
+    old_name, new_name = (
         "/dev/null" if text is None else str(change.path) for text in (change.before, change.after)
     )
-    lines = difflib.unified_diff(old, new, here, there, lineterm="")
+    lines = difflib.unified_diff(old, new, old_name, new_name, lineterm="")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _named(paths: Iterable[Path], known: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({*map(str, paths), *known}))
+def _add(paths: Iterable[Path], recorded: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({*map(str, paths), *recorded}))
 
 
-def _changes(node: Node, files: dict[Path, str | None]) -> tuple[FileChange, ...]:
+def _changes(node: Node, contents: dict[Path, str | None]) -> tuple[FileChange, ...]:
     changes = (
         FileChange(
             path=path,
             before=node_files.read(node.root, path),
-            after=after,
+            after=content,
             executable=path == node.script,
         )
-        for path, after in files.items()
+        for path, content in contents.items()
     )
     return tuple(change for change in changes if change.before != change.after)
 
 
-def _record(node: Node) -> InstallRecord:
+def _read_record(node: Node) -> InstallRecord:
     text = node_files.read(node.root, node.record)
     return msgspec.json.decode(text, type=InstallRecord) if text else InstallRecord()
 
@@ -198,33 +233,36 @@ def _json(value: Settings | InstallRecord) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
 
 
-# The configuration -----------------------------------------------------------------------------
+# CRIU's configuration --------------------------------------------------------------------------
 
 
-def _configurations(node: Node) -> tuple[Path, ...]:
-    """Those that were changed by an installation, else those that one would change."""
-    changed = tuple(map(Path, _record(node).configurations))
-    return changed or _usual_configurations(node)
+def _changed_configurations(node: Node) -> tuple[Path, ...]:
+    """Return the configurations that an installation has changed, else those that it would change."""
+    changed = tuple(map(Path, _read_record(node).configurations))
+    return changed or _default_configurations(node)
 
 
-def _usual_configurations(node: Node) -> tuple[Path, ...]:
-    there = node_files.read(node.root, CRUN) is not None
-    return (RUNC, CRUN) if there else (RUNC,)
+def _default_configurations(node: Node) -> tuple[Path, ...]:
+    has_crun = node_files.read(node.root, CRUN_CONF) is not None
+    return (RUNC_CONF, CRUN_CONF) if has_crun else (RUNC_CONF,)
 
 
 def _with_block(node: Node, path: Path, network_lock: NetworkLock | None) -> str:
-    """Our lines come first, so that what the administrator wrote wins, and taking them out restores it."""
+    """Return a configuration with cria's lines before the administrator's.
+
+    So the administrator's win, and without cria's lines the file is as it was.
+    """
     rest = _without_block(node_files.read(node.root, path) or "")
-    said = {line.split()[0] for line in rest.splitlines() if line.strip()}
-    if "tcp-close" in said:
-        said.add("tcp-established")
-    lines = [line for line in _options(node, network_lock) if line.split()[0] not in said]
+    set_options = {line.split()[0] for line in rest.splitlines() if line.strip()}
+    if "tcp-close" in set_options:
+        set_options.add("tcp-established")
+    lines = [line for line in _options(node, network_lock) if line.split()[0] not in set_options]
     return "\n".join([BEGIN, f"action-script {node.script}", *lines, END, rest])
 
 
 def _options(node: Node, network_lock: NetworkLock | None) -> list[str]:
-    """What an engine needs and no runtime sets: docs/how-to/kubernetes-node.md says why, line by line."""
-    lock = network_lock or ("iptables" if node.program("iptables") else "nftables")
+    """Return what an engine needs and no runtime sets; docs/how-to/kubernetes-node.md says why, line by line."""
+    lock = network_lock or ("iptables" if node.find_program("iptables") else "nftables")
     return [*OPTIONS, f"network-lock {lock}"]
 
 
@@ -239,24 +277,25 @@ def _without_block(text: str) -> str:
 
 
 def _is_up_to_date(node: Node, script: str | None) -> bool:
-    beside = node_files.read(node.root, node.beside)
-    return _body(script or "") == _body(SCRIPT.read_text()) and beside == BESIDE.read_text()
+    modules = {path: node_files.read(node.root, path) for path in node.modules}
+    return _body(script or "") == _body(SCRIPT.read_text()) and modules == node.modules
 
 
 def _script(node: Node, python: Path | None) -> str:
-    return f"#!{python or _python(node)} -IS\n{_body(SCRIPT.read_text())}"
+    return f"#!{python or _find_python(node)} -IS\n{_body(SCRIPT.read_text())}"
 
 
 def _body(script: str) -> str:
     return script.partition("\n")[2]
 
 
-def _python(node: Node) -> Path:
-    python = node.program("python3")
+def _find_python(node: Node) -> Path:
+    python = node.find_program("python3")
     if python is None:
+        directories = ", ".join(f"{node.root / directory}" for directory in PROGRAM_DIRECTORIES)
         raise NodeUnsuitable(
             "the node has no Python to run the action script with",
-            details=f"looked for python3 in {', '.join(f'{node.root / place}' for place in PROGRAMS)}",
+            details=f"looked for python3 in {directories}",
             remedy="name one of version 3.9 or newer: --python /path/to/python3",
         )
     return python

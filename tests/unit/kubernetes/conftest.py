@@ -1,4 +1,4 @@
-"""A cluster of straw, and the archives of a container's checkpoint that the tests of this folder read and rewrite."""
+"""A fake cluster, and the archives of a container's checkpoint that the tests of this folder read and rewrite."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fake_cluster import FakeCluster
 from runtime_archives import members, stored, tar
-from straw import Straw
 
 from cria.kubernetes.kubelet.cluster import Cluster
-from tests.kubernetes.standin import StandIn, kubeconfig, standing_in
+from tests.kubernetes.fake_api_server import FakeApiServer, kubeconfig, serve_api
 
 
 @pytest.fixture
@@ -29,14 +29,16 @@ def archive(files: dict[str, bytes], tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StandIn, Path, Cluster]]:
+def shared_api(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[FakeApiServer, Path, Cluster]]:
     """One server and one client for all tests: keys and handshakes take longer than the tests do."""
-    with standing_in(tmp_path_factory.mktemp("cluster")) as (standin, kubeconfig, ca):
-        yield standin, ca, Cluster(kubeconfig=kubeconfig)
+    with serve_api(tmp_path_factory.mktemp("cluster")) as (api, kubeconfig, ca):
+        yield api, ca, Cluster(kubeconfig=kubeconfig)
 
 
 @pytest.fixture
-def straw(standing: tuple[StandIn, Path, Cluster], tmp_path: Path) -> Straw:
-    standin, ca, cluster = standing
-    standin.forget()
-    return Straw(standin, kubeconfig(tmp_path / "kubeconfig", standin.url, ca), ca, cluster)
+def fake_cluster(shared_api: tuple[FakeApiServer, Path, Cluster], tmp_path: Path) -> FakeCluster:
+    api, ca, cluster = shared_api
+    api.reset()
+    return FakeCluster(api, kubeconfig(tmp_path / "kubeconfig", api.url, ca), ca, cluster)

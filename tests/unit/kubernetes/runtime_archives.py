@@ -16,7 +16,7 @@ from cria.criu.images.directory import CriuImages
 from cria.criu.images.files import FilesImage
 from cria.criu.images.framing import COMMON
 from cria.criu.messages import load
-from cria.system.compression import Compression, writer
+from cria.system.compression import Compression, compression_of, reader, writer
 
 LOOPBACK = 0x0100007F
 UNKNOWN_FIELD = b"\xfa\x3f\x03abc"  # field 1023, three bytes: what a newer CRIU might add
@@ -49,11 +49,11 @@ def word(number: int) -> bytes:
 
 def image(kind: int, *messages: Any, common: bool = True) -> bytes:
     header = (word(COMMON) if common else b"") + word(kind)
-    return framing.join(header, (each.SerializeToString() for each in messages))
+    return framing.join(header, (message.SerializeToString() for message in messages))
 
 
 def complete(message: Any) -> Any:
-    """`message` with every required field that it lacks set to zero or empty."""
+    """Set every required field that `message` lacks to zero or empty, and return it."""
     while missing := message.FindInitializationErrors():
         *way, last = missing[0].split(".")
         owner = message
@@ -69,7 +69,7 @@ def complete(message: Any) -> Any:
 
 
 def inet(fdinfo: ModuleType, number: int, port: int, to: int = 0, **fields: Any) -> Any:
-    """A listener on `port`, or a connection from there to the port `to`, all on loopback."""
+    """Return a listener on `port`, or a connection from there to the port `to`, all on loopback."""
     message = fdinfo.file_entry(type=4, id=number)
     isk = {"id": number, "ino": 100 + number, "family": 2, "type": 1, "proto": 6, "ns_id": 7}
     isk |= {"state": 1 if to else 10, "src_port": port, "dst_port": to, "flags": 2, "backlog": 0}
@@ -91,7 +91,7 @@ def unix(fdinfo: ModuleType, number: int, name: bytes) -> Any:
 
 
 def engine(fdinfo: ModuleType) -> tuple[Any, ...]:
-    """HTTP on 8000 with a client from outside, and a pair over an inner listener on 5000."""
+    """Return the sockets of an engine: HTTP on 8000 with a client from outside, and a pair through a listener on 5000."""
     return (
         inet(fdinfo, 1, 8000, src_addr=[0]),
         inet(fdinfo, 2, 8000, 60000),
@@ -104,9 +104,9 @@ def engine(fdinfo: ModuleType) -> tuple[Any, ...]:
 
 
 def members(
-    fdinfo: ModuleType, *sockets: Any, said: Mapping[str, str] = CONTAINERD
+    fdinfo: ModuleType, *sockets: Any, annotations: Mapping[str, str] = CONTAINERD
 ) -> dict[str, bytes]:
-    """The files of an archive, in the order in which containerd writes them."""
+    """Return the files of an archive, in the order in which containerd writes them."""
     core, pstree = load("core", program.find()), load("pstree", program.find())
     task = core.core_entry(mtype=1)
     task.tc.comm = "python"
@@ -126,13 +126,13 @@ def members(
         "config.dump": json.dumps(CONFIG).encode(),
         "dump.log": b"nothing to tell",
         "rootfs-diff.tar": b"not looked into",
-        "spec.dump": json.dumps({"annotations": dict(said), "process": process}).encode(),
+        "spec.dump": json.dumps({"annotations": dict(annotations), "process": process}).encode(),
         "status.dump": b'{"annotations": {"ports": "[{\\"containerPort\\":8000}]"}}',
     }
 
 
 def tar(files: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar of `files`, with the directory that runtimes put first."""
+    """Return a tar of `files`, with the directory that runtimes put first."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as archive:
         directory = tarfile.TarInfo("checkpoint/")
@@ -153,16 +153,14 @@ def stored(path: Path, content: bytes, compression: Compression = "none") -> Pat
 
 
 def files_of(path: Path) -> dict[str, bytes]:
-    """The files in the archive at `path`, which may be compressed."""
-    from cria.system.compression import compression_of, reader
-
+    """Return the files in the archive at `path`, which may be compressed."""
     with path.open("rb") as file:
         kind = compression_of(file.read(8))
         file.seek(0)
         content = reader(file, kind).read()
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        found = {each.name: archive.extractfile(each) for each in archive if each.isfile()}
-        return {name: content.read() for name, content in found.items() if content}
+        files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+        return {name: file.read() for name, file in files.items() if file}
 
 
 def sockets_of(path: Path) -> tuple[Any, ...]:

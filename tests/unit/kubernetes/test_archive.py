@@ -1,4 +1,4 @@
-"""An archive tells whose it is and what it holds; one that is broken or out to harm is refused in words."""
+"""An archive is read with its origin and sizes; one that is broken or could do harm is refused with the reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Files = dict[str, bytes]
 
 
 @pytest.mark.parametrize("compressed", ["none", "gzip", "zstd"])
-def test_an_archive_tells_what_it_holds(
+def test_an_archive_is_read_with_its_sizes(
     compressed: Compression, files: Files, tmp_path: Path
 ) -> None:
     path = stored(tmp_path / "checkpoint.tar", tar(files), compressed)
@@ -51,24 +51,30 @@ def test_an_archive_tells_what_it_holds(
 
 
 @pytest.mark.parametrize(
-    ("said", "runtime", "pod"),
+    ("annotations", "runtime", "pod"),
     [(CONTAINERD, "containerd", "engine-0"), (CRI_O, "CRI-O", "engine-0"), (PODMAN, "podman", "")],
 )
 def test_each_runtime_is_known_by_its_annotations(
-    said: Mapping[str, str], runtime: str, pod: str, fdinfo: ModuleType, tmp_path: Path
+    annotations: Mapping[str, str], runtime: str, pod: str, fdinfo: ModuleType, tmp_path: Path
 ) -> None:
-    origin = read_archive(stored(tmp_path / "a", tar(members(fdinfo, said=said)))).origin
+    origin = read_archive(
+        stored(tmp_path / "a", tar(members(fdinfo, annotations=annotations)))
+    ).origin
 
     assert (origin.runtime, origin.pod, origin.container) == (runtime, pod, "server")
     assert (origin.image, origin.oci_runtime) == ("registry.example/model:1", "runc")
 
 
 def test_sockets_name_the_processes_that_hold_them(archive: Path) -> None:
-    found = {
-        each.id: each.owner for each in sockets(read_archive(archive).criu_images(program.find()))
-    }
+    images = read_archive(archive).criu_images(program.find())
 
-    assert found == {1: "PID 7 (python)", 2: "", 3: "PID 7 (python)", 4: "", 5: ""}
+    assert {socket.id: socket.owner for socket in sockets(images)} == {
+        1: "PID 7 (python)",
+        2: "",
+        3: "PID 7 (python)",
+        4: "",
+        5: "",
+    }
 
 
 def without(files: Files, name: str) -> Files:
@@ -148,14 +154,14 @@ DAMAGED: dict[str, tuple[Callable[[Files], bytes], str]] = {
 def test_a_bad_archive_is_one_clear_error(
     what: str, compressed: Compression, files: Files, tmp_path: Path
 ) -> None:
-    make, words = DAMAGED[what]
+    make, reason = DAMAGED[what]
     path = stored(tmp_path / "bad.tar", make(files), compressed)
 
     with pytest.raises(CheckpointDamaged) as error:
         read_archive(path)
 
     assert str(path) in error.value.message
-    assert words in str(error.value.details)
+    assert reason in str(error.value.details)
 
 
 @pytest.mark.parametrize("compressed", ["gzip", "zstd"])
@@ -183,18 +189,18 @@ OTHERS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_is_no_archive_of_a_container_is_said_to_be_none(what: str, tmp_path: Path) -> None:
-    data, words = OTHERS[what]
+def test_another_kind_of_file_is_refused_with_what_it_is(what: str, tmp_path: Path) -> None:
+    data, reason = OTHERS[what]
     (tmp_path / "other").write_bytes(data)
 
     with pytest.raises(CriaError) as error:
         read_archive(tmp_path / "other")
 
     assert error.value.code == "not-a-checkpoint"
-    assert words in str(error.value.details)
+    assert reason in str(error.value.details)
 
 
-def test_a_missing_file_and_a_directory_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_directory_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMissing):
         read_archive(tmp_path / "nowhere")
     with pytest.raises(CriaError, match="no checkpoint archive") as error:
@@ -226,7 +232,7 @@ def test_a_broken_image_in_an_archive_is_one_clear_error(
         plan_archive(archive, archive.criu_images(program.find()), PortRequests())
 
 
-def test_a_bomb_takes_time_but_no_memory(files: Files, tmp_path: Path) -> None:
+def test_a_compression_bomb_takes_no_memory(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     stored(path, tar(files | {"checkpoint/pages-1.img": bytes(200 << 20)}), "zstd")
     tracemalloc.start()
@@ -238,7 +244,7 @@ def test_a_bomb_takes_time_but_no_memory(files: Files, tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_json_of_many_kinds_does_not_disturb(files: Files, tmp_path: Path) -> None:
+def test_unknown_json_in_the_metadata_does_not_disturb(files: Files, tmp_path: Path) -> None:
     spec = json.loads(files["spec.dump"]) | {"unknown": [1, None, {"a": True}]}
     path = stored(tmp_path / "a", tar(files | {"spec.dump": json.dumps(spec).encode()}))
 

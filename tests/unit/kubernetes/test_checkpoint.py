@@ -1,9 +1,7 @@
-"""Have a container checkpointed by its node: the engine stands still meanwhile and goes on whatever happens."""
+"""A container is checkpointed by its node while its engine is quiesced, and the engine resumes whatever happens."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tarfile
 import time
@@ -11,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 import pytest
 import trustme
-from straw import Straw
+from fake_cluster import FakeCluster
 
 from cria.errors import (
     AmbiguousTarget,
@@ -27,7 +24,6 @@ from cria.errors import (
     DumpFailed,
     KubernetesMissing,
     NoSuchPod,
-    NoSuchProcess,
     NotACheckpoint,
     NotWritable,
     PodNotRunning,
@@ -38,93 +34,108 @@ from cria.events import Event, Warned
 from cria.kubernetes.kubelet import cluster, manifests, quiesce
 from cria.kubernetes.kubelet.checkpoint import checkpoint
 from cria.kubernetes.kubelet.cluster import Cluster, KubeletAccess
-from cria.kubernetes.kubelet.pods import parse
+from cria.kubernetes.kubelet.pods import ContainerRef
 from cria.kubernetes.kubelet.quiesce import QuiesceOptions
-from cria.kubernetes.node.criu_action import Failed
-from tests.kubernetes.standin import BROKEN_OFF, Refused, kubeconfig, standing_in, status
+from tests.kubernetes.fake_api_server import (
+    STREAM_CANCELLED,
+    HttpError,
+    api_error,
+    kubeconfig,
+    serve_api,
+)
 
 IN_THE_ARCHIVE = "0123456789ab"
-DONE = ["pause", "quiesce", "renew", "resume"]
+EVERY_COMMAND = ["pause", "quiesce", "renew", "resume"]
 
 
-def test_the_engine_stands_still_while_its_node_dumps_it_and_goes_on_after(straw: Straw) -> None:
-    engine = straw.add("p")
-
-    done = straw.take(quiesce=QuiesceOptions(inflight="drain", lease_seconds=90))
-
-    assert straw.paused_then == {"p": True}
-    assert not engine.paused
-    assert engine.commands == DONE
-    assert engine.told[0][1] == {"inflight": "drain"}
-    assert engine.told[2][1] == {"lease": 90}
-    said = done.manifest.still
-    assert (said.by, said.inflight, said.lease_seconds, said.resumed) == ("exec", "drain", 90, True)
-    assert said.engines == (quiesce.QuiescedEngine(workers=2, groups=6, dropped_bytes=4096),)
-    assert straw.posts == ["POST api/v1/nodes/node-1/proxy/checkpoint/default/p/engine"]
-
-
-def test_a_kubelet_can_be_asked_directly(straw: Straw) -> None:
-    straw.add("p")
-
-    done = straw.take(cluster=straw.kubelets(ca=straw.ca))
-
-    assert straw.posts == ["POST checkpoint/default/p/engine"]
-    assert done.manifest.via == "kubelet"
-
-
-def test_the_time_for_it_is_given_to_the_node(straw: Straw) -> None:
-    straw.add("p")
-    given: list[int] = []
-    straw.standin.checkpoint = lambda _pod, _container, seconds: str(given.append(seconds) or "/a")
-
-    straw.take(timeout_seconds=1234)
-
-    assert given == [1234]
-
-
-# What the archive is ---------------------------------------------------------------------------
-
-
-def test_an_archive_that_can_be_read_is_checked_and_has_its_manifest_beside_it(
-    straw: Straw, archive: Path
+def test_the_engine_is_quiesced_while_its_node_dumps_it_and_resumes(
+    fake_cluster: FakeCluster,
 ) -> None:
-    straw.add("p", container_id=f"containerd://{IN_THE_ARCHIVE}")
-    straw.archive = str(archive)
+    agent = fake_cluster.add("p")
 
-    done = straw.take()
+    result = fake_cluster.checkpoint(quiesce=QuiesceOptions(inflight="drain", lease_seconds=90))
 
-    checked = done.manifest.checked
+    assert fake_cluster.paused_at_dump == {"p": True}
+    assert not agent.paused
+    assert agent.commands == EVERY_COMMAND
+    assert agent.calls[0][1] == {"inflight": "drain"}
+    assert agent.calls[2][1] == {"lease": 90}
+    record = result.manifest.quiesce
+    assert (record.by, record.inflight, record.lease_seconds, record.resumed) == (
+        "exec", "drain", 90, True
+    )  # fmt: skip
+    assert record.engines == (quiesce.QuiescedEngine(workers=2, groups=6, dropped_bytes=4096),)
+    assert fake_cluster.posts == ["POST api/v1/nodes/node-1/proxy/checkpoint/default/p/engine"]
+
+
+def test_a_kubelet_can_be_asked_directly(fake_cluster: FakeCluster) -> None:
+    fake_cluster.add("p")
+
+    result = fake_cluster.checkpoint(cluster=fake_cluster.connect_kubelets(ca=fake_cluster.ca))
+
+    assert fake_cluster.posts == ["POST checkpoint/default/p/engine"]
+    assert result.manifest.server == "kubelet"
+
+
+def test_the_node_is_given_the_timeout(fake_cluster: FakeCluster) -> None:
+    fake_cluster.add("p")
+    timeouts: list[int] = []
+    fake_cluster.api.checkpoint = lambda _pod, _container, seconds: str(
+        timeouts.append(seconds) or "/a"
+    )
+
+    fake_cluster.checkpoint(timeout_seconds=1234)
+
+    assert timeouts == [1234]
+
+
+# The archive -----------------------------------------------------------------------------------
+
+
+def test_an_archive_that_can_be_read_is_verified_and_has_its_manifest_beside_it(
+    fake_cluster: FakeCluster, archive: Path
+) -> None:
+    fake_cluster.add("p", container_id=f"containerd://{IN_THE_ARCHIVE}")
+    fake_cluster.archive = str(archive)
+
+    result = fake_cluster.checkpoint()
+
+    checked = result.manifest.checked
     assert (checked.path, checked.bytes) == (str(archive), archive.stat().st_size)
     assert checked.runtime == "containerd"
     beside = Path(f"{archive}.cria.json")
-    assert done.manifest_path == str(beside)
+    assert result.manifest_path == str(beside)
     assert beside.stat().st_mode & 0o777 == 0o600
     written = manifests.read(beside)
     assert written is not None
-    assert (written.container, written.checked) == (done.manifest.container, checked)
+    assert (written.container, written.checked) == (result.manifest.container, checked)
 
 
-def test_the_node_s_archives_can_be_seen_at_another_path(straw: Straw, archive: Path) -> None:
-    straw.add("p", container_id=f"containerd://{IN_THE_ARCHIVE}")
-    straw.archive = f"/var/lib/kubelet/checkpoints/{archive.name}"
+def test_the_node_s_archives_can_be_mounted_at_another_path(
+    fake_cluster: FakeCluster, archive: Path
+) -> None:
+    fake_cluster.add("p", container_id=f"containerd://{IN_THE_ARCHIVE}")
+    fake_cluster.archive = f"/var/lib/kubelet/checkpoints/{archive.name}"
 
-    done = straw.take(archives=archive.parent)
+    result = fake_cluster.checkpoint(archives=archive.parent)
 
-    assert done.manifest.archive == straw.archive
-    assert done.manifest.checked.path == str(archive)
+    assert result.manifest.archive == fake_cluster.archive
+    assert result.manifest.checked.path == str(archive)
 
 
-def test_an_archive_on_another_node_is_said_to_be_unchecked(straw: Straw, tmp_path: Path) -> None:
-    straw.add("p")
-    heard: list[Event] = []
+def test_an_archive_on_another_node_is_not_verified_and_that_is_said(
+    fake_cluster: FakeCluster, tmp_path: Path
+) -> None:
+    fake_cluster.add("p")
+    events: list[Event] = []
 
-    done = checkpoint("default/p", cluster=straw.cluster(), listener=heard.append)
-    kept = straw.take(manifests=tmp_path)
+    result = checkpoint("default/p", cluster=fake_cluster.connect(), listener=events.append)
+    kept = fake_cluster.checkpoint(manifests=tmp_path)
 
-    assert done.manifest.checked is None
-    assert "on node node-1" in str(done.manifest.not_checked)
-    assert done.manifest_path is None
-    assert any(isinstance(e, Warned) and "was not checked" in e.message for e in heard)
+    assert result.manifest.checked is None
+    assert "on node node-1" in str(result.manifest.not_checked)
+    assert result.manifest_path is None
+    assert any(isinstance(e, Warned) and "was not verified" in e.message for e in events)
     assert Path(kept.manifest_path).parent == tmp_path
 
 
@@ -150,52 +161,56 @@ def of_something_else(archive: Path) -> None:
         (of_something_else, NotACheckpoint, "container image"),
     ],
 )
-def test_a_bad_archive_is_one_clear_error_and_the_engine_has_gone_on(
-    straw: Straw, archive: Path, harm: Any, kind: type[CriaError], why: str
+def test_a_bad_archive_is_one_clear_error_and_the_engine_has_resumed(
+    fake_cluster: FakeCluster, archive: Path, harm: Any, kind: type[CriaError], why: str
 ) -> None:
-    engine = straw.add("p", container_id=f"containerd://{IN_THE_ARCHIVE}")
-    straw.archive = str(archive)
+    agent = fake_cluster.add("p", container_id=f"containerd://{IN_THE_ARCHIVE}")
+    fake_cluster.archive = str(archive)
     harm(archive)
 
     with pytest.raises(kind) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert why in str(caught.value.details)
-    assert engine.commands == DONE
+    assert agent.commands == EVERY_COMMAND
     assert not Path(f"{archive}.cria.json").exists()
 
 
-def test_the_archive_of_another_container_is_refused(straw: Straw, archive: Path) -> None:
-    straw.add("p", container_id="containerd://ba9876543210")
-    straw.archive = str(archive)
+def test_the_archive_of_another_container_is_refused(
+    fake_cluster: FakeCluster, archive: Path
+) -> None:
+    fake_cluster.add("p", container_id="containerd://ba9876543210")
+    fake_cluster.archive = str(archive)
 
     with pytest.raises(CheckpointDamaged, match="of another container") as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert IN_THE_ARCHIVE in str(caught.value.details)
 
 
 @pytest.mark.parametrize("path", ["/a/../../etc/shadow", "c.tar", "/a\0b"])
-def test_a_path_that_could_lead_anywhere_is_refused(straw: Straw, path: str) -> None:
-    engine = straw.add("p")
-    straw.archive = path
+def test_a_path_that_could_lead_anywhere_is_refused(fake_cluster: FakeCluster, path: str) -> None:
+    agent = fake_cluster.add("p")
+    fake_cluster.archive = path
 
     with pytest.raises(CheckpointDamaged, match="could lead anywhere"):
-        straw.take()
+        fake_cluster.checkpoint()
 
-    assert engine.commands == DONE
+    assert agent.commands == EVERY_COMMAND
 
 
-def test_a_manifest_that_cannot_be_written_is_one_clear_error(straw: Straw, tmp_path: Path) -> None:
-    engine = straw.add("p")
+def test_a_manifest_that_cannot_be_written_is_one_clear_error(
+    fake_cluster: FakeCluster, tmp_path: Path
+) -> None:
+    agent = fake_cluster.add("p")
 
     with pytest.raises(NotWritable, match="manifest"):
-        straw.take(manifests=tmp_path / "nowhere")
+        fake_cluster.checkpoint(manifests=tmp_path / "nowhere")
 
-    assert engine.commands == DONE
+    assert agent.commands == EVERY_COMMAND
 
 
-# What a node answers ---------------------------------------------------------------------------
+# The node's response ---------------------------------------------------------------------------
 
 RUNC = (
     "checkpointing of default/p/engine failed (rpc error: code = Unknown desc = failed to checkpoint:"
@@ -208,178 +223,188 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize(
-    ("refused", "kind", "why", "cure"),
+    ("error", "kind", "why", "remedy"),
     [
-        (status(401, "Unauthorized"), ClusterForbids, "Unauthorized", "--kubeconfig"),
-        (status(403, "no"), ClusterForbids, "create nodes/proxy", "rbac"),
-        (Refused(403, FORBIDDEN), ClusterForbids, "API server's own user", "rbac"),
+        (api_error(401, "Unauthorized"), ClusterForbids, "Unauthorized", "--kubeconfig"),
+        (api_error(403, "no"), ClusterForbids, "create nodes/proxy", "rbac"),
+        (HttpError(403, FORBIDDEN), ClusterForbids, "API server's own user", "rbac"),
         (
-            Refused(404, "404 page not found"),
+            HttpError(404, "404 page not found"),
             CheckpointApiMissing,
             "ContainerCheckpoint",
             "feature",
         ),
-        (Refused(404, "container x does not exist"), NoSuchPod, "does not exist", "get pods"),
-        (Refused(500, RUNC), DumpFailed, "criu failed", "CRIU's log"),
-        (Refused(500, "CRIU binary not found or too old"), DumpFailed, "CRIU", "node install"),
-        (Refused(500, GATE_OFF), CheckpointApiMissing, "runtime cannot", "node install"),
-        (Refused(500, "context deadline exceeded"), CheckpointTimedOut, "deadline", "--timeout"),
-        (Refused(500, f"Canceled desc = {BROKEN_OFF}"), CheckpointTimedOut, "RST", "--timeout"),
+        (HttpError(404, "container x does not exist"), NoSuchPod, "does not exist", "get pods"),
+        (HttpError(500, RUNC), DumpFailed, "criu failed", "CRIU's log"),
+        (HttpError(500, "CRIU binary not found or too old"), DumpFailed, "CRIU", "node install"),
+        (HttpError(500, GATE_OFF), CheckpointApiMissing, "runtime cannot", "node install"),
+        (HttpError(500, "context deadline exceeded"), CheckpointTimedOut, "deadline", "--timeout"),
         (
-            status(503, "error trying to reach service"),
+            HttpError(500, f"Canceled desc = {STREAM_CANCELLED}"),
+            CheckpointTimedOut,
+            "RST",
+            "--timeout",
+        ),
+        (
+            api_error(503, "error trying to reach service"),
             ClusterUnreachable,
             "reach",
             "describe node",
         ),
-        (Refused(502, ""), ClusterUnreachable, "502", "describe node"),
+        (HttpError(502, ""), ClusterUnreachable, "502", "describe node"),
         (
-            status(503, "error trying to reach service: unexpected EOF"),
+            api_error(503, "error trying to reach service: unexpected EOF"),
             CheckpointTimedOut,
             "EOF",
             "task resume",
         ),
-        (Refused(200, "{}"), CheckpointApiMissing, "{}", "kubelet"),
+        (HttpError(200, "{}"), CheckpointApiMissing, "{}", "kubelet"),
     ],
 )
-def test_what_a_node_answers_has_a_meaning_and_a_cure_and_the_engine_goes_on(
-    straw: Straw, refused: Refused, kind: type[CriaError], why: str, cure: str
+def test_each_response_of_a_node_has_an_error_with_a_remedy_and_the_engine_resumes(
+    fake_cluster: FakeCluster, error: HttpError, kind: type[CriaError], why: str, remedy: str
 ) -> None:
-    engine = straw.add("p")
-    straw.standin.refuse["checkpoint"] = refused
+    agent = fake_cluster.add("p")
+    fake_cluster.api.errors["checkpoint"] = error
 
     with pytest.raises(kind) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert why in str(caught.value.details)
-    assert cure in str(caught.value.remedy)
-    assert engine.commands == DONE
-    assert not engine.paused
+    assert remedy in str(caught.value.remedy)
+    assert agent.commands == EVERY_COMMAND
+    assert not agent.paused
 
 
 @pytest.mark.parametrize(
-    ("lost", "kind"),
+    ("error", "kind"),
     [
         (httpx2.RemoteProtocolError("server disconnected"), CheckpointTimedOut),
         (httpx2.ReadError("connection reset"), CheckpointTimedOut),
         (httpx2.ConnectError("connection refused"), ClusterUnreachable),
     ],
 )
-def test_a_connection_that_is_lost_after_the_node_was_asked_may_leave_it_frozen(
-    straw: Straw, monkeypatch: pytest.MonkeyPatch, lost: Exception, kind: type[CriaError]
+def test_a_connection_that_is_lost_after_the_request_may_leave_the_container_frozen(
+    fake_cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[CriaError],
 ) -> None:
-    engine = straw.add("p")
+    agent = fake_cluster.add("p")
 
-    def post(*_words: Any, **_more: Any) -> Any:
-        raise lost
+    def post(*_arguments: Any, **_options: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(straw.cluster()._http, "post", post)
+    monkeypatch.setattr(fake_cluster.connect()._http, "post", post)
     with pytest.raises(CriaError) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert type(caught.value) is kind
     assert ("task resume" in str(caught.value.remedy)) is (kind is CheckpointTimedOut)
-    assert engine.commands == DONE
+    assert agent.commands == EVERY_COMMAND
 
 
-@pytest.mark.parametrize("said", [RUNC, RUNC.replace("log file:", "path=")])
-def test_criu_s_log_is_named(straw: Straw, said: str) -> None:
-    straw.add("p")
-    straw.standin.refuse["checkpoint"] = Refused(500, said)
+@pytest.mark.parametrize("message", [RUNC, RUNC.replace("log file:", "path=")])
+def test_criu_s_log_is_named(fake_cluster: FakeCluster, message: str) -> None:
+    fake_cluster.add("p")
+    fake_cluster.api.errors["checkpoint"] = HttpError(500, message)
 
     with pytest.raises(DumpFailed) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert caught.value.log == "/run/x/criu-dump.log"
 
 
 def test_a_node_that_does_not_answer_in_time_is_not_waited_for(
-    straw: Straw, monkeypatch: pytest.MonkeyPatch
+    fake_cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = straw.add("p")
+    agent = fake_cluster.add("p")
     monkeypatch.setattr(cluster, "GRACE_SECONDS", -0.7)
-    straw.standin.checkpoint = lambda *_: str(time.sleep(1))
+    fake_cluster.api.checkpoint = lambda *_: str(time.sleep(1))
 
     with pytest.raises(CheckpointTimedOut, match="node-1") as caught:
-        straw.take(timeout_seconds=1)
+        fake_cluster.checkpoint(timeout_seconds=1)
 
-    assert "leaves a container frozen" in str(caught.value.details)
+    assert "leaves the container frozen" in str(caught.value.details)
     assert "ctr --namespace k8s.io task resume p-engine" in str(caught.value.remedy)
-    assert engine.commands == DONE
+    assert agent.commands == EVERY_COMMAND
 
 
-def test_whoever_interrupts_leaves_a_running_engine(
-    straw: Straw, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_checkpoint_resumes_the_engine(
+    fake_cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = straw.add("p")
+    agent = fake_cluster.add("p")
 
-    def interrupt(*_words: object, **_options: object) -> str:
-        assert engine.paused
+    def interrupt(*_arguments: object, **_options: object) -> str:
+        assert agent.paused
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Cluster, "checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        straw.take()
+        fake_cluster.checkpoint()
 
-    assert engine.commands == DONE
-
-
-# Who is asked ----------------------------------------------------------------------------------
+    assert agent.commands == EVERY_COMMAND
 
 
-def test_another_authority_s_certificate_is_refused(straw: Straw, tmp_path: Path) -> None:
-    stranger = tmp_path / "stranger.pem"
-    trustme.CA().cert_pem.write_to_path(str(stranger))
-    engine = straw.add("p")
-    wrong = kubeconfig(tmp_path / "wrong", straw.standin.url, stranger)
+# Connections and credentials -------------------------------------------------------------------
+
+
+def test_a_certificate_of_another_ca_is_refused(fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    other_ca = tmp_path / "other-ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(other_ca))
+    agent = fake_cluster.add("p")
+    wrong = kubeconfig(tmp_path / "wrong", fake_cluster.api.url, other_ca)
 
     with pytest.raises(ClusterUnreachable, match="API server") as at_the_server:
-        straw.take(cluster=Cluster(kubeconfig=wrong))
+        fake_cluster.checkpoint(cluster=Cluster(kubeconfig=wrong))
     with pytest.raises(ClusterUnreachable, match="kubelet of node node-1") as at_the_kubelet:
-        straw.take(cluster=straw.kubelets(ca=stranger))
+        fake_cluster.checkpoint(cluster=fake_cluster.connect_kubelets(ca=other_ca))
 
     assert "CERTIFICATE_VERIFY_FAILED" in str(at_the_server.value.details)
     assert "--kubelet-ca" in str(at_the_kubelet.value.remedy)
-    assert engine.commands == DONE, "only the second had found it"
+    assert agent.commands == EVERY_COMMAND, "only the second found the pod"
 
 
-def test_a_kubeconfig_that_turns_the_check_off_is_warned_of_and_does_not_do_for_kubelets(
-    straw: Straw,
+def test_a_kubeconfig_without_certificate_checks_is_warned_of_and_refused_for_kubelets(
+    fake_cluster: FakeCluster,
 ) -> None:
-    text = straw.kubeconfig.read_text().replace(
-        f"certificate-authority: {straw.ca}", "insecure-skip-tls-verify: true"
+    text = fake_cluster.kubeconfig.read_text().replace(
+        f"certificate-authority: {fake_cluster.ca}", "insecure-skip-tls-verify: true"
     )
-    straw.kubeconfig.write_text(text)
-    heard: list[Event] = []
+    fake_cluster.kubeconfig.write_text(text)
+    events: list[Event] = []
 
-    with pytest.raises(UsageError, match="who a kubelet is"):
-        straw.cluster(kubelets=KubeletAccess(), listener=heard.append)
+    with pytest.raises(UsageError, match="certificates of kubelets cannot be checked"):
+        fake_cluster.connect(kubelets=KubeletAccess(), listener=events.append)
 
-    assert [event.message for event in heard if isinstance(event, Warned)] == [
-        f"{straw.kubeconfig} turns off the check of who the API server is"
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        f"{fake_cluster.kubeconfig} turns off the check of the API server's certificate"
     ]
 
 
-def test_nobody_answers(straw: Straw, tmp_path: Path) -> None:
-    with standing_in(tmp_path) as (_, gone, _ca):
+def test_a_cluster_that_does_not_answer_is_one_clear_error(
+    fake_cluster: FakeCluster, tmp_path: Path
+) -> None:
+    with serve_api(tmp_path) as (_, gone, _ca):
         pass
 
     with pytest.raises(ClusterUnreachable, match="API server"):
-        straw.take(cluster=Cluster(kubeconfig=gone))
+        fake_cluster.checkpoint(cluster=Cluster(kubeconfig=gone))
 
 
-def test_a_wrong_token_is_told(straw: Straw, tmp_path: Path) -> None:
-    wrong = kubeconfig(tmp_path / "wrong", straw.standin.url, straw.ca, token="x")
-    engine = straw.add("p")
-    straw.standin.refuse["proxy"] = Refused(200, "unreached")
+def test_a_wrong_token_is_one_clear_error(fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    wrong = kubeconfig(tmp_path / "wrong", fake_cluster.api.url, fake_cluster.ca, token="x")
+    agent = fake_cluster.add("p")
+    fake_cluster.api.errors["proxy"] = HttpError(200, "unreached")
 
-    with pytest.raises(ClusterForbids, match="who asks"):
-        straw.take(cluster=Cluster(kubeconfig=wrong))
+    with pytest.raises(ClusterForbids, match="does not accept the credentials"):
+        fake_cluster.checkpoint(cluster=Cluster(kubeconfig=wrong))
 
-    assert engine.commands == []
+    assert agent.commands == []
 
 
 @pytest.mark.parametrize("text", ["", "clusters: []", "{", "contexts: [1]"])
-def test_a_kubeconfig_that_is_none_is_told(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_kubeconfig_is_one_clear_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)
 
@@ -387,7 +412,7 @@ def test_a_kubeconfig_that_is_none_is_told(text: str, tmp_path: Path) -> None:
         Cluster(kubeconfig=path)
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightkube", None)
 
     with pytest.raises(KubernetesMissing) as caught:
@@ -396,192 +421,153 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     assert caught.value.remedy == "from cria's checkout: pip install '.[kubernetes]'"
 
 
-# Which container -------------------------------------------------------------------------------
+# The container ---------------------------------------------------------------------------------
 
 WAITING = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m"}}
 ENDED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
 
 
 @pytest.mark.parametrize(
-    ("changes", "place", "kind", "why"),
+    ("changes", "ref", "kind", "why"),
     [
         ({}, "default/gone", NoSuchPod, "not found"),
         ({}, "default/p/other", NoSuchPod, "it has engine"),
         ({"state": WAITING}, "default/p", PodNotRunning, "CrashLoopBackOff: back-off 5m"),
         ({"state": ENDED}, "default/p", PodNotRunning, "status 137: OOMKilled"),
-        ({"node": "", "phase": "Pending"}, "default/p", PodNotRunning, "no node yet"),
+        ({"node": "", "phase": "Pending"}, "default/p", PodNotRunning, "not scheduled"),
         ({"metadata": {"deletionTimestamp": "x"}}, "default/p", PodNotRunning, "deleted"),
     ],
 )
 def test_a_container_that_cannot_be_checkpointed_is_not_touched(
-    straw: Straw, changes: dict[str, Any], place: str, kind: type[CriaError], why: str
+    fake_cluster: FakeCluster, changes: dict[str, Any], ref: str, kind: type[CriaError], why: str
 ) -> None:
-    engine = straw.add("p", **changes)
+    agent = fake_cluster.add("p", **changes)
 
     with pytest.raises(kind) as caught:
-        straw.take(place)
+        fake_cluster.checkpoint(ref)
 
     assert why in str(caught.value.details)
-    assert engine.commands == straw.posts == []
+    assert agent.commands == fake_cluster.posts == []
 
 
-def test_of_several_containers_one_must_be_named(straw: Straw) -> None:
-    straw.add("p", "engine", "proxy")
+def test_of_several_containers_one_must_be_named(fake_cluster: FakeCluster) -> None:
+    fake_cluster.add("p", "engine", "proxy")
 
     with pytest.raises(AmbiguousTarget) as caught:
-        straw.take("default/p")
-    done = straw.take("default/p/proxy")
+        fake_cluster.checkpoint("default/p")
+    result = fake_cluster.checkpoint("default/p/proxy")
 
     assert "default/p/engine" in str(caught.value.remedy)
-    assert done.manifest.container.container == "proxy"
+    assert result.manifest.container.container == "proxy"
 
 
 @pytest.mark.parametrize(
     "text", ["p", "a/b/c/d", "default/", "default/../x", "Default/p", "a/b?/c"]
 )
-def test_a_name_that_is_none_is_refused(text: str) -> None:
+def test_a_text_that_names_no_container_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="does not name a container"):
-        parse(text)
+        ContainerRef.parse(text)
 
 
-# The still point -------------------------------------------------------------------------------
+# Quiescing -------------------------------------------------------------------------------------
 
 
-def test_an_engine_that_does_not_come_to_a_still_point_is_not_checkpointed(straw: Straw) -> None:
-    engine = straw.add("p")
-    engine.fail = "quiesce"
+def test_an_engine_that_cannot_be_quiesced_is_not_checkpointed(fake_cluster: FakeCluster) -> None:
+    agent = fake_cluster.add("p")
+    agent.fail = "quiesce"
 
     with pytest.raises(QuiesceFailed) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert "rank 1 did not come" in str(caught.value.details)
-    assert straw.posts == []
-    assert not engine.paused
+    assert fake_cluster.posts == []
+    assert not agent.paused
 
 
-def test_an_engine_whose_part_of_cria_is_older_has_the_lease_it_has(straw: Straw) -> None:
-    engine = straw.add("p")
+def test_an_engine_whose_agent_has_no_leases_is_checkpointed(fake_cluster: FakeCluster) -> None:
+    agent = fake_cluster.add("p")
+    agent.errors["renew"] = "no such command: renew; there are pause"
 
-    def ask(command: str, seconds: float, **words: Any) -> dict[str, Any]:
-        if command == "renew":
-            raise Failed("no such command: renew; there are pause")
-        return type(engine).ask(engine, command, seconds, **words)
+    result = fake_cluster.checkpoint()
 
-    engine.ask = ask  # type: ignore[method-assign]
-    done = straw.take()
-
-    assert done.manifest.still.lease_seconds is None
-    assert straw.paused_then == {"p": True}
+    assert result.manifest.quiesce.lease_seconds is None
+    assert fake_cluster.paused_at_dump == {"p": True}
 
 
-def test_a_container_without_an_engine_is_checkpointed_as_it_stands(straw: Straw) -> None:
-    straw.add("p")
-    straw.standin.run = lambda *_: (0, '{"engines": []}', "")
-    heard: list[Event] = []
+def test_a_container_without_an_agent_is_checkpointed_as_it_is(fake_cluster: FakeCluster) -> None:
+    fake_cluster.add("p")
+    fake_cluster.api.run = lambda *_: (0, '{"engines": []}', "")
+    events: list[Event] = []
 
-    done = checkpoint("default/p", cluster=straw.cluster(), listener=heard.append)
+    result = checkpoint("default/p", cluster=fake_cluster.connect(), listener=events.append)
 
-    assert done.manifest.still.by == "none"
-    assert "inside no engine" in str(done.manifest.still.why_not)
-    assert any(isinstance(event, Warned) for event in heard)
+    assert result.manifest.quiesce.by == "none"
+    assert "no engine of this container has" in str(result.manifest.quiesce.why_not)
+    assert any(isinstance(event, Warned) for event in events)
 
 
 @pytest.mark.parametrize("by", ["hook", "none"])
-def test_where_it_is_not_for_us_nothing_is_run_in_the_container(straw: Straw, by: Any) -> None:
-    engine = straw.add("p")
+def test_without_exec_nothing_is_run_in_the_container(fake_cluster: FakeCluster, by: Any) -> None:
+    agent = fake_cluster.add("p")
 
-    done = straw.take(quiesce=QuiesceOptions(by=by))
+    result = fake_cluster.checkpoint(quiesce=QuiesceOptions(by=by))
 
-    assert engine.commands == []
-    assert done.manifest.still.by == by
-    assert done.manifest.still.resumed is None
+    assert agent.commands == []
+    assert result.manifest.quiesce.by == by
+    assert result.manifest.quiesce.resumed is None
 
 
 @pytest.mark.parametrize(
-    ("ran", "why"),
+    ("result", "why"),
     [
         ((127, "", "python3: not found"), "python3: not found"),
         ((0, "hello", ""), "hello"),
     ],
 )
 def test_a_container_in_which_nothing_can_be_run_is_not_checkpointed(
-    straw: Straw, ran: Any, why: str
+    fake_cluster: FakeCluster, result: Any, why: str
 ) -> None:
-    straw.add("p")
-    straw.standin.run = lambda *_: ran
+    fake_cluster.add("p")
+    fake_cluster.api.run = lambda *_: result
 
     with pytest.raises(QuiesceFailed) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert why in str(caught.value.details)
-    assert straw.posts == []
+    assert fake_cluster.posts == []
 
 
 @pytest.mark.parametrize(
-    ("refused", "kind", "why"),
+    ("error", "kind", "why"),
     [
-        (status(403, "no"), ClusterForbids, "create and get pods/exec"),
-        (status(404, "no"), NoSuchPod, "gone"),
-        (status(400, "no"), PodNotRunning, "answered 400 to exec"),
+        (api_error(403, "no"), ClusterForbids, "create and get pods/exec"),
+        (api_error(404, "no"), NoSuchPod, "does not exist any more"),
+        (api_error(400, "no"), PodNotRunning, "answered 400 to exec"),
     ],
 )
 def test_an_exec_that_is_refused_is_one_clear_error(
-    straw: Straw, refused: Refused, kind: type[CriaError], why: str
+    fake_cluster: FakeCluster, error: HttpError, kind: type[CriaError], why: str
 ) -> None:
-    straw.add("p")
-    straw.standin.refuse["exec"] = refused
+    fake_cluster.add("p")
+    fake_cluster.api.errors["exec"] = error
 
     with pytest.raises(kind) as caught:
-        straw.take()
+        fake_cluster.checkpoint()
 
     assert why in f"{caught.value} {caught.value.details}"
-    assert straw.posts == []
+    assert fake_cluster.posts == []
 
 
-def test_an_engine_that_cannot_be_told_to_go_on_is_warned_of(straw: Straw) -> None:
-    straw.add("p")
-    heard: list[Event] = []
+def test_an_engine_that_cannot_be_told_to_resume_is_warned_of(fake_cluster: FakeCluster) -> None:
+    fake_cluster.add("p")
+    events: list[Event] = []
 
-    def checkpointed(*_words: object) -> str:
-        straw.standin.refuse["exec"] = status(500, "no")
+    def checkpoint_then_break(*_arguments: object) -> str:
+        fake_cluster.api.errors["exec"] = api_error(500, "no")
         return "/a.tar"
 
-    straw.standin.checkpoint = checkpointed
-    done = checkpoint("default/p", cluster=straw.cluster(), listener=heard.append)
+    fake_cluster.api.checkpoint = checkpoint_then_break
+    result = checkpoint("default/p", cluster=fake_cluster.connect(), listener=events.append)
 
-    assert done.manifest.still.resumed is None
-    assert any(isinstance(e, Warned) and "not told to go on" in e.message for e in heard)
-
-
-def test_what_is_sent_to_a_container_runs_there_by_itself() -> None:
-    """With nothing of cria on its path, and a command that touches no engine."""
-    command = [sys.executable, "-I", "-S", "-c", quiesce._LOADER, quiesce.packed_sources()]
-
-    done = subprocess.run(
-        [*command, '{"command": "nonsense"}'], capture_output=True, text=True, check=True, cwd="/"
-    )
-
-    assert json.loads(done.stdout) == {"error": "no such command: nonsense"}
-
-
-def test_what_is_sent_is_small_enough_for_a_url() -> None:
-    assert len(quiesce.packed_sources()) < 8000
-
-
-def test_on_the_node_a_container_is_known_by_its_cgroup(tmp_path: Path) -> None:
-    found = straw_found("c0ffee")
-    for pid, parent, cgroup in ((7, 1, "/"), (8, 7, "/pods/c0ffee"), (9, 8, "/pods/c0ffee")):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "cgroup").write_text(f"0::{cgroup}\n")
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a b) S {parent} 0")
-
-    assert quiesce.find_root_process(found, tmp_path) == 8
-    with pytest.raises(NoSuchProcess, match="no process here"):
-        quiesce.find_root_process(msgspec.structs.replace(found, container_id="ba11"), tmp_path)
-
-
-def straw_found(container_id: str) -> Any:
-    from cria.kubernetes.kubelet.pods import Pod, find_running
-    from tests.kubernetes.standin import pod
-
-    return find_running(msgspec.convert(pod("p", container_id=f"containerd://{container_id}"), Pod))
+    assert result.manifest.quiesce.resumed is None
+    assert any(isinstance(e, Warned) and "could not tell the engine" in e.message for e in events)

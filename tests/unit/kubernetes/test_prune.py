@@ -1,4 +1,4 @@
-"""Old archives of a node are removed by number, size and age; nothing that cria has not recorded is touched."""
+"""Old archives of a node are removed by number, size and age; archives without cria's manifest stay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner
-from straw import Straw
+from fake_cluster import FakeCluster
 
 from cria.cli.kubernetes.prune import command
 from cria.errors import NotWritable, UsageError
@@ -26,7 +26,7 @@ DAY = 86400.0
 BLOCK = 4096
 
 
-def of(container: str, *ages: float) -> list[StoredArchive]:
+def archives_of(container: str, *ages: float) -> list[StoredArchive]:
     return [
         StoredArchive(
             path=f"/{container}-{age:g}", container=container, bytes=100, seconds=age * DAY
@@ -35,37 +35,41 @@ def of(container: str, *ages: float) -> list[StoredArchive]:
     ]
 
 
-def gone(known: list[StoredArchive], rule: RetentionPolicy) -> list[str]:
-    newest_first = sorted(known, key=lambda each: each.seconds)
-    return sorted(each.archive.path for each in plan_removals(newest_first, rule))
+def removed_paths(archives: list[StoredArchive], policy: RetentionPolicy) -> list[str]:
+    newest_first = sorted(archives, key=lambda archive: archive.seconds)
+    return sorted(removal.archive.path for removal in plan_removals(newest_first, policy))
 
 
 @pytest.mark.parametrize(
-    ("rule", "removed"),
+    ("policy", "removed"),
     [
         (RetentionPolicy(keep=2), ["/a-3", "/a-4"]),
         (RetentionPolicy(keep=1), ["/a-2", "/a-3", "/a-4", "/b-9"]),
-        (RetentionPolicy(most_bytes=400), ["/a-4", "/b-9"]),
-        (RetentionPolicy(most_bytes=0), ["/a-2", "/a-3", "/a-4", "/b-9"]),
+        (RetentionPolicy(max_bytes=400), ["/a-4", "/b-9"]),
+        (RetentionPolicy(max_bytes=0), ["/a-2", "/a-3", "/a-4", "/b-9"]),
         (RetentionPolicy(days=3.5), ["/a-4", "/b-5", "/b-9"]),
-        (RetentionPolicy(keep=3, most_bytes=10000, days=100), ["/a-4"]),
+        (RetentionPolicy(keep=3, max_bytes=10000, days=100), ["/a-4"]),
     ],
 )
-def test_what_goes_is_what_no_rule_lets_stay(rule: RetentionPolicy, removed: list[str]) -> None:
-    assert gone([*of("a", 1, 2, 3, 4), *of("b", 5, 9)], rule) == removed
+def test_archives_are_removed_that_the_policy_does_not_keep(
+    policy: RetentionPolicy, removed: list[str]
+) -> None:
+    archives = [*archives_of("a", 1, 2, 3, 4), *archives_of("b", 5, 9)]
+
+    assert removed_paths(archives, policy) == removed
 
 
 @pytest.fixture
-def node(straw: Straw, tmp_path: Path) -> Path:
+def node(fake_cluster: FakeCluster, tmp_path: Path) -> Path:
     """A directory of archives: three of one container with manifests, one of somebody else's."""
     directory = tmp_path / "checkpoints"
     directory.mkdir()
-    straw.add("p")
+    fake_cluster.add("p")
     for day in (1, 2, 3):
         name = f"checkpoint-p_default-engine-2026-01-0{day}T00:00:00Z.tar"
-        straw.archive = str(directory / "gone" / name)
-        done = straw.take(manifests=directory, quiesce=QuiesceOptions(by="none"))
-        aged = msgspec.structs.replace(done.manifest, created=f"2026-01-0{day}T00:00:00+00:00")
+        fake_cluster.archive = str(directory / "gone" / name)
+        result = fake_cluster.checkpoint(manifests=directory, quiesce=QuiesceOptions(by="none"))
+        aged = msgspec.structs.replace(result.manifest, created=f"2026-01-0{day}T00:00:00+00:00")
         manifests.write(aged, directory)
         (directory / name).write_bytes(b"x" * BLOCK)
     (directory / "checkpoint-q_default-other-2025-01-01T00:00:00Z.tar").write_bytes(b"x")
@@ -76,11 +80,11 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name.removesuffix(".cria.json")[-24:-14] for path in directory.iterdir())
 
 
-def test_archives_go_with_their_manifests_and_others_stay(node: Path) -> None:
-    done = prune(node, RetentionPolicy(keep=1))
+def test_archives_are_removed_with_their_manifests_and_others_stay(node: Path) -> None:
+    result = prune(node, RetentionPolicy(keep=1))
 
-    assert (len(done.removed), len(done.kept), done.others) == (2, 1, 1)
-    assert done.freed_bytes == 2 * BLOCK
+    assert (len(result.removed), len(result.kept), result.others) == (2, 1, 1)
+    assert result.freed_bytes == 2 * BLOCK
     assert names(node) == ["2025-01-01", "2026-01-03", "2026-01-03"]
 
 
@@ -91,29 +95,29 @@ def test_a_dry_run_touches_nothing(node: Path) -> None:
     assert names(node) == before
 
 
-def test_a_link_in_an_archive_s_place_is_not_followed(node: Path, tmp_path: Path) -> None:
+def test_a_link_in_place_of_an_archive_is_not_followed(node: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("x")
     link = next(node.glob("*2026-01-01*.tar"))
     link.unlink()
     link.symlink_to(precious)
 
-    known, others = list_archives(node)
+    archives, others = list_archives(node)
     prune(node, RetentionPolicy(days=0))
 
-    assert (len(known), others) == (2, 2)
+    assert (len(archives), others) == (2, 2)
     assert precious.exists()
     assert link.is_symlink()
 
 
-def test_without_a_rule_or_a_directory_it_says_so(node: Path) -> None:
-    with pytest.raises(UsageError, match="what shall stay"):
+def test_an_empty_policy_and_a_missing_directory_are_usage_errors(node: Path) -> None:
+    with pytest.raises(UsageError, match="which archives to keep"):
         prune(node, RetentionPolicy())
     with pytest.raises(UsageError, match="not a directory"):
         prune(node / "nowhere", RetentionPolicy(keep=1))
 
 
-def test_what_cannot_be_removed_is_one_clear_error(
+def test_an_archive_that_cannot_be_removed_is_one_clear_error(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_path: Path, missing_ok: bool = False) -> None:
@@ -124,16 +128,18 @@ def test_what_cannot_be_removed_is_one_clear_error(
         prune(node, RetentionPolicy(keep=1))
 
 
-def test_the_command_shows_what_goes_with_sizes(node: Path) -> None:
+def test_the_command_shows_removals_with_sizes(node: Path) -> None:
     shown = CliRunner().invoke(command, [str(node), "--keep", "2", "--most", "10Ki", "--dry-run"])
-    done = CliRunner().invoke(command, [str(node), "--most", "8Ki", "--json"])
+    result = CliRunner().invoke(command, [str(node), "--most", "8Ki", "--json"])
 
-    assert "of its container 2 are newer" in shown.stdout
-    assert "4 KiB would be freed; 2 of 8 KiB stay, 1 that cria has not recorded" in shown.stdout
-    told = json.loads(done.stdout)
-    assert [each["why"] for each in told["removed"]] == ["with the newer ones it is too much"]
+    assert "its container has 2 newer ones" in shown.stdout
+    assert "4 KiB would be freed; 2 of 8 KiB stay, and 1 without a manifest" in shown.stdout
+    document = json.loads(result.stdout)
+    assert [removal["why"] for removal in document["removed"]] == [
+        "too large beside the newer ones"
+    ]
 
 
 @pytest.mark.parametrize("size", ["2 GB", "-1", "1.5Gi", "Gi"])
-def test_a_size_that_is_none_is_refused(size: str, tmp_path: Path) -> None:
+def test_a_text_that_is_no_size_is_a_usage_error(size: str, tmp_path: Path) -> None:
     assert CliRunner().invoke(command, [str(tmp_path), "--most", size]).exit_code == 2

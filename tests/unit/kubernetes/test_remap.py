@@ -1,4 +1,4 @@
-"""A rewritten archive differs in its sockets only; where it cannot be written there is nothing."""
+"""A remapped archive differs only in its sockets; where it cannot be written there is nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FILES = "checkpoint/files.img"
 
 
 def moved(archive: Path, new: Path, ports: Any = "8000=8001", **options: Any) -> Path:
-    return remap(archive, new, ports=ports, elsewhere=True, **options).path
+    return remap(archive, new, ports=ports, other_host=True, **options).path
 
 
 def uncompressed(path: Path) -> bytes:
@@ -196,7 +196,7 @@ def test_what_cannot_be_planned_is_refused_as_a_restore_does(
     with pytest.raises(kind):
         moved(archive, tmp_path / "new", ports, **policies)
     with pytest.raises(kind):
-        plan_remap(archive, ports=ports, elsewhere=True, **policies)
+        plan_remap(archive, ports=ports, other_host=True, **policies)
     assert os.listdir(tmp_path) == ["checkpoint.tar"]
 
 
@@ -212,7 +212,7 @@ def test_nothing_is_left_where_the_disk_is_full(
     monkeypatch.setattr(remapping, "splice", full)
 
     with pytest.raises(NoSpace):
-        moved(archive, Path(new)) if ":" not in new else remap(archive, new, elsewhere=True)
+        moved(archive, Path(new)) if ":" not in new else remap(archive, new, other_host=True)
 
     assert os.listdir(tmp_path) == ["checkpoint.tar"]
 
@@ -223,34 +223,34 @@ def test_an_archive_that_is_written_to_meanwhile_is_not_published(
 ) -> None:
     write = splice.write
 
-    def and_touch(sink: Any, data: bytes) -> None:
-        write(sink, data)
+    def write_and_touch(target: Any, data: bytes) -> None:
+        write(target, data)
         os.utime(archive, (1, 1))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(splice, "write", and_touch)
+    monkeypatch.setattr(splice, "write", write_and_touch)
 
     with pytest.raises(CheckpointDamaged) as error:
-        remap(archive, new, ports="8000=8001", elsewhere=True)
+        remap(archive, new, ports="8000=8001", other_host=True)
 
     assert "changed while it was read" in str(error.value.details)
     assert os.listdir(tmp_path) == ["checkpoint.tar"]
 
 
 @pytest.mark.parametrize("new", ["new", "oci:new"])
-def test_what_stands_in_its_place_is_left_there(
+def test_an_existing_output_is_left_alone(
     new: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new").mkdir()
 
     with pytest.raises(CheckpointExists):
-        remap(archive, new, elsewhere=True)
+        remap(archive, new, other_host=True)
 
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.tar", "new"]
 
 
-def test_a_kernel_that_cannot_copy_between_files_is_no_obstacle(
+def test_without_copy_file_range_the_archive_is_copied_in_user_space(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot(*_: object) -> int:
@@ -260,27 +260,25 @@ def test_a_kernel_that_cannot_copy_between_files_is_no_obstacle(
     monkeypatch.setattr(os, "copy_file_range", cannot)
     second = moved(archive, tmp_path / "second", "offset:10")
 
-    unnamed = [
-        each.image.entries[:5] for each in (parsed(first), parsed(second))
-    ]  # names are random
-    assert unnamed[0] == unnamed[1]
+    # The unix sockets after the first five have random names.
+    assert parsed(first).image.entries[:5] == parsed(second).image.entries[:5]
     assert around_files_img(first)[2] == around_files_img(second)[2]
 
 
 def test_progress_ends_with_the_size_of_the_tar(archive: Path, tmp_path: Path) -> None:
-    told: list[Event] = []
+    events: list[Event] = []
 
-    moved(archive, tmp_path / "new", listener=told.append)
+    moved(archive, tmp_path / "new", listener=events.append)
 
-    last = [event for event in told if isinstance(event, Progress)][-1]
+    last = [event for event in events if isinstance(event, Progress)][-1]
     assert last.done_bytes == last.total_bytes == archive.stat().st_size
 
 
-def test_a_dry_run_writes_nothing_and_says_what_goes_on_naming_the_port(archive: Path) -> None:
-    planned = plan_remap(archive, ports="8000=8001", elsewhere=True)
+def test_a_dry_run_writes_nothing_and_lists_what_still_names_the_port(archive: Path) -> None:
+    planned = plan_remap(archive, ports="8000=8001", other_host=True)
 
     assert planned.ports.new_port(8000) == 8001
-    assert [str(each) for each in planned.mentions] == [
+    assert [str(mention) for mention in planned.mentions] == [
         "spec.dump: process.args[2] still names 8000",
         "spec.dump: process.env PORT still names 8000",
         "status.dump: annotations.ports still names 8000",
@@ -306,7 +304,7 @@ def test_an_image_holds_the_archive_as_its_layer(
 ) -> None:
     archive = stored(tmp_path / "old", tar(files), compressed)
 
-    done = remap(archive, f"oci:{tmp_path}/image:v1", ports="keep", clients="keep", elsewhere=True)
+    done = remap(archive, f"oci:{tmp_path}/image:v1", ports="keep", clients="keep", other_host=True)
 
     (described,) = json.loads((done.path / "index.json").read_text())["manifests"]
     manifest = json.loads(blob(done.path, described))
@@ -330,4 +328,4 @@ def test_an_image_holds_the_archive_as_its_layer(
 @pytest.mark.parametrize("words", ["oci:", "oci::v1", "oci:image:", "oci:image:a/b"])
 def test_an_image_without_a_name_is_a_usage_error(words: str, archive: Path) -> None:
     with pytest.raises(UsageError):
-        remap(archive, words, elsewhere=True)
+        remap(archive, words, other_host=True)

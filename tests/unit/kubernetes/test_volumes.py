@@ -1,4 +1,4 @@
-"""An archive says which files a restore looks for on the pod's volumes, for it does not hold them."""
+"""An archive names the files that a restore opens on the pod's volumes, for it does not hold them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ MOUNTS = [
 @pytest.fixture
 def archived(fdinfo: ModuleType, tmp_path: Path) -> Callable[..., tuple[NeededFile, ...]]:
     def of(
-        *opened: tuple[str, int, int], remaps: bytes | None = None, kept: bool = False
+        *opened: tuple[str, int, int], remaps: bytes | None = None, saved: bool = False
     ) -> tuple[NeededFile, ...]:
-        files = members(fdinfo, *(regular(fdinfo, n, *what) for n, what in enumerate(opened, 1)))
+        files = members(fdinfo, *(regular(fdinfo, n, *file) for n, file in enumerate(opened, 1)))
         spec = json.loads(files["spec.dump"]) | {"mounts": MOUNTS}
         files["spec.dump"] = json.dumps(spec).encode()
         if remaps is not None:
             files["checkpoint/remap-fpath.img"] = remaps
-        if kept:
+        if saved:
             files["checkpoint/cria-shared-memory.img"] = b"of the action script"
         archive = read_archive(stored(tmp_path / "archive", tar(files)))
         return needed_files(archive, archive.criu_images(program.find()))
@@ -56,7 +56,7 @@ def regular(fdinfo: ModuleType, number: int, path: str, mode: int, flags: int) -
 def test_files_in_shared_memory_are_needed_and_others_are_not(
     archived: Callable[..., tuple[NeededFile, ...]],
 ) -> None:
-    found = archived(
+    files = archived(
         ("/dev/shm/psm_1", REGULAR, os.O_RDWR),
         ("/dev/shm/psm_1", REGULAR, os.O_RDONLY),
         ("/dev/shm", DIRECTORY, 0),
@@ -67,10 +67,10 @@ def test_files_in_shared_memory_are_needed_and_others_are_not(
         ("/dev/shmem", REGULAR, 0),
     )
 
-    assert found == (NeededFile(path="/dev/shm/psm_1", size_bytes=10),)
+    assert files == (NeededFile(path="/dev/shm/psm_1", size_bytes=10),)
 
 
-def test_a_file_without_a_name_is_needed_under_the_one_that_criu_gave_it(
+def test_a_file_without_a_name_is_needed_under_the_link_of_criu(
     archived: Callable[..., tuple[NeededFile, ...]],
 ) -> None:
     entry = load("remap_file_path", program.find()).remap_file_path_entry
@@ -79,17 +79,17 @@ def test_a_file_without_a_name_is_needed_under_the_one_that_criu_gave_it(
         entry(orig_id=3, remap_id=9, remap_type=1),
     ]
 
-    found = archived(
+    files = archived(
         ("/dev/shm/sem.a", REGULAR, 0),
         ("/dev/shm/link_remap.2", 0, 0),
         ("/dev/shm/sem.in-the-images", REGULAR, 0),
         remaps=image(framing.REMAP_FPATH, *remaps),
     )
 
-    assert found == (NeededFile(path="/dev/shm/link_remap.2", size_bytes=0, linked=True),)
+    assert files == (NeededFile(path="/dev/shm/link_remap.2", size_bytes=0, linked=True),)
 
 
-def test_shared_memory_that_the_action_script_has_kept_is_not_needed(
+def test_shared_memory_that_the_action_script_has_saved_is_not_needed(
     archived: Callable[..., tuple[NeededFile, ...]],
 ) -> None:
-    assert archived(("/dev/shm/psm_1", REGULAR, os.O_RDWR), kept=True) == ()
+    assert archived(("/dev/shm/psm_1", REGULAR, os.O_RDWR), saved=True) == ()

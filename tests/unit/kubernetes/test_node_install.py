@@ -1,20 +1,24 @@
-"""The action script on a node: installed whole or not at all, and taken away without a trace."""
+"""The action script is installed on a node completely or not at all, and removed without a trace."""
 
 from __future__ import annotations
 
 import json
 import os
+import py_compile
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cria.errors import NodeUnsuitable, NotWritable
 from cria.kubernetes.node import files
 from cria.kubernetes.node import install as node
-from cria.kubernetes.node.install import Node, Settings
+from cria.kubernetes.node.install import MODULES, InstallPlan, Node, Settings
 
 CONF = "etc/criu/runc.conf"
 OURS = [
@@ -42,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def tree(root: Path) -> Tree:
-    """Every path with its mode and content."""
+    """Return every path with its mode and content."""
     return {
         str(path.relative_to(root)): (
             path.lstat().st_mode,
@@ -52,28 +56,32 @@ def tree(root: Path) -> Tree:
     }
 
 
-def install(root: Path, settings: Settings | None = None, **options: object) -> node.InstallPlan:
-    plan = node.install(Node(root=root), settings or Settings(), **options)  # type: ignore[arg-type]
-    plan.carry_out()
+def install(root: Path, settings: Settings | None = None, **options: Any) -> InstallPlan:
+    plan = node.plan_install(Node(root=root), settings or Settings(), **options)
+    plan.apply()
     return plan
 
 
+def remove(root: Path) -> None:
+    node.plan_removal(Node(root=root)).apply()
+
+
 def options_of(root: Path, conf: str = CONF) -> list[str]:
-    """What CRIU reads: every line that is no comment."""
+    """Return what CRIU reads: every line that is no comment."""
     lines = (root / conf).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def cria(*words: object) -> subprocess.CompletedProcess[str]:
+def cria(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cria", "kubernetes", "node", *map(str, words)],
+        [sys.executable, "-m", "cria", "kubernetes", "node", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_it_is_put_on_a_node_that_has_nothing(root: Path) -> None:
+def test_it_is_installed_on_a_node_that_has_nothing(root: Path) -> None:
     install(root, Settings(inflight="drain"))
 
     script = root / "opt/cria/criu-action"
@@ -88,7 +96,7 @@ def test_a_program_may_be_a_link_that_only_the_node_can_follow(root: Path) -> No
     (root / "usr/sbin/iptables").unlink()
     (root / "usr/sbin/iptables").symlink_to("/etc/no-such-alternatives/iptables")
 
-    assert str(Node(root=root).program("iptables")) == "/usr/sbin/iptables"
+    assert str(Node(root=root).find_program("iptables")) == "/usr/sbin/iptables"
 
 
 def test_a_node_without_iptables_locks_the_network_another_way(root: Path) -> None:
@@ -100,7 +108,7 @@ def test_a_node_without_iptables_locks_the_network_another_way(root: Path) -> No
 
 
 @pytest.mark.parametrize("conf", [None, b"", b"ghost-limit 1G\n", b"# mine, and no end of line"])
-def test_what_was_there_before_is_there_after_its_removal(root: Path, conf: bytes | None) -> None:
+def test_a_removal_restores_the_node_as_it_was(root: Path, conf: bytes | None) -> None:
     if conf is not None:
         (root / CONF).parent.mkdir()
         (root / CONF).write_bytes(conf)
@@ -109,13 +117,13 @@ def test_what_was_there_before_is_there_after_its_removal(root: Path, conf: byte
 
     install(root)
     installed = tree(root)
-    node.remove(Node(root=root)).carry_out()
+    remove(root)
 
     assert installed != before
     assert tree(root) == before
 
 
-def test_what_the_administrator_wrote_stays_and_wins(root: Path) -> None:
+def test_options_of_the_administrator_are_kept(root: Path) -> None:
     (root / CONF).parent.mkdir()
     (root / CONF).write_text("network-lock skip\ntcp-close\n")
 
@@ -128,12 +136,12 @@ def test_what_the_administrator_wrote_stays_and_wins(root: Path) -> None:
     ]
 
 
-def test_what_is_written_after_the_installation_outlives_it(root: Path) -> None:
+def test_options_that_were_added_after_the_installation_are_kept(root: Path) -> None:
     install(root)
     with (root / CONF).open("a") as conf:
         conf.write("ghost-limit 1G\n")
 
-    node.remove(Node(root=root)).carry_out()
+    remove(root)
 
     assert (root / CONF).read_text() == "ghost-limit 1G\n"
 
@@ -144,20 +152,20 @@ def test_crun_s_own_configuration_gets_it_too(root: Path) -> None:
 
     install(root)
     there = options_of(root, "etc/criu/crun.conf")
-    node.remove(Node(root=root)).carry_out()
+    remove(root)
 
     assert there == OURS
     assert (root / "etc/criu/crun.conf").read_text() == ""
     assert not (root / CONF).exists()
 
 
-def test_the_same_again_changes_nothing(root: Path) -> None:
+def test_a_second_installation_changes_nothing(root: Path) -> None:
     install(root)
 
     assert install(root).changes == ()
 
 
-def test_an_old_script_is_brought_up_to_date(root: Path) -> None:
+def test_an_older_script_is_updated(root: Path) -> None:
     install(root)
     script = root / "opt/cria/criu-action"
     script.write_text("#!/usr/sbin/python3 -IS\nold\n")
@@ -167,8 +175,71 @@ def test_an_old_script_is_brought_up_to_date(root: Path) -> None:
 
     assert {change.path.name for change in plan.changes} == {"criu-action", "criu-action.json"}
     assert node.status(Node(root=root)).up_to_date
-    node.remove(Node(root=root)).carry_out()
+    remove(root)
     assert not (root / "opt/cria").exists() and not (root / "etc/criu").exists()
+
+
+def test_an_installation_without_the_newer_modules_is_updated_and_removed(root: Path) -> None:
+    """Until cria 0.2 the script was one file with one module beside it."""
+    before = tree(root)
+    install(root)
+    for name in set(MODULES) - {"criu_shared_memory.py"}:
+        (root / "opt/cria" / name).unlink()
+    (root / "opt/cria/criu-action").write_text("#!/usr/sbin/python3 -IS\nold\n")
+    older = tree(root)
+    assert not node.status(Node(root=root)).up_to_date
+
+    remove(root)
+    removed = tree(root)
+    for path, (mode, content) in older.items():
+        if stat.S_ISDIR(mode):
+            (root / path).mkdir(exist_ok=True)
+        else:
+            (root / path).write_bytes(content)
+    install(root)
+
+    assert removed == before
+    assert node.status(Node(root=root)).up_to_date
+    remove(root)
+    assert tree(root) == before
+
+
+def test_what_python_compiles_beside_the_script_is_removed_with_it(root: Path) -> None:
+    before = tree(root)
+    install(root)
+    for name in MODULES:
+        py_compile.compile(str(root / "opt/cria" / name), doraise=True)
+    assert list(root.rglob("*.pyc"))
+
+    remove(root)
+
+    assert tree(root) == before
+
+
+def test_the_installed_script_runs_without_cria(root: Path) -> None:
+    install(root)
+    environment = {"CRTOOLS_SCRIPT_ACTION": "pre-dump", "CRTOOLS_INIT_PID": str(os.getpid())}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "cria-0.sock"))
+        listener.listen()
+        threading.Thread(target=answer_with_errors, args=(listener, 2), daemon=True).start()
+
+        result = subprocess.run(
+            [sys.executable, "-IS", root / "opt/cria/criu-action"],
+            capture_output=True, text=True, env=environment, check=False,
+        )  # fmt: skip
+
+    assert result.returncode == 1
+    assert "cria: not quiesced, the dump is refused: the engine of process" in result.stderr
+    assert "could not pause: a test" in result.stderr
+
+
+def answer_with_errors(listener: socket.socket, count: int) -> None:
+    for _ in range(count):  # the pause, and the resume that follows
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b'{"error": "a test"}')
 
 
 @pytest.mark.parametrize("link", [CONF, "etc/criu", "opt", "opt/cria/criu-action"])
@@ -191,18 +262,18 @@ def test_a_symbolic_link_is_not_followed(root: Path, link: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "last",
-    ["criu_shared_memory.py", "criu-action", "criu-action.json", "installed.json", "runc.conf"],
+    [*MODULES, "criu-action", "criu-action.json", "installed.json", "runc.conf"],
 )
-def test_one_that_fails_midway_leaves_nothing(
+def test_an_installation_that_fails_midway_leaves_nothing(
     root: Path, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tree(root)
-    make = files._replace
+    replace = files._replace
 
     def full_disk(directory: int, name: str, content: bytes, executable: bool) -> None:
         if name == last:
             raise OSError(28, os.strerror(28))
-        make(directory, name, content, executable)
+        replace(directory, name, content, executable)
 
     monkeypatch.setattr(files, "_replace", full_disk)
     with pytest.raises(NotWritable, match=last):
@@ -223,22 +294,22 @@ def test_a_node_without_python_is_refused(root: Path) -> None:
     assert (root / "opt/cria/criu-action").read_text().startswith("#!/opt/python/bin/python3 -IS\n")
 
 
-def test_the_command_shows_the_change_before_it_makes_it(root: Path) -> None:
+def test_the_command_prints_the_changes_before_it_makes_them(root: Path) -> None:
     before = tree(root)
 
     dry = cria("install", "--root", root, "--dry-run")
     untouched = tree(root) == before
-    done = cria("install", "--root", root)
+    result = cria("install", "--root", root)
 
     assert untouched
     assert "+action-script /opt/cria/criu-action" in dry.stderr
-    assert dry.stderr == done.stderr
-    assert done.stdout.splitlines()[-1] == "/etc/criu/runc.conf"
+    assert dry.stderr == result.stderr
+    assert result.stdout.splitlines()[-1] == "/etc/criu/runc.conf"
     assert cria("remove", "--root", root, "--json").returncode == 0
     assert tree(root) == before
 
 
-def test_the_command_says_what_is_installed_and_that_criu_is_missing(root: Path) -> None:
+def test_the_command_shows_what_is_installed_and_warns_that_criu_is_missing(root: Path) -> None:
     nothing = cria("show", "--root", root)
     (root / "usr/sbin/criu").unlink()
     warned = cria("install", "--root", root, "--on-failure", "pass")

@@ -1,6 +1,6 @@
-"""Stands in for an API server and a kubelet: TLS, tokens, pods, exec over a websocket, and the checkpoint API.
+"""A fake API server, and a fake kubelet: TLS, tokens, pods, exec over a websocket, and the checkpoint API.
 
-What checkpoints and what runs in a container is given: a real container runtime, or a few lines of a test.
+A test says what checkpoints and what runs in a container: a real container runtime, or a few lines.
 """
 
 from __future__ import annotations
@@ -23,37 +23,39 @@ import yaml
 from wsproto.events import BytesMessage, CloseConnection
 
 TOKEN = "a-token-of-this-test"
-BROKEN_OFF = "stream terminated by RST_STREAM with error code: CANCEL"  # grpc-go, http2_client.go
+STREAM_CANCELLED = (
+    "stream terminated by RST_STREAM with error code: CANCEL"  # grpc-go, http2_client.go
+)
 WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
-Ran = tuple[int, str, str]
+ExecResult = tuple[int, str, str]  # exit status, stdout, stderr
 
 
-class Refused(Exception):
-    """Answer with this status and these words."""
+class HttpError(Exception):
+    """Answer with this status and body."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status, self.text = status, text
 
 
-def status(code: int, message: str) -> Refused:
-    """The API server wraps its words in a Status; kubelets do not."""
+def api_error(code: int, message: str) -> HttpError:
+    """Return an error with a Status as the API server sends it; kubelets send the message alone."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
-    return Refused(code, json.dumps(body | {"message": message}))
+    return HttpError(code, json.dumps(body | {"message": message}))
 
 
 def pod(name: str, *containers: str, node: str = "node-1", **changes: Any) -> dict[str, Any]:
-    """A pod that runs, as the API server describes it; `changes` by path, as state__app__waiting."""
+    """Return a pod that runs, as the API server describes it; `changes` replace some of its fields."""
     running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
     names = containers or ("engine",)
     statuses = [
         {
-            "name": each,
+            "name": container,
             "image": "vllm:1",
-            "containerID": changes.get("container_id", f"containerd://{name}-{each}"),
+            "containerID": changes.get("container_id", f"containerd://{name}-{container}"),
             "state": changes.get("state", running),
         }
-        for each in names
+        for container in names
     ]
     return {
         "metadata": {
@@ -63,7 +65,7 @@ def pod(name: str, *containers: str, node: str = "node-1", **changes: Any) -> di
             "labels": changes.get("labels", {"app": "vllm"}),
             **changes.get("metadata", {}),
         },
-        "spec": {"nodeName": node, "containers": [{"name": each} for each in names]},
+        "spec": {"nodeName": node, "containers": [{"name": container} for container in names]},
         "status": {
             "phase": changes.get("phase", "Running"),
             "hostIP": "127.0.0.1",
@@ -72,15 +74,15 @@ def pod(name: str, *containers: str, node: str = "node-1", **changes: Any) -> di
     }
 
 
-class StandIn:
-    """The cluster's API at `url`, and the same server as a kubelet; `asked` is what it was asked for.
+class FakeApiServer:
+    """The cluster's API at `url`, and the same server as a kubelet; `requests` are those that it got.
 
-    `checkpoint(pod, container, seconds)` returns the archive's path or raises Refused;
-    `run(pod, container, command)` returns status, stdout and stderr, or raises Refused with why it cannot.
+    `checkpoint(pod, container, seconds)` returns the archive's path or raises HttpError;
+    `run(pod, container, command)` returns status, stdout and stderr, or raises HttpError with why it cannot.
     """
 
     def __init__(self, certificate: trustme.LeafCert) -> None:
-        self.forget()
+        self.reset()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
@@ -90,58 +92,60 @@ class StandIn:
         )
         self._thread.start()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Be as at the start, for another test."""
         self.pods: dict[str, dict[str, Any]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.checkpoint: Callable[[str, str, int], str] = lambda *_: (
             "/var/lib/kubelet/checkpoints/c.tar"
         )
-        self.run: Callable[[str, str, Sequence[str]], Ran] = lambda *_: (127, "", "no such program")
-        self.refuse: dict[str, Refused] = {}  # by the last part of a path, or what is asked
-        self.page = 500
+        self.run: Callable[[str, str, Sequence[str]], ExecResult] = lambda *_: (
+            127, "", "no such program"
+        )  # fmt: skip
+        self.errors: dict[str, HttpError] = {}  # by a part of the path that is asked for
+        self.page_size = 500
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, *pods: dict[str, Any]) -> None:
-        self.pods |= {each["metadata"]["name"]: each for each in pods}
+        self.pods |= {pod["metadata"]["name"]: pod for pod in pods}
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def get(self, parts: list[str], words: dict[str, str]) -> dict[str, Any]:
-        """pods, or namespaces/NS/pods, or namespaces/NS/pods/POD."""
+    def get(self, parts: list[str], query: dict[str, str]) -> dict[str, Any]:
+        """Answer for pods, or namespaces/NS/pods, or namespaces/NS/pods/POD."""
         if parts[-1] != "pods":
             if parts[-1] not in self.pods:
-                raise status(404, f'pods "{parts[-1]}" not found')
+                raise api_error(404, f'pods "{parts[-1]}" not found')
             return self.pods[parts[-1]]
-        wanted = dict(each.split("=") for each in words["labelSelector"].split(","))
-        node = words.get("fieldSelector", "").removeprefix("spec.nodeName=")
-        fit = [
-            each
-            for each in self.pods.values()
-            if wanted.items() <= each["metadata"]["labels"].items()
-            and node in ("", each["spec"]["nodeName"])
+        labels = dict(label.split("=") for label in query["labelSelector"].split(","))
+        node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+        selected = [
+            pod
+            for pod in self.pods.values()
+            if labels.items() <= pod["metadata"]["labels"].items()
+            and node in ("", pod["spec"]["nodeName"])
         ]
-        begin = int(words.get("continue", 0))
-        more = str(begin + self.page) if begin + self.page < len(fit) else ""
-        return {"metadata": {"continue": more}, "items": fit[begin : begin + self.page]}
+        begin = int(query.get("continue", 0))
+        more = str(begin + self.page_size) if begin + self.page_size < len(selected) else ""
+        return {"metadata": {"continue": more}, "items": selected[begin : begin + self.page_size]}
 
-    def post(self, parts: list[str], words: dict[str, str]) -> dict[str, Any]:
-        """nodes/NODE/proxy/checkpoint/NS/POD/CONTAINER of the API server, the end of it of a kubelet."""
+    def post(self, parts: list[str], query: dict[str, str]) -> dict[str, Any]:
+        """Answer for nodes/NODE/proxy/checkpoint/NS/POD/CONTAINER, or as a kubelet for what follows proxy."""
         checkpoint, _, name, container = parts[-4:]
-        if checkpoint != "checkpoint" or name not in self.pods:
-            raise Refused(
-                404, "404 page not found" if checkpoint != "checkpoint" else "pod does not exist"
-            )
-        return {"items": [self.checkpoint(name, container, int(words["timeout"]))]}
+        if checkpoint != "checkpoint":
+            raise HttpError(404, "404 page not found")
+        if name not in self.pods:
+            raise HttpError(404, "pod does not exist")
+        return {"items": [self.checkpoint(name, container, int(query["timeout"]))]}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        standin = self
+        api = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -151,28 +155,28 @@ class StandIn:
                 if self.headers.get("Upgrade") == "websocket":
                     self._answer(self._exec)
                 else:
-                    self._answer(lambda: standin.get(*self._asked()))
+                    self._answer(lambda: api.get(*self._request()))
 
             def do_POST(self) -> None:
-                self._answer(lambda: standin.post(*self._asked()))
+                self._answer(lambda: api.post(*self._request()))
 
-            def _asked(self) -> tuple[list[str], dict[str, str]]:
+            def _request(self) -> tuple[list[str], dict[str, str]]:
                 url = urlsplit(self.path)
-                words = {name: values[-1] for name, values in parse_qs(url.query).items()}
-                return url.path.strip("/").split("/"), words
+                query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+                return url.path.strip("/").split("/"), query
 
             def _answer(self, make: Callable[[], dict[str, Any] | None]) -> None:
                 parts = urlsplit(self.path).path.strip("/").split("/")
-                standin.asked.append(f"{self.command} {'/'.join(parts)}")
+                api.requests.append(f"{self.command} {'/'.join(parts)}")
                 try:
                     if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                        raise status(401, "Unauthorized")
+                        raise api_error(401, "Unauthorized")
                     for part in parts:
-                        if part in standin.refuse:
-                            raise standin.refuse[part]
+                        if part in api.errors:
+                            raise api.errors[part]
                     answer = make()
-                except Refused as refused:
-                    self._send(refused.status, refused.text)
+                except HttpError as error:
+                    self._send(error.status, error.text)
                 else:
                     if answer is not None:
                         self._send(200, json.dumps(answer))
@@ -187,8 +191,8 @@ class StandIn:
                 self.wfile.write(body)
 
             def _exec(self) -> None:
-                """The command's output on channel 1 and 2, how it ended on channel 3."""
-                words = parse_qs(urlsplit(self.path).query)
+                """Send the command's output on channels 1 and 2, and how it ended on channel 3."""
+                query = parse_qs(urlsplit(self.path).query)
                 parts = urlsplit(self.path).path.split("/")
                 key = self.headers["Sec-WebSocket-Key"] + WEBSOCKET
                 accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
@@ -199,11 +203,11 @@ class StandIn:
                 self.send_header("Sec-WebSocket-Protocol", "v5.channel.k8s.io")
                 self.end_headers()
                 try:
-                    code, out, err = standin.run(parts[-2], words["container"][0], words["command"])
-                    end = ended(code)
-                except Refused as refused:
+                    code, out, err = api.run(parts[-2], query["container"][0], query["command"])
+                    end = exec_status(code)
+                except HttpError as error:
                     out = err = ""
-                    end = {"status": "Failure", "reason": "InternalError", "message": refused.text}
+                    end = {"status": "Failure", "reason": "InternalError", "message": error.text}
                 frames = wsproto.Connection(wsproto.ConnectionType.SERVER)
                 for channel, text in ((1, out), (2, err), (3, json.dumps(end))):
                     message = BytesMessage(data=bytes([channel]) + text.encode())
@@ -211,23 +215,28 @@ class StandIn:
                 self.wfile.write(frames.send(CloseConnection(code=1000)))
                 self.close_connection = True
 
-            def log_message(self, *_words: object) -> None:
-                """Nobody reads it."""
+            def log_message(self, *_arguments: object) -> None:
+                """Write no log."""
 
         return Handler
 
 
-def ended(code: int) -> dict[str, Any]:
-    """How exec says that a command ended."""
+def exec_status(code: int) -> dict[str, Any]:
+    """Return the Status by which exec says how a command ended."""
     if code == 0:
         return {"metadata": {}, "status": "Success"}
     cause = {"reason": "ExitCode", "message": str(code)}
-    words = {"message": f"command terminated with exit code {code}", "reason": "NonZeroExitCode"}
-    return {"metadata": {}, "status": "Failure", "details": {"causes": [cause]}, **words}
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "reason": "NonZeroExitCode",
+        "message": f"command terminated with exit code {code}",
+        "details": {"causes": [cause]},
+    }
 
 
 def kubeconfig(path: Path, url: str, ca: Path, *, token: str = TOKEN) -> Path:
-    """A kubeconfig for the cluster at `url`, whose certificate `ca` has signed."""
+    """Write a kubeconfig for the cluster at `url`, whose certificate `ca` has signed."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -241,13 +250,13 @@ def kubeconfig(path: Path, url: str, ca: Path, *, token: str = TOKEN) -> Path:
 
 
 @contextmanager
-def standing_in(directory: Path) -> Iterator[tuple[StandIn, Path, Path]]:
-    """A stand-in, its kubeconfig, and the certificate that signs its own."""
+def serve_api(directory: Path) -> Iterator[tuple[FakeApiServer, Path, Path]]:
+    """Run a fake API server; yields it, its kubeconfig, and the CA of its certificate."""
     authority = trustme.CA()
     ca = directory / "ca.pem"
     authority.cert_pem.write_to_path(str(ca))
-    standin = StandIn(authority.issue_cert("127.0.0.1"))
+    api = FakeApiServer(authority.issue_cert("127.0.0.1"))
     try:
-        yield standin, kubeconfig(directory / "kubeconfig", standin.url, ca), ca
+        yield api, kubeconfig(directory / "kubeconfig", api.url, ca), ca
     finally:
-        standin.close()
+        api.close()
