@@ -1,10 +1,10 @@
-"""A node without a cluster: a real containerd, spoken to as the kubelet does; nothing of it outlives the tests.
+"""A node without a cluster: a real containerd, called as the kubelet calls it. Nothing of it outlives the tests.
 
 def test(sandbox, container, checkpoint, restore):
     engine = container("controlled.py", "/tmp/cria-0123456789abcdef.sock")
-    archive = checkpoint(engine)        # what the kubelet's checkpoint API leaves behind
+    archive = checkpoint(engine)        # what the kubelet's checkpoint API writes
     copy = restore(archive, engine)     # in a pod sandbox of its own
-    assert copy.pid                     # as this host numbers it
+    assert copy.pid                     # in the PID namespace of this host
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ Sandboxes = AbstractContextManager[Callable[..., "Sandbox"]]
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
-    """A pod's sandbox; `config` is what it was made with, which each of its containers must repeat."""
+    """A pod's sandbox; each of its containers must repeat the `config` of its creation."""
 
     id: str
     config: dict[str, Any]
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
-    """A container that runs; `pid` is its first process, as this host numbers it.
+    """A container that runs; `pid` is its first process, in the PID namespace of this host.
 
-    `fields` are those of its ContainerConfig that make it what it is: command, mounts and so on.
+    `fields` are those of its ContainerConfig that a copy must repeat: command, mounts and so on.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
     fields: dict[str, Any]
 
-    def wait_until_it_says(self, word: str, seconds: float = 60.0) -> None:
+    def wait_for_output(self, word: str, seconds: float = 60.0) -> None:
         def ended() -> bool:
             return not Path(f"/proc/{self.pid}").exists()
 
@@ -63,7 +63,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
             wait_for(lambda: word in self.log.read_text(), ended, seconds)
         except AssertionError as error:
             raise AssertionError(
-                f"{self.name} does not say {word!r}:\n{self.log.read_text()}"
+                f"{self.name} does not print {word!r}:\n{self.log.read_text()}"
             ) from error
 
 
@@ -101,7 +101,7 @@ def base_image(registry: Registry) -> str:
 def start_containerd(pause_image: str) -> Iterator[Callable[..., Containerd]]:
     """Start a containerd; all that were started are ended after the session."""
     running: list[Containerd] = []
-    clear_what_a_killed_session_left()
+    remove_state_of_killed_sessions()
 
     def start(**options: Any) -> Containerd:
         state = Path(tempfile.mkdtemp(prefix=f"cria-node-{os.getpid()}-"))
@@ -109,11 +109,11 @@ def start_containerd(pause_image: str) -> Iterator[Callable[..., Containerd]]:
         return running[-1]
 
     yield start
-    for each in running:
-        each.end()
+    for containerd in running:
+        containerd.end()
 
 
-def clear_what_a_killed_session_left() -> None:
+def remove_state_of_killed_sessions() -> None:
     for state in Path(tempfile.gettempdir()).glob("cria-node-*-*"):
         if not Path(f"/proc/{state.name.split('-')[2]}").exists():
             runtime.remove(state)
@@ -134,7 +134,7 @@ def cri(containerd: Containerd, base_image: str) -> Iterator[Cri]:
 
 @contextmanager
 def sandboxes(cri: Cri, containerd: Containerd, logs: Path) -> Iterator[Callable[..., Sandbox]]:
-    """Make pod sandboxes, in the host's network; they end with the context, and their containers with them."""
+    """Make pod sandboxes in the host's network; they end with the context, and their containers with them."""
     made: list[Sandbox] = []
 
     def make(name: str | None = None, namespace: str = "default") -> Sandbox:
@@ -161,7 +161,7 @@ def sandboxes(cri: Cri, containerd: Containerd, logs: Path) -> Iterator[Callable
 
 @pytest.fixture(scope="session")
 def sandboxes_with_logs_in(cri: Cri, containerd: Containerd) -> Callable[[Path], Sandboxes]:
-    """For those that outlive a test."""
+    """Make sandboxes that outlive a test."""
     return partial(sandboxes, cri, containerd)
 
 
@@ -217,25 +217,25 @@ def container(
 
     def run(
         program: str,
-        *words: object,
+        *arguments: object,
         sandbox: Sandbox | None = None,
         mounts: Sequence[dict[str, Any]] = (),
         **fields: Any,
     ) -> Container:
         sandbox = sandbox or request.getfixturevalue("sandbox")
-        command = [sys.executable, str(programs / program), *map(str, words)]
+        command = [sys.executable, str(programs / program), *map(str, arguments)]
         mounts = [*host_mounts(), *mounts]
         running = run_container(sandbox, base_image, command=command, mounts=mounts, **fields)
-        running.wait_until_it_says("ready")
+        running.wait_for_output("ready")
         return running
 
     return run
 
 
 def host_mounts() -> list[dict[str, Any]]:
-    """What a Python of the host needs: the system's libraries, itself, and this repository; read-only."""
-    wanted = {Path("/usr"), Path(sys.base_prefix), Path(sys.prefix), REPOSITORY}
-    tops = [path for path in sorted(wanted) if not wanted & set(path.parents)]
+    """Return the mounts that a Python of the host needs: the system's libraries, itself, this repository; read-only."""
+    paths = {Path("/usr"), Path(sys.base_prefix), Path(sys.prefix), REPOSITORY}
+    tops = [path for path in sorted(paths) if not paths & set(path.parents)]
     return [
         {"container_path": str(path), "host_path": str(path), "readonly": True} for path in tops
     ]
@@ -243,7 +243,7 @@ def host_mounts() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def checkpoint(cri: Cri, containerd: Containerd, tmp_path: Path) -> Callable[[Container], Path]:
-    """Checkpoint a container as the kubelet does; it goes on. Returns the archive, a tar."""
+    """Checkpoint a container as the kubelet does; it runs on. Returns the archive, a tar."""
 
     def take(container: Container) -> Path:
         archive = tmp_path / f"checkpoint-{container.name}-{next(numbers)}.tar"
@@ -261,14 +261,14 @@ def checkpoint(cri: Cri, containerd: Containerd, tmp_path: Path) -> Callable[[Co
 def restore(
     run_container: Callable[..., Container], make_sandbox: Callable[..., Sandbox]
 ) -> Callable[..., Container]:
-    """Restore an archive as a container like the one it was taken of, in a sandbox of its own.
+    """Restore an archive as a container like the one it was taken of, in another sandbox.
 
-    That is what becomes of a pod whose container names the archive as its image, all else unchanged.
+    This is what a node does for a pod whose container names the archive as its image, all else unchanged.
     """
 
-    def bring_back(
+    def restore(
         archive: Path, like: Container, *, sandbox: Sandbox | None = None, **changes: Any
     ) -> Container:
         return run_container(sandbox or make_sandbox(), str(archive), **like.fields | changes)
 
-    return bring_back
+    return restore

@@ -1,4 +1,4 @@
-"""Speak CRI, as the kubelet does: `cri.PullImage(image={"image": "..."})` gives the answer as a message."""
+"""A client of CRI, as the kubelet has one: `cri.PullImage(image={"image": "..."})` returns the response, a message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVICES = ("RuntimeService", "ImageService")
 
 
 class Cri:
-    """Every call of the runtime's two services, with the fields of the request as words."""
+    """Has a method for each call of the runtime's two services, with the fields of its request as arguments."""
 
     def __init__(self, socket: Path) -> None:
         import grpc
@@ -32,10 +32,10 @@ class Cri:
         request = getattr(self.messages, f"{call}Request")
         method = next(getattr(stub, call) for stub in self._stubs if hasattr(stub, call))
 
-        def ask(seconds: float = 120.0, **fields: Any) -> Any:
+        def send(seconds: float = 120.0, **fields: Any) -> Any:
             return method(request(**fields), timeout=seconds)
 
-        return ask
+        return send
 
     def close(self) -> None:
         with contextlib.suppress(ValueError):

@@ -1,6 +1,6 @@
 """A node without a cluster to try things on: `sudo .venv/bin/pytest -s tests/kubernetes/play.py`; Ctrl-C ends it.
 
-A real containerd runs a small server that pauses as an engine does; a stand-in speaks for the API server and the kubelet.
+A real containerd runs a small server that pauses as an engine does; the API server and the kubelet are fakes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.test_checkpoint import Kubelet, annotations, conf, kubelet, serve, serving
+from tests.kubernetes.test_checkpoint import FakeKubelet, annotations, conf, kubelet, serve, serving
 from tests.kubernetes.test_criu_action import Serving
 
 __all__ = ["annotations", "conf", "kubelet", "serve", "serving"]
 
 
-def test_play(kubelet: Kubelet, serving: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+def test_play(kubelet: FakeKubelet, serving: Serving, capsys: pytest.CaptureFixture[str]) -> None:
     signal.signal(signal.SIGTERM, interrupt)
-    place = kubelet.show(serving.container)
+    ref = kubelet.add(serving.container)
     with capsys.disabled():
         print(f"\n\nexport KUBECONFIG={kubelet.kubeconfig}")
-        print(f"cria kubernetes checkpoint {place} --python {sys.executable}")
+        print(f"cria kubernetes checkpoint {ref} --python {sys.executable}")
         print(f"curl http://127.0.0.1:{serving.port}/state")
         print(f"cria kubernetes prune {kubelet.directory} --keep 1")
         print("\nCtrl-C ends it.", flush=True)

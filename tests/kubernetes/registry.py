@@ -21,10 +21,10 @@ def digest(data: bytes) -> str:
 
 
 class Registry:
-    """Serves what was added, by the pulling half of the OCI distribution interface."""
+    """Serves the images that were added, by the pull half of the OCI distribution specification."""
 
     def __init__(self) -> None:
-        self._blobs: dict[str, tuple[str, bytes]] = {}  # digest, or NAME:TAG -> media type, content
+        self._blobs: dict[str, tuple[str, bytes]] = {}  # digest or NAME:TAG: media type, content
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -41,7 +41,7 @@ class Registry:
         annotations: dict[str, str] | None = None,
         **config: object,
     ) -> str:
-        """Add an image of one layer, a tar; `config` as in an OCI image. Returns what to pull."""
+        """Add an image of one layer, a tar; `config` as in an OCI image. Returns the reference to pull."""
         packed = gzip.compress(layer, 1, mtime=0)
         settings = {
             "architecture": "amd64",
@@ -63,11 +63,11 @@ class Registry:
         return f"{self.address}/{name}:latest"
 
     def add_layout(self, name: str, layout: Path) -> str:
-        """Add the one image of an OCI image layout, as a push would. Returns what to pull."""
-        (described,) = json.loads((layout / "index.json").read_text())["manifests"]
-        body = (layout / "blobs" / described["digest"].replace(":", "/")).read_bytes()
+        """Add the one image of an OCI image layout, as a push would. Returns the reference to pull."""
+        (descriptor,) = json.loads((layout / "index.json").read_text())["manifests"]
+        body = (layout / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
         manifest = json.loads(body)
-        for part in (described, manifest["config"], *manifest["layers"]):
+        for part in (descriptor, manifest["config"], *manifest["layers"]):
             content = (layout / "blobs" / part["digest"].replace(":", "/")).read_bytes()
             assert self._keep(part["mediaType"], content)["digest"] == part["digest"]
         self._blobs[f"{name}:latest"] = (MANIFEST, body)
@@ -89,15 +89,13 @@ class Registry:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                words = self.path.removeprefix("/v2/").split("/")
-                by_tag = f"{'/'.join(words[:-2])}:{words[-1]}"
-                found = (
-                    ("text/plain", b"")
-                    if words == [""]
-                    else blobs.get(words[-1]) or blobs.get(by_tag)
+                parts = self.path.removeprefix("/v2/").split("/")
+                tag = f"{'/'.join(parts[:-2])}:{parts[-1]}"
+                blob = (
+                    ("text/plain", b"") if parts == [""] else blobs.get(parts[-1]) or blobs.get(tag)
                 )
-                media_type, body = found or ("text/plain", b"")
-                self.send_response(200 if found else 404)
+                media_type, body = blob or ("text/plain", b"")
+                self.send_response(200 if blob else 404)
                 self.send_header("Content-Type", media_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Docker-Content-Digest", digest(body))
@@ -107,25 +105,25 @@ class Registry:
 
             do_HEAD = do_GET  # noqa: N815
 
-            def log_message(self, *_words: object) -> None:
-                """Nobody reads it."""
+            def log_message(self, *_arguments: object) -> None:
+                """Write no log."""
 
         return Handler
 
 
 def layer(files: dict[str, Path | str | None]) -> bytes:
-    """A tar of name -> program to copy, target of a link, or None for a directory."""
+    """Return a tar of files by name: a program to copy, the target of a link, or None for a directory."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, what in files.items():
+        for name, source in files.items():
             entry = tarfile.TarInfo(name)
             entry.mode = 0o755
-            if isinstance(what, Path):
-                body = what.read_bytes()
+            if isinstance(source, Path):
+                body = source.read_bytes()
                 entry.size = len(body)
                 tar.addfile(entry, io.BytesIO(body))
                 continue
-            entry.type = tarfile.DIRTYPE if what is None else tarfile.SYMTYPE
-            entry.linkname = what or ""
+            entry.type = tarfile.DIRTYPE if source is None else tarfile.SYMTYPE
+            entry.linkname = source or ""
             tar.addfile(entry)
     return out.getvalue()

@@ -1,6 +1,6 @@
 """containerd as a node has it, in PID and mount namespaces of its own, so that all of it ends with one process.
 
-What it sees as /etc, /opt and /run is private: a test may install things on "the node", and the host stays as it was.
+Its /etc, /opt and /run are private: a test may install things on "the node", and the host stays as it was.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ cd "$1"
 mkdir -p run/lock etc/work opt/work node/etc node/opt
 touch /run/xtables.lock run/xtables.lock
 mount --bind /run/xtables.lock run/xtables.lock
-for each in etc opt; do
-    mkdir -p /$each
-    mount -t overlay overlay -o lowerdir=/$each,upperdir=node/$each,workdir=$each/work /$each
+for top in etc opt; do
+    mkdir -p /$top
+    mount -t overlay overlay -o lowerdir=/$top,upperdir=node/$top,workdir=$top/work /$top
 done
 mount --rbind run /run
 PATH=$3 "$2" --config config.toml >containerd.log 2>&1
@@ -72,13 +72,13 @@ CRIU_LOGS = ("criu-dump", "restore", "criu-restore")
 
 
 class Containerd:
-    """A running containerd: `state` is its directory, `socket` where it is spoken to.
+    """A running containerd: `state` is its directory, `socket` is where it listens.
 
-    `node` is the upper layer of its /etc and /opt, to look at what was written there.
+    `node` is the upper layer of its /etc and /opt: what was written there.
     """
 
     def __init__(self, state: Path, pause: str, *, criu: Path | None = None) -> None:
-        """Start it. `criu` is where it finds CRIU; a directory without one makes a node without CRIU."""
+        """Start it. `criu` is the directory where it finds CRIU; without CRIU there, the node has none."""
         self.state = state
         self.socket = state / "containerd.sock"
         self.cgroup = f"/{state.name}"
@@ -88,12 +88,12 @@ class Containerd:
         (state / "registries" / address).mkdir(parents=True)
         (state / "registries" / address / "hosts.toml").write_text(f'server = "http://{address}"')
         (state / "config.toml").write_text(CONFIG.format(state=state, pause=pause, runc=runc))
-        its_path = (
+        search_path = (
             f"{criu}:{PREFIX}/bin" if criu else f"{program.find().parent}:{PREFIX}/bin:{PATH}"
         )
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child",
-             "sh", "-c", INIT, "sh", state, PREFIX / "bin" / "containerd", its_path],
+             "sh", "-c", INIT, "sh", state, PREFIX / "bin" / "containerd", search_path],
             env={"PATH": PATH},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -110,7 +110,7 @@ class Containerd:
         return ""
 
     def why_criu_failed(self) -> str:
-        """The lines of CRIU's logs, or of what it left of them, that tell of trouble."""
+        """Return the lines about errors in CRIU's logs."""
         logs = (path.read_text() for path in self.state.rglob("*.log") if path.stem in CRIU_LOGS)
         lines = (line for log in logs for line in log.splitlines())
         return "\n".join(line for line in lines if "Error" in line or line.startswith("cria:"))
@@ -122,18 +122,18 @@ class Containerd:
         remove(self.state)
 
     def pid_on_the_host(self, pid: int) -> int:
-        """This host's number of a process that containerd knows as `pid`."""
+        """Return the PID on this host of containerd's process `pid`."""
         namespace = os.stat(f"/proc/{self._init}/ns/pid").st_ino
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError):
                 numbers = status.read_text().partition("NSpid:")[2].splitlines()[0].split()
-                ours = len(numbers) > 1 and int(numbers[1]) == pid
-                if ours and self._holds(int(status.parent.name), namespace):
+                is_candidate = len(numbers) > 1 and int(numbers[1]) == pid
+                if is_candidate and self._holds(int(status.parent.name), namespace):
                     return int(status.parent.name)
         raise ProcessLookupError(f"containerd's process {pid}")
 
     def _holds(self, pid: int, namespace: int) -> bool:
-        """Whether a process lives in our PID namespace, or in one below it."""
+        """Return whether a process is in containerd's PID namespace, or in one below it."""
         while pid and pid != self._init:
             if os.stat(f"/proc/{pid}/ns/pid").st_ino == namespace:
                 return True
@@ -145,40 +145,40 @@ class Containerd:
         children = f"/proc/{self._process.pid}/task/{self._process.pid}/children"
         return int(Path(children).read_text())
 
-    def in_its_namespaces(self, *words: object) -> subprocess.CompletedProcess[str]:
+    def in_its_namespaces(self, *command: object) -> subprocess.CompletedProcess[str]:
         """Run a command as if on the node."""
         return subprocess.run(
-            ["nsenter", "--target", str(self._init), "--pid", "--mount", *map(str, words)],
+            ["nsenter", "--target", str(self._init), "--pid", "--mount", *map(str, command)],
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
 
 def remove(state: Path) -> None:
     """Remove cgroups and directory of a containerd that has ended."""
-    ours = sorted(cgroups(state.name), reverse=True)
-    for cgroup in ours:
-        thaw(cgroup)  # in every hierarchy first: what is frozen leaves none of them
-    for cgroup in ours:
+    paths = sorted(cgroups(state.name), reverse=True)
+    for cgroup in paths:
+        thaw(cgroup)  # in every hierarchy first: a frozen process leaves none of them
+    for cgroup in paths:
         with contextlib.suppress(FileNotFoundError):
             for pid in (cgroup / "cgroup.procs").read_text().split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-            wait_for(lambda each=cgroup: can_be_removed(each))  # type: ignore[misc]
+            wait_for(lambda path=cgroup: can_be_removed(path))  # type: ignore[misc]
     shutil.rmtree(state)
 
 
 def cgroups(name: str) -> list[Path]:
-    """The cgroup `name` and all below it, in every hierarchy."""
+    """Return the cgroup `name` and all below it, in every hierarchy."""
     tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")]
-    found = [top / name for top in tops if (top / name).is_dir()]
+    roots = [top / name for top in tops if (top / name).is_dir()]
     return [
-        *found,
-        *(Path(path) for top in found for path, _, _ in os.walk(top) if Path(path) != top),
+        *roots,
+        *(Path(path) for root in roots for path, _, _ in os.walk(root) if Path(path) != root),
     ]
 
 
 def thaw(cgroup: Path) -> None:
-    """A process that was killed while frozen by cgroup v1 ends only when it is let go."""
+    """Thaw a cgroup: with cgroup v1 a process that was killed while frozen ends only then."""
     with contextlib.suppress(OSError):
         (cgroup / "freezer.state").write_text("THAWED")
 

@@ -1,4 +1,4 @@
-"""The bed that the other tests lie on: a container runs, is checkpointed and comes back."""
+"""What the other tests rest on: a container runs, is checkpointed and restored."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def test_a_container_is_checkpointed_and_restored(
 
     with tarfile.open(archive) as tar:
         assert "checkpoint/files.img" in tar.getnames()
-    assert Path(f"/proc/{running.pid}").exists(), "it goes on"
+    assert Path(f"/proc/{running.pid}").exists(), "the original runs on"
     assert copy.pid != running.pid
     assert "controlled.py" in Path(f"/proc/{copy.pid}/cmdline").read_text()

@@ -1,4 +1,4 @@
-"""The action script: whoever has a container checkpointed, its engine stands still meanwhile and goes on after."""
+"""The action script quiesces an engine for every checkpoint of its container, and resumes it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def get(port: int, path: str = "state") -> Any:
 
 
 class Request(threading.Thread):
-    """A request that is in flight from `start` on; `answer` is there after `join`."""
+    """A request that is in flight when this is constructed; `answer` is set after `join`."""
 
     def __init__(self, port: int, steps: int) -> None:
         super().__init__(daemon=True)
@@ -42,12 +42,12 @@ class Request(threading.Thread):
         wait_for(lambda: get(port)["generating"])
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):  # its server may be ended
+        with contextlib.suppress(OSError):  # the server may have ended
             self.answer = get(self._port, f"generate/{self._steps}")
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """A container that serves HTTP on `port` and has the part of cria that is inside an engine."""
+    """A container that serves HTTP on `port` and has cria's agent, as an engine has."""
 
     container: Container
     port: int
@@ -55,7 +55,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """CRIU's configuration for one container, as the annotation org.criu.config names it."""
+    """CRIU's configuration for one container, which the annotation org.criu.config names."""
     conf = tmp_path / "criu.conf"
     conf.write_text(f"action-script {ACTION}\ntcp-established\nskip-in-flight\n")
     return conf
@@ -79,13 +79,13 @@ def serving(serve: Callable[..., Serving], conf: Path) -> Serving:
 
 @pytest.fixture
 def on_the_node(containerd: Containerd) -> Iterator[Callable[..., str]]:
-    """Run `cria kubernetes node ...` on the node itself; what it installs is taken away again."""
+    """Run `cria kubernetes node ...` on the node itself, and `remove` at the end."""
 
-    def cria(*words: object) -> str:
+    def cria(*arguments: object) -> str:
         command = [sys.executable, "-m", "cria", "kubernetes", "node"]
-        done = containerd.in_its_namespaces(*command, *words)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        result = containerd.in_its_namespaces(*command, *arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     yield cria
     cria("remove")
@@ -99,29 +99,29 @@ def dump_log(archive: Path) -> str:
 
 
 def dumped_at(archive: Path) -> float:
-    """When CRIU had written its last word, as time.time() counts."""
+    """Return when CRIU had written the end of its log, in the seconds of time.time()."""
     with tarfile.open(archive) as tar:
         return tar.getmember("dump.log").mtime
 
 
-def test_a_container_is_checkpointed_at_a_still_point_while_it_serves(
+def test_the_engine_is_quiesced_for_a_checkpoint_while_it_serves(
     serving: Serving, checkpoint: Callable[[Container], Path]
 ) -> None:
     request = Request(serving.port, steps=40)
 
     archive = checkpoint(serving.container)
 
-    assert "cria: 1 engine(s) at a still point" in dump_log(archive)
+    assert "cria: 1 engine(s) quiesced" in dump_log(archive)
     request.join(timeout=60)
     assert request.answer == {"steps": 40, "pauses": 1}, (
-        "paused while it was in flight, and completed"
+        "the request was in flight at the pause, and completed"
     )
     after = get(serving.port)
     assert (after["pauses"], after["quiesced"], after["resumes"]) == (1, 1, 1)
     assert not after["paused"]
 
 
-def test_the_restored_copy_wakes_up_at_its_still_point_and_goes_on(
+def test_a_restored_copy_is_resumed(
     serving: Serving,
     checkpoint: Callable[[Container], Path],
     restore: Callable[..., Container],
@@ -139,7 +139,7 @@ def test_the_restored_copy_wakes_up_at_its_still_point_and_goes_on(
     assert (after["pauses"], after["resumes"], after["paused"]) == (1, 1, False)
 
 
-def test_its_shared_memory_comes_back_in_another_pod_as_it_was(
+def test_its_shared_memory_is_restored_in_another_pod(
     on_the_node: Callable[..., str],
     serve: Callable[..., Serving],
     checkpoint: Callable[[Container], Path],
@@ -158,11 +158,11 @@ def test_its_shared_memory_comes_back_in_another_pod_as_it_was(
 
     copy = get(serving.port)
     assert (later["first"], later["last"]) == (2, 2)
-    assert (copy["first"], copy["last"]) == (1, 1), "that of the moment of the dump"
-    assert "cria: 1 file(s) of /dev/shm kept" in dump_log(archive)
+    assert (copy["first"], copy["last"]) == (1, 1), "as at the dump"
+    assert "cria: saved 1 file(s) of /dev/shm" in dump_log(archive)
 
 
-def test_a_container_without_cria_agent_passes(
+def test_a_container_without_an_agent_is_dumped(
     container: Callable[..., Container], checkpoint: Callable[[Container], Path], conf: Path
 ) -> None:
     annotations = {"org.criu.config": str(conf)}
@@ -188,20 +188,21 @@ def test_installed_on_a_node_it_works_for_every_container(
     on_the_node("remove")
     client = socket.create_connection(("127.0.0.1", serving.port))
     with client, pytest.raises(grpc.RpcError, match="criu failed"):
-        checkpoint(serving.container)  # a connection, and nothing that says to keep it
+        checkpoint(serving.container)  # no option keeps the connection any more
     request.join(timeout=60)
     without = checkpoint(serving.container)
 
     assert installed[-1] == "/etc/criu/runc.conf"
-    assert "at a still point" in dump_log(archive)
+    assert "engine(s) quiesced" in dump_log(archive)
     assert request.answer == {"steps": 20, "pauses": 1}
-    assert get(serving.port)["pauses"] == 1, "and no more when it was taken away"
+    assert get(serving.port)["pauses"] == 1, "and no more after the removal"
     assert "cria:" not in dump_log(without)
-    assert not list((containerd.node / "etc").glob("criu*")), "nothing is left on the node"
+    remaining = [*(containerd.node / "etc").glob("criu*"), *(containerd.node / "opt").iterdir()]
+    assert not remaining, "nothing remains on the node"
 
 
 @pytest.mark.parametrize("on_failure", ["refuse", "pass"])
-def test_without_a_still_point_it_is_refused_or_dumped_as_it_stands(
+def test_an_engine_that_cannot_be_quiesced_is_refused_or_dumped_as_it_is(
     on_failure: str,
     on_the_node: Callable[..., str],
     containerd: Containerd,

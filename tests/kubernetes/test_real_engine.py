@@ -1,4 +1,4 @@
-"""A real vLLM engine in a container, with the host's Python: one engine, which the tests use in their order."""
+"""A real vLLM engine in a container, with the host's Python; all tests use this one engine, in their order."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from cria.kubernetes.kubelet.quiesce import QuiesceOptions
 from tests.kubernetes.conftest import HOST_NETWORK, Container, Sandboxes, host_mounts
 from tests.kubernetes.cri import Cri
 from tests.kubernetes.runtime import wait_for
-from tests.kubernetes.test_checkpoint import Kubelet, kubelet
+from tests.kubernetes.test_checkpoint import FakeKubelet, kubelet
 from tests.kubernetes.test_criu_action import dump_log, dumped_at, on_the_node
 
 __all__ = ["kubelet", "on_the_node"]
 pytestmark = pytest.mark.engine
 TOKENS = 400
-LONG = 900  # tokens that take some seconds, for what shall be in flight
+LONG = 900  # tokens that take some seconds, for requests in flight
 RUNTIME_DEFAULT = {"seccomp": {"profile_type": 0}}  # it hides io_uring, as Kubernetes' default does
 
 
 @contextlib.contextmanager
 def shared_memory() -> Iterator[str]:
-    """What a pod has as an emptyDir in memory: the 64 MiB of a sandbox's own are too few for an engine."""
+    """Yield a directory for /dev/shm, as an emptyDir in memory: a sandbox's own 64 MiB are too few for an engine."""
     place = tempfile.mkdtemp(prefix="cria-test-", dir="/dev/shm")
     try:
         yield place
@@ -44,10 +44,12 @@ def shared_memory() -> Iterator[str]:
 
 
 def container_of(model: Path, port: int, shm: str) -> dict[str, Any]:
-    """A container as `cria run` would start it, of an image that has vLLM."""
+    """Return a container as `cria run` would start it, of an image that has vLLM."""
     command = serve_command(model, port)
     environment = ENVIRONMENT | {"HOME": "/root", "USER": "root"}
-    environment |= {each.name: each.value for each in engine_settings(command, environment)}
+    environment |= {
+        setting.name: setting.value for setting in engine_settings(command, environment)
+    }
     return {
         "command": command,
         "envs": [{"key": name, "value": text.encode()} for name, text in environment.items()],
@@ -72,29 +74,29 @@ def engine(
     with shared_memory() as shm, sandboxes_with_logs_in(place) as make_sandbox:
         fields = container_of(make_model(place), free_port(), shm)
         engine = run_container(make_sandbox(), base_image, **fields)
-        engine.wait_until_it_says("controlled by cria at", seconds=600)
+        engine.wait_for_output("controlled by cria at", seconds=600)
         wait_until_it_answers(url_of(engine))
         yield engine
 
 
 @pytest.fixture
 def other_volumes(engine: Container) -> Iterator[dict[str, Any]]:
-    """The mounts of the engine for another pod: /dev/shm is a volume of its own there, and empty."""
+    """The engine's mounts for another pod, whose /dev/shm is another volume, and empty."""
     with shared_memory() as place:
         mounts = [
-            each | {"host_path": place} if each["container_path"] == "/dev/shm" else each
-            for each in engine.fields["mounts"]
+            mount | {"host_path": place} if mount["container_path"] == "/dev/shm" else mount
+            for mount in engine.fields["mounts"]
         ]
         yield {"mounts": mounts}
 
 
 @pytest.fixture(autouse=True)
-def at_a_still_point(on_the_node: Callable[..., str]) -> None:
+def with_action_script(on_the_node: Callable[..., str]) -> None:
     on_the_node("install")
 
 
 class Generating(threading.Thread):
-    """A generation that is in flight; `ended` is when it did, as time.time() counts."""
+    """A generation in flight; `ended` is when it ended, in the seconds of time.time()."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -109,25 +111,25 @@ class Generating(threading.Thread):
 
 
 def test_the_api_server_s_checkpoint_lets_its_requests_complete(
-    engine: Container, kubelet: Kubelet
+    engine: Container, kubelet: FakeKubelet
 ) -> None:
     alone = generate(url_of(engine), tokens=LONG)
     busy = Generating(url_of(engine))
     time.sleep(alone.seconds / 8)
 
-    done = kubelet.take(kubelet.show(engine), QuiesceOptions(python=sys.executable))
+    result = kubelet.checkpoint(kubelet.add(engine), QuiesceOptions(python=sys.executable))
 
     busy.join(timeout=300)
     assert busy.generation is not None
     assert busy.generation.tokens == alone.tokens
-    said = done.manifest
-    assert len(said.quiesce.engines) == 1
-    assert said.quiesce.engines[0].dropped_bytes > 1 << 29, "its KV cache is not in the archive"
-    assert said.checked.pages_bytes > 0
-    assert said.checked.bytes < 3 << 30
+    manifest = result.manifest
+    (quiesced,) = manifest.quiesce.engines
+    assert quiesced.dropped_bytes > 1 << 29, "its KV cache is not in the archive"
+    assert manifest.checked.pages_bytes > 0
+    assert manifest.checked.bytes < 3 << 30
 
 
-def test_it_and_its_copy_on_other_ports_generate_the_same_beside_each_other(
+def test_the_engine_and_its_copy_on_other_ports_generate_the_same(
     engine: Container,
     checkpoint: Callable[[Container], Path],
     restore: Callable[..., Container],
@@ -149,13 +151,13 @@ def test_it_and_its_copy_on_other_ports_generate_the_same_beside_each_other(
     assert len(done.plan.ports.moved_ports) == len(done.plan.ports.listeners) > 10
 
 
-def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
+def test_the_engine_is_checkpointed_while_it_generates_and_restored_in_another_pod(
     engine: Container,
     checkpoint: Callable[[Container], Path],
     restore: Callable[..., Container],
     cri: Cri,
 ) -> None:
-    """The last one: the engine of this module is gone then."""
+    """The last test: it stops the engine of this module."""
     alone = generate(url_of(engine), tokens=LONG)
     busy = Generating(url_of(engine))
     time.sleep(alone.seconds / 8)
@@ -165,10 +167,10 @@ def test_it_is_checkpointed_while_it_generates_and_comes_back_in_another_pod(
 
     busy.join(timeout=300)
     assert busy.generation is not None
-    assert busy.ended > dumped_at(archive), "it was in flight when the engine stood still"
+    assert busy.ended > dumped_at(archive), "it was in flight when the engine was quiesced"
     assert busy.generation.tokens == alone.tokens
-    assert "cria: 1 engine(s) at a still point" in dump_log(archive)
-    assert "goes on by itself" not in engine.log.read_text(), "it was told to go on"
+    assert "cria: 1 engine(s) quiesced" in dump_log(archive)
+    assert "goes on by itself" not in engine.log.read_text(), "the action script resumed it"
 
     cri.StopContainer(container_id=engine.id)
     copy = restore(archive, engine)

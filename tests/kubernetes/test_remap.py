@@ -1,4 +1,4 @@
-"""An archive that was remapped restores beside its original, on a node whose network both share."""
+"""A remapped archive restores beside its original, on a node whose network both share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.kubernetes.cri import Cri
 from tests.kubernetes.registry import Registry
 
 
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """A container that serves HTTP on `port` and keeps a pair over a listener on `inner`."""
 
     container: Container
@@ -34,14 +34,14 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 @pytest.fixture
 def serving(
     container: Callable[..., Container], free_port: Callable[[], int], tmp_path: Path
-) -> Pair:
+) -> Serving:
     conf = tmp_path / "criu.conf"
     conf.write_text("tcp-established\nskip-in-flight\nnetwork-lock nftables\n")
     port, inner = free_port(), free_port()
     annotations = {"org.criu.config": str(conf)}
     name = f"cria-test-{os.getpid()}-{port}"
     running = container("http_pair.py", port, inner, name, annotations=annotations)
-    return Pair(container=running, port=port, inner=inner)
+    return Serving(container=running, port=port, inner=inner)
 
 
 def ask(port: int) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def ask(port: int) -> dict[str, Any]:
 
 
 def listening_on(container: Container) -> set[int]:
-    """The ports of the TCP listeners that the processes of a container have open."""
+    """Return the ports of TCP listeners that the processes of a container have open."""
     inside = f"/proc/{container.pid}/root/proc"
     inodes = {
         os.readlink(f"{inside}/{pid}/fd/{fd}")
@@ -59,18 +59,18 @@ def listening_on(container: Container) -> set[int]:
         for fd in os.listdir(f"{inside}/{pid}/fd")
         if os.readlink(f"{inside}/{pid}/fd/{fd}").startswith("socket:")
     }
-    lines = [
+    rows = [
         line.split() for line in Path(f"/proc/{container.pid}/net/tcp").read_text().splitlines()
     ]
     return {
-        int(words[1].partition(":")[2], 16)
-        for words in lines[1:]
-        if words[3] == "0A" and f"socket:[{words[9]}]" in inodes
+        int(row[1].partition(":")[2], 16)
+        for row in rows[1:]
+        if row[3] == "0A" and f"socket:[{row[9]}]" in inodes
     }
 
 
 def test_a_remapped_archive_restores_beside_its_original(
-    serving: Pair,
+    serving: Serving,
     checkpoint: Callable[[Container], Path],
     restore: Callable[..., Container],
     free_port: Callable[[], int],
@@ -87,16 +87,16 @@ def test_a_remapped_archive_restores_beside_its_original(
 
     answers = [ask(new_port), ask(new_port), ask(serving.port)]
     assert before == [1, 2, 3]
-    assert original["count"] == 4, "the original went on"
-    assert [each["count"] for each in answers] == [4, 5, 5], "each has a state of its own"
-    assert all(each["pair"] for each in answers), "both pairs carry bytes"
+    assert original["count"] == 4, "the original runs on"
+    assert [answer["count"] for answer in answers] == [4, 5, 5], "each has a state of its own"
+    assert all(answer["pair"] for answer in answers), "both pairs carry bytes"
     assert listening_on(copy) == {new_port, done.plan.ports.new_port(serving.inner)}
     assert listening_on(serving.container) == {serving.port, serving.inner}
     client.close()
 
 
 def test_an_archive_that_was_not_remapped_cannot_restore_beside_its_original(
-    serving: Pair, checkpoint: Callable[[Container], Path], restore: Callable[..., Container]
+    serving: Serving, checkpoint: Callable[[Container], Path], restore: Callable[..., Container]
 ) -> None:
     archive = checkpoint(serving.container)
 
@@ -106,42 +106,42 @@ def test_an_archive_that_was_not_remapped_cannot_restore_beside_its_original(
     assert ask(serving.port)["pair"], "the original is not harmed"
 
 
-def test_the_command_says_where_the_new_archive_is_and_what_it_holds(
-    serving: Pair, checkpoint: Callable[[Container], Path], tmp_path: Path
+def test_the_command_prints_the_path_of_the_new_archive_and_inspect_what_it_holds(
+    serving: Serving, checkpoint: Callable[[Container], Path], tmp_path: Path
 ) -> None:
     archive, new = checkpoint(serving.container), tmp_path / "new.tar"
     untouched = archive.read_bytes()
     moved = f"{serving.port}={serving.port - 1}"
     command = [sys.executable, "-m", "cria", "kubernetes", "remap", archive, "-p", moved, "-o", new]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     shown = subprocess.run(
         [sys.executable, "-m", "cria", "inspect", new, "--json"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
 
     document = json.loads(shown.stdout)
-    ports = {each["local"]["port"] for each in document["sockets"] if each["state"] == "LISTEN"}
-    assert done.stdout == f"{new}\n"
+    ports = {s["local"]["port"] for s in document["sockets"] if s["state"] == "LISTEN"}
+    assert result.stdout == f"{new}\n"
     assert serving.port - 1 in ports and not ports & {serving.port, serving.inner}
     assert document["origin"]["runtime"] == "containerd"
     assert document["origin"]["pod"] == serving.container.sandbox.config["metadata"]["name"]
-    assert {each["name"] for each in document["processes"]} == {"python"}
+    assert {process["name"] for process in document["processes"]} == {"python"}
     assert new.stat().st_mode & 0o777 == 0o600
     assert archive.read_bytes() == untouched
 
 
-def test_addresses_move_as_well(
-    serving: Pair,
+def test_addresses_move_with_the_ports(
+    serving: Serving,
     checkpoint: Callable[[Container], Path],
     restore: Callable[..., Container],
     free_port: Callable[[], int],
     tmp_path: Path,
 ) -> None:
     new_port = free_port()
-    wishes = PortRequests.parse({serving.port: new_port}, addresses=["127.0.0.1=127.0.0.2"])
+    requests = PortRequests.parse({serving.port: new_port}, addresses=["127.0.0.1=127.0.0.2"])
 
-    done = remap(checkpoint(serving.container), tmp_path / "new.tar", ports=wishes)
+    done = remap(checkpoint(serving.container), tmp_path / "new.tar", ports=requests)
     restore(done.path, serving.container)
 
     inner = next(move for move in done.plan.ports if move.old.port == serving.inner)
@@ -172,7 +172,7 @@ def run_image(
 @pytest.mark.parametrize("compressed", ["none", "gzip", "zstd"])
 def test_a_container_image_of_the_archive_restores_after_it_was_pulled(
     compressed: Compression,
-    serving: Pair,
+    serving: Serving,
     checkpoint: Callable[[Container], Path],
     run_image: Callable[..., Container],
     tmp_path: Path,
