@@ -1,7 +1,4 @@
-"""Read a tar a header at a time: what it announces is never taken into memory unless it is asked for.
-
-TarFile does not do: it reads an extended header of any announced size.
-"""
+"""Read a tar a header at a time. TarFile reads an extended header of any announced size into memory; this does not."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ import msgspec
 
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
-LARGEST_EXTENSION = 1 << 20
-MOST_EXTENSIONS = 4
-MOST_MEMBERS = 200_000
+MAX_EXTENSION_BYTES = 1 << 20
+MAX_EXTENSIONS = 4
+MAX_MEMBERS = 200_000
 
 _KINDS: dict[bytes, Literal["file", "directory"]] = {
     tarfile.REGTYPE: "file",
@@ -35,18 +32,18 @@ _PAX, _PAX_FOR_ALL = tarfile.XHDTYPE, tarfile.XGLTYPE
 
 
 class Malformed(ValueError):
-    """The tar breaks its own rules, or has what is not read here; the text says what."""
+    """The tar is broken, or holds what is not read here; the text says what."""
 
 
 class NoTar(Malformed):
-    """Where a header should stand is something else."""
+    """Something else stands where a header should be."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A plain file or directory of a tar; offsets are bytes of the tar, uncompressed.
+    """A plain file or directory of a tar. Offsets are in bytes of the uncompressed tar.
 
-    `header` is where its last header block stands, `content` what follows that; `block` is that header.
-    `extended_size` where the size stands in an extended header before it.
+    `header` is the offset of its last header, `block` that header, and `content` the offset of what follows. With
+    `has_extended_size` an extended header before it gives the size.
     """
 
     name: str
@@ -54,7 +51,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     header: int
     block: bytes
-    extended_size: bool = False
+    has_extended_size: bool = False
 
     @property
     def content(self) -> int:
@@ -65,8 +62,20 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.content + self.size_bytes + -self.size_bytes % BLOCK
 
 
+def read_exactly(stream: IO[bytes], count: int) -> bytes:
+    """Read `count` bytes, a piece at a time. Raises EOFError where there are fewer."""
+    pieces, left = [], count
+    while left:
+        piece = stream.read(min(left, PIECE))
+        if not piece:
+            raise EOFError("it ends too early")
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 class TarReader:
-    """A tar that is read from its beginning; `seekable` where skipping costs nothing."""
+    """Reads a tar from its beginning. With `seekable` the content of a member is skipped without reading it."""
 
     def __init__(self, stream: IO[bytes], *, seekable: bool) -> None:
         self.offset = 0
@@ -76,62 +85,56 @@ class TarReader:
             stream.seek(0)
 
     def members(self) -> Iterator[Member]:
-        """Its plain files and directories; between two of them `content` may be read.
+        """Yield the plain files and directories; before the next one `content` may be called.
 
-        Raises Malformed, also for links, devices and sparse files, and EOFError where it is cut off.
+        Raises Malformed, also for links, devices and sparse files, and EOFError where the tar is cut off.
         """
-        for _ in range(MOST_MEMBERS):
+        for _ in range(MAX_MEMBERS):
             member = self._next()
             if member is None:
-                self._see_the_end()
+                self._check_end()
                 return
             yield member
-            self.skip_to(member.end)
-        raise Malformed(f"it has more than {MOST_MEMBERS} members")
+            self._skip_to(member.end)
+        raise Malformed(f"it has more than {MAX_MEMBERS} members")
 
     def content(self, member: Member) -> bytes:
-        """All of the member that was just yielded; the caller has looked at its size."""
-        return self.exactly(member.size_bytes)
+        """Return the content of the member that was just yielded, whose size the caller has checked."""
+        return self._read(member.size_bytes)
 
-    def exactly(self, count: int) -> bytes:
-        pieces, left = [], count
-        while left:
-            piece = self._stream.read(min(left, PIECE))
-            if not piece:
-                raise EOFError("it ends too early")
-            pieces.append(piece)
-            left -= len(piece)
+    def _read(self, count: int) -> bytes:
+        content = read_exactly(self._stream, count)
         self.offset += count
-        return b"".join(pieces)
+        return content
 
-    def skip_to(self, offset: int) -> None:
+    def _skip_to(self, offset: int) -> None:
         if self._size is not None:
             if offset > self._size:
                 raise EOFError("it ends too early")
             self.offset = self._stream.seek(offset)
         while self.offset < offset:
-            self.exactly(min(PIECE, offset - self.offset))
+            self._read(min(PIECE, offset - self.offset))
 
     def _next(self) -> Member | None:
         extension: dict[str, str] = {}
-        for _ in range(MOST_EXTENSIONS + 1):
-            at, block = self.offset, self.exactly(BLOCK)
+        for _ in range(MAX_EXTENSIONS + 1):
+            offset, block = self.offset, self._read(BLOCK)
             if not block.strip(b"\0"):
                 if extension:
                     raise Malformed("it ends after an extended header")
                 return None
-            header = _parsed(block)
+            header = parse_header(block)
             if header.type not in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL):
-                return _member(header, at, block, extension)
+                return _member(header, offset, block, extension)
             extension |= self._extension(header)
-        raise Malformed(f"{header.name!r} has more than {MOST_EXTENSIONS} extended headers")
+        raise Malformed(f"{header.name!r} has more than {MAX_EXTENSIONS} extended headers")
 
     def _extension(self, header: tarfile.TarInfo) -> dict[str, str]:
-        """What an extended header says of the next member, or of all of them."""
-        if not 0 <= header.size <= LARGEST_EXTENSION:
+        """Return what an extended header says about the next member; Malformed for what is about all members."""
+        if not 0 <= header.size <= MAX_EXTENSION_BYTES:
             raise Malformed(f"an extended header announces {header.size} bytes")
-        data = self.exactly(header.size)
-        self.exactly(-header.size % BLOCK)
+        data = self._read(header.size)
+        self._read(-header.size % BLOCK)
         if header.type == _LONG_NAME:
             return {"path": _text(data.split(b"\0", 1)[0])}
         if header.type == _LONG_LINK:
@@ -145,7 +148,7 @@ class TarReader:
             raise Malformed("it gives all its members one name or size")
         return {}
 
-    def _see_the_end(self) -> None:
+    def _check_end(self) -> None:
         while piece := self._stream.read(PIECE):
             self.offset += len(piece)
             if piece.strip(b"\0"):
@@ -153,8 +156,8 @@ class TarReader:
 
 
 def resized(member: Member, size: int) -> bytes:
-    """The header block of `member` when it has `size` bytes instead; all else as it was."""
-    if member.extended_size or not 0 <= size < 8**11:
+    """Return the header block of `member` with another size, and nothing else changed. Raises Malformed."""
+    if member.has_extended_size or not 0 <= size < 8**11:
         raise Malformed(f"{member.name} has its size in an extended header")
     block = bytearray(member.block)
     block[124:136] = b"%011o\0" % size
@@ -163,7 +166,9 @@ def resized(member: Member, size: int) -> bytes:
     return bytes(block)
 
 
-def _member(header: tarfile.TarInfo, at: int, block: bytes, extension: dict[str, str]) -> Member:
+def _member(
+    header: tarfile.TarInfo, offset: int, block: bytes, extension: dict[str, str]
+) -> Member:
     name = extension.get("path", header.name)
     kind = _KINDS.get(header.type)
     if kind is None:
@@ -175,13 +180,14 @@ def _member(header: tarfile.TarInfo, at: int, block: bytes, extension: dict[str,
         name=name,
         kind=kind,
         size_bytes=size,
-        header=at,
+        header=offset,
         block=block,
-        extended_size="size" in extension,
+        has_extended_size="size" in extension,
     )
 
 
-def _parsed(block: bytes) -> tarfile.TarInfo:
+def parse_header(block: bytes) -> tarfile.TarInfo:
+    """Return what a header block says. Raises NoTar."""
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
@@ -189,17 +195,17 @@ def _parsed(block: bytes) -> tarfile.TarInfo:
 
 
 def _records(data: bytes) -> Iterator[tuple[str, str]]:
-    """The `LENGTH KEY=VALUE` lines of a pax header. Source: pax(1), POSIX.1-2001."""
-    at = 0
-    while at < len(data):
-        length, space, _ = data[at : at + 20].partition(b" ")
-        end = at + _number(_text(length))
-        key, equals, value = data[at + len(length) + 1 : end - 1].partition(b"=")
+    """Yield the `LENGTH KEY=VALUE` lines of a pax header that are read here. Source: pax(1), POSIX.1-2001."""
+    begin = 0
+    while begin < len(data):
+        length, space, _ = data[begin : begin + 20].partition(b" ")
+        end = begin + _number(_text(length))
+        key, equals, value = data[begin + len(length) + 1 : end - 1].partition(b"=")
         if not (space and equals) or end > len(data) or data[end - 1 : end] != b"\n":
             raise Malformed("an extended header is broken")
         if key in (b"path", b"size") or key.startswith(b"GNU.sparse."):
             yield _text(key), _text(value)
-        at = end
+        begin = end
 
 
 def _number(text: str) -> int:

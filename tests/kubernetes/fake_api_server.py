@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,14 @@ def pod(name: str, *containers: str, node: str = "node-1", **changes: Any) -> di
     }
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Prints no error for a client that has hung up, as some tests do."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class FakeApiServer:
     """The cluster's API at `url`, and the same server as a kubelet; `requests` are those that it got.
 
@@ -83,7 +92,7 @@ class FakeApiServer:
 
     def __init__(self, certificate: trustme.LeafCert) -> None:
         self.reset()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = QuietServer(("127.0.0.1", 0), self._handler())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

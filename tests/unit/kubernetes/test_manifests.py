@@ -24,18 +24,18 @@ def objects(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((HOOKS / name).read_text()))
 
 
-EVERY = [(path.name, each) for path in FILES for each in objects(path.name)]
+EVERY = [(path.name, manifest) for path in FILES for manifest in objects(path.name)]
 OBJECTS = [
-    pytest.param(each, id=f"{each['kind']}-{each['metadata']['name']}")
-    for name, each in EVERY
+    pytest.param(manifest, id=f"{manifest['kind']}-{manifest['metadata']['name']}")
+    for name, manifest in EVERY
     if name != KUBELET
 ]
 
 
 def pods() -> Iterator[dict[str, Any]]:
-    """The pods that the manifests make, whatever makes them."""
-    for _, each in EVERY:
-        spec = each.get("spec", {})
+    """Yield the pods of deployments, daemon sets and jobs."""
+    for _, manifest in EVERY:
+        spec = manifest.get("spec", {})
         spec = spec.get("jobTemplate", {}).get("spec", spec)
         if "template" in spec:
             yield spec["template"]["spec"]
@@ -49,44 +49,44 @@ CONTAINERS = [pytest.param(c, id=c["name"]) for pod in pods() for c in container
 
 
 def only(name: str, kind: str) -> Any:
-    return next(each for each in objects(name) if each["kind"] == kind)
+    return next(manifest for manifest in objects(name) if manifest["kind"] == kind)
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-@pytest.mark.parametrize("thing", OBJECTS)
-def test_it_fits_the_published_schema(thing: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(thing, version, strict=True)
+@pytest.mark.parametrize("manifest", OBJECTS)
+def test_a_manifest_fits_the_published_schema(manifest: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_the_schemas_find_a_mistake() -> None:
-    thing = only("engine.yaml", "Deployment")
-    thing["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
+    manifest = only("engine.yaml", "Deployment")
+    manifest["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
 
     with pytest.raises(kubernetes_validate.ValidationError, match="livenessProb"):
-        kubernetes_validate.validate(thing, NEWEST, strict=True)
+        kubernetes_validate.validate(manifest, NEWEST, strict=True)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_what_is_called_of_cria_is_there(container: dict[str, Any]) -> None:
+def test_commands_of_cria_exist_with_their_options(container: dict[str, Any]) -> None:
     probes = [container.get(f"{kind}Probe", {}) for kind in ("startup", "readiness", "liveness")]
     commands = [probe["exec"]["command"] for probe in probes if "exec" in probe]
-    for words in [container["command"], *commands]:
-        if words[0] == "cria":
-            parse(words[1:])
+    for program, *arguments in [container["command"], *commands]:
+        if program == "cria":
+            parse(arguments)
 
 
-def parse(words: list[str]) -> None:
+def parse(arguments: list[str]) -> None:
     """Read a command line as cria does, and run nothing. Raises click.UsageError."""
     context, command = click.Context(cli), cli
     while isinstance(command, click.Group):
-        found = command.get_command(context, words[0])
-        assert found is not None, words
-        command, words = found, words[1:]  # type: ignore[assignment]
-    command.make_context("cria", list(words))
+        name, *arguments = arguments
+        command = command.get_command(context, name)  # type: ignore[assignment]
+        assert command is not None, name
+    command.make_context("cria", arguments)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_no_container_has_more_power_than_it_needs(container: dict[str, Any]) -> None:
+def test_no_container_has_capabilities_that_it_does_not_need(container: dict[str, Any]) -> None:
     context = container["securityContext"]
 
     assert context["allowPrivilegeEscalation"] is False
@@ -103,16 +103,16 @@ def test_pods_share_nothing_of_their_node_but_the_directories_they_name() -> Non
         paths = {volume.get("hostPath", {}).get("path") for volume in pod["volumes"]}
         assert paths <= {None, "/etc/criu", "/opt/cria", "/usr", "/var/lib/kubelet/checkpoints"}
         names = {volume["name"] for volume in pod["volumes"]}
-        mounted = {mount["name"] for each in containers(pod) for mount in each["volumeMounts"]}
+        mounted = {m["name"] for container in containers(pod) for m in container["volumeMounts"]}
         assert mounted == names
 
 
 def rights(name: str) -> list[tuple[str, str, str]]:
-    """Kind of the role, resource and verb of each right that is granted."""
+    """Return kind of the role, resource and verb of each right that is granted."""
     return [
-        (each["kind"], resource, verb)
-        for each in objects(name)
-        for rule in each.get("rules", [])
+        (manifest["kind"], resource, verb)
+        for manifest in objects(name)
+        for rule in manifest.get("rules", [])
         for resource in rule["resources"]
         for verb in rule["verbs"]
     ]
@@ -132,17 +132,17 @@ def test_the_rights_are_those_that_are_needed() -> None:
 def test_rights_are_granted_to_the_account_that_the_job_has() -> None:
     account = only("rbac.yaml", "ServiceAccount")["metadata"]
     subject = {"kind": "ServiceAccount", **{key: account[key] for key in ("name", "namespace")}}
-    roles = {each["metadata"]["name"] for _, each in EVERY if each["kind"].endswith("Role")}
-    bindings = [each for _, each in EVERY if each["kind"].endswith("RoleBinding")]
+    roles = {m["metadata"]["name"] for _, m in EVERY if m["kind"].endswith("Role")}
+    bindings = [m for _, m in EVERY if m["kind"].endswith("RoleBinding")]
     job = only("checkpoint-cronjob.yaml", "CronJob")
 
-    assert {each["roleRef"]["name"] for each in bindings} == roles
-    assert all(each["subjects"] == [subject] for each in bindings)
+    assert {binding["roleRef"]["name"] for binding in bindings} == roles
+    assert all(binding["subjects"] == [subject] for binding in bindings)
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert (pod["serviceAccountName"], job["metadata"]["namespace"]) == ("cria", "cria")
 
 
-def test_selectors_find_what_they_should() -> None:
+def test_selectors_match_the_engine_s_labels() -> None:
     deployment, service = only("engine.yaml", "Deployment"), only("engine.yaml", "Service")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     job = only("checkpoint-cronjob.yaml", "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
@@ -156,7 +156,7 @@ def test_selectors_find_what_they_should() -> None:
     assert f"--namespace={deployment['metadata']['namespace']}" in command
 
 
-def test_probes_let_a_checkpoint_take_its_time() -> None:
+def test_the_liveness_probe_outlasts_a_checkpoint() -> None:
     (engine,) = only("engine.yaml", "Deployment")["spec"]["template"]["spec"]["containers"]
     probes = [engine[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
     liveness = engine["livenessProbe"]
@@ -167,7 +167,7 @@ def test_probes_let_a_checkpoint_take_its_time() -> None:
     assert engine["readinessProbe"]["failureThreshold"] == 1
 
 
-def test_a_job_that_is_ended_may_wait_for_its_dumps() -> None:
+def test_a_job_that_is_deleted_has_time_to_wait_for_its_dumps() -> None:
     job = only("checkpoint-cronjob.yaml", "CronJob")["spec"]["jobTemplate"]["spec"]
     pod = job["template"]["spec"]
 

@@ -89,11 +89,14 @@ def test_everything_but_files_img_is_byte_identical(
     assert new.stat().st_mode & 0o777 == 0o600
 
 
-def test_listener_accepted_and_peer_move_together(archive: Path, tmp_path: Path) -> None:
+def test_a_listener_and_both_ends_of_its_connections_move_together(
+    archive: Path, tmp_path: Path
+) -> None:
     new = moved(archive, tmp_path / "new", "8000=8001,5000=5100")
 
     ends = {
-        each.file_id: (each.local.port, each.peer and each.peer.port) for each in sockets_of(new)
+        socket.file_id: (socket.local.port, socket.peer and socket.peer.port)
+        for socket in sockets_of(new)
     }
     assert ends[1] == (8001, None)
     assert ends[2] == (0, None), "the client outside sees its connection end"
@@ -122,12 +125,16 @@ def test_files_img_may_grow_over_the_blocks_of_a_tar(
 
     new = moved(archive, tmp_path / "new", "offset:30000")
 
-    assert [each.local.port for each in sockets_of(new)] == [30100 + n for n in range(1, count + 1)]
+    assert [socket.local.port for socket in sockets_of(new)] == [
+        30100 + n for n in range(1, count + 1)
+    ]
     assert files_of(new)["status.dump"] == files_of(archive)["status.dump"]
 
 
-def test_ports_that_are_kept_leave_it_as_it_is(fdinfo: ModuleType, tmp_path: Path) -> None:
-    sockets = [each for each in engine(fdinfo) if each.id != 2]  # its client would be closed
+def test_an_archive_whose_ports_are_kept_does_not_change(
+    fdinfo: ModuleType, tmp_path: Path
+) -> None:
+    sockets = [socket for socket in engine(fdinfo) if socket.id != 2]  # without the client
     archive = stored(tmp_path / "old", tar(members(fdinfo, *sockets)))
 
     assert moved(archive, tmp_path / "new", "keep").read_bytes() == archive.read_bytes()
@@ -136,19 +143,21 @@ def test_ports_that_are_kept_leave_it_as_it_is(fdinfo: ModuleType, tmp_path: Pat
 def test_abstract_names_change_with_the_ports(archive: Path, tmp_path: Path) -> None:
     new = moved(archive, tmp_path / "new")
 
-    names = {each.file_id: each.name for each in parsed(new).unix_sockets}
+    names = {socket.file_id: socket.name for socket in parsed(new).unix_sockets}
     assert names[6].startswith(b"\0name.cria-")
     assert names[7] == b"/tmp/socket"
 
 
-def test_an_abstract_name_of_full_length_stays_one(fdinfo: ModuleType, tmp_path: Path) -> None:
+def test_an_abstract_name_of_full_length_keeps_its_length(
+    fdinfo: ModuleType, tmp_path: Path
+) -> None:
     full = b"\0" + b"n" * 107
     archive = stored(tmp_path / "old", tar(members(fdinfo, unix(fdinfo, 1, full))))
 
-    (found,) = parsed(moved(archive, tmp_path / "new", ())).unix_sockets
+    (socket,) = parsed(moved(archive, tmp_path / "new", ())).unix_sockets
 
-    assert len(found.name) == 108
-    assert found.name != full
+    assert len(socket.name) == 108
+    assert socket.name != full
 
 
 def test_an_address_moves(fdinfo: ModuleType, tmp_path: Path) -> None:
@@ -162,7 +171,7 @@ def test_an_address_moves(fdinfo: ModuleType, tmp_path: Path) -> None:
     assert str(sockets_of(new)[0].local) == "10.0.0.9:80"
 
 
-def test_ports_in_use_here_are_avoided_unless_it_is_restored_elsewhere(
+def test_ports_in_use_are_avoided_unless_the_restore_is_on_another_host(
     fdinfo: ModuleType, tmp_path: Path, free_port: Any
 ) -> None:
     import socket
@@ -182,13 +191,13 @@ REFUSED: dict[str, tuple[Any, dict[str, str], type[CriaError]]] = {
     "no port": ("8000=70000", {}, PortPlanRefused),
     "two on one": ("8000=9000,5000=9000", {}, PortPlanRefused),
     "clients that must go on": ("8000=8001", {"clients": "refuse"}, PortPlanRefused),
-    "words": ("8000>8001", {}, UsageError),
+    "no request": ("8000>8001", {}, UsageError),
     "several copies at once": ("8000=8001..8004", {}, UsageError),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_planned_is_refused_as_a_restore_does(
+def test_requests_that_cannot_be_planned_are_refused_as_by_a_restore(
     what: str, archive: Path, tmp_path: Path
 ) -> None:
     ports, policies, kind = REFUSED[what]
@@ -201,7 +210,7 @@ def test_what_cannot_be_planned_is_refused_as_a_restore_does(
 
 
 @pytest.mark.parametrize("new", ["new", "oci:new"])
-def test_nothing_is_left_where_the_disk_is_full(
+def test_a_full_disk_leaves_nothing(
     new: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -289,10 +298,10 @@ def test_a_dry_run_writes_nothing_and_lists_what_still_names_the_port(archive: P
 # As a container image ------------------------------------------------------------------------
 
 
-def blob(image: Path, described: dict[str, Any]) -> bytes:
-    data = (image / "blobs" / described["digest"].replace(":", "/")).read_bytes()
-    assert described["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
-    assert described["size"] == len(data)
+def blob(image: Path, descriptor: dict[str, Any]) -> bytes:
+    data = (image / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
+    assert descriptor["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert descriptor["size"] == len(data)
     return data
 
 
@@ -304,15 +313,17 @@ def test_an_image_holds_the_archive_as_its_layer(
 ) -> None:
     archive = stored(tmp_path / "old", tar(files), compressed)
 
-    done = remap(archive, f"oci:{tmp_path}/image:v1", ports="keep", clients="keep", other_host=True)
+    result = remap(
+        archive, f"oci:{tmp_path}/image:v1", ports="keep", clients="keep", other_host=True
+    )
 
-    (described,) = json.loads((done.path / "index.json").read_text())["manifests"]
-    manifest = json.loads(blob(done.path, described))
-    config = json.loads(blob(done.path, manifest["config"]))
+    (descriptor,) = json.loads((result.path / "index.json").read_text())["manifests"]
+    manifest = json.loads(blob(result.path, descriptor))
+    config = json.loads(blob(result.path, manifest["config"]))
     (layer,) = manifest["layers"]
-    content = blob(done.path, layer)
-    assert described["annotations"] == {"org.opencontainers.image.ref.name": "v1"}
-    assert done.digest == described["digest"]
+    content = blob(result.path, layer)
+    assert descriptor["annotations"] == {"org.opencontainers.image.ref.name": "v1"}
+    assert result.digest == descriptor["digest"]
     assert layer["mediaType"] == f"application/vnd.oci.image.layer.v1.tar{suffix}"
     assert stored(tmp_path / "layer", content).read_bytes() == content
     assert uncompressed(tmp_path / "layer") == tar(files)
@@ -320,12 +331,12 @@ def test_an_image_holds_the_archive_as_its_layer(
     assert (config["architecture"], config["os"]) == ("amd64", "linux")
     assert manifest["annotations"]["org.criu.checkpoint.container.name"] == "server"
     assert manifest["annotations"]["io.kubernetes.cri-o.annotations.checkpoint.name"] == "server"
-    assert json.loads((done.path / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
-    modes = {path.stat().st_mode & 0o077 for path in (done.path, *done.path.rglob("*"))}
+    assert json.loads((result.path / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    modes = {path.stat().st_mode & 0o077 for path in (result.path, *result.path.rglob("*"))}
     assert modes == {0}
 
 
-@pytest.mark.parametrize("words", ["oci:", "oci::v1", "oci:image:", "oci:image:a/b"])
-def test_an_image_without_a_name_is_a_usage_error(words: str, archive: Path) -> None:
+@pytest.mark.parametrize("output", ["oci:", "oci::v1", "oci:image:", "oci:image:a/b"])
+def test_an_image_without_a_name_is_a_usage_error(output: str, archive: Path) -> None:
     with pytest.raises(UsageError):
-        remap(archive, words, other_host=True)
+        remap(archive, output, other_host=True)

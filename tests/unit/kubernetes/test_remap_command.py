@@ -17,15 +17,15 @@ from cria.cli import main
 SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "schema"
 
 
-class Shown:
-    """Runs a command; afterwards holds its exit status and what it printed."""
+class Command:
+    """Runs cria; then has its exit status and output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, *words: str | Path) -> Shown:
+    def __call__(self, *arguments: str | Path) -> Command:
         with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
+            main(list(map(str, arguments)))
         self.status = ended.value.code
         self.out, self.err = self._capsys.readouterr()
         return self
@@ -37,27 +37,27 @@ class Shown:
 
 
 @pytest.fixture
-def cria(capsys: pytest.CaptureFixture[str]) -> Shown:
-    return Shown(capsys)
+def cria(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
 
 
 REMAP = ("kubernetes", "remap")
 MOVED = ("-p", "8000=8001", "--elsewhere")
 
 
-def test_the_result_alone_is_on_stdout(cria: Shown, archive: Path, tmp_path: Path) -> None:
-    done = cria(*REMAP, archive, *MOVED, "-o", tmp_path / "new")
+def test_the_result_alone_is_on_stdout(cria: Command, archive: Path, tmp_path: Path) -> None:
+    result = cria(*REMAP, archive, *MOVED, "-o", tmp_path / "new")
 
-    assert (done.status, done.out) == (0, f"{tmp_path / 'new'}\n")
-    assert "ports moved: 5000 to 5001, 8000 to 8001" in done.err
-    assert "connections closed: 1" in done.err
-    assert "note: spec.dump: process.args[2] still names 8000; no restore reads it" in done.err
+    assert (result.status, result.out) == (0, f"{tmp_path / 'new'}\n")
+    assert "ports moved: 5000 to 5001, 8000 to 8001" in result.err
+    assert "connections closed: 1" in result.err
+    assert "note: spec.dump: process.args[2] still names 8000; no restore reads it" in result.err
 
 
-def test_the_document_is_as_its_schema_says(cria: Shown, archive: Path, tmp_path: Path) -> None:
-    done = cria(*REMAP, archive, *MOVED, "-o", f"oci:{tmp_path}/image", "--json")
+def test_the_document_matches_its_schema(cria: Command, archive: Path, tmp_path: Path) -> None:
+    result = cria(*REMAP, archive, *MOVED, "-o", f"oci:{tmp_path}/image", "--json")
 
-    document = done.document("kubernetes-remap")
+    document = result.document("kubernetes-remap")
     assert document["ports"] == {"5000": 5001, "8000": 8001}
     assert document["archive"] == str(tmp_path / "image")
     assert document["digest"].startswith("sha256:")
@@ -65,10 +65,10 @@ def test_the_document_is_as_its_schema_says(cria: Shown, archive: Path, tmp_path
     assert document["timings"]["steps"][0]["name"] == "open archive"
 
 
-def test_a_dry_run_prints_the_plan_as_a_restore_does(cria: Shown, archive: Path) -> None:
-    done = cria(*REMAP, archive, *MOVED, "--dry-run")
+def test_a_dry_run_prints_the_plan_as_a_restore_does(cria: Command, archive: Path) -> None:
+    result = cria(*REMAP, archive, *MOVED, "--dry-run")
 
-    table = done.out.splitlines()
+    table = result.out.splitlines()
     assert table[0].split() == ["NS", "PROTO", "ROLE", "PROCESS", "OLD", "NEW", "WHY"]
     assert len(table) == 6
     assert any("0.0.0.0:8001" in line and "asked: 8000=8001" in line for line in table)
@@ -81,8 +81,8 @@ def test_a_dry_run_prints_the_plan_as_a_restore_does(cria: Shown, archive: Path)
     }  # fmt: skip
 
 
-def test_errors_have_their_exit_status_and_four_parts(
-    cria: Shown, archive: Path, tmp_path: Path
+def test_each_error_has_its_exit_status_and_document(
+    cria: Command, archive: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text").write_text("no archive")
 
@@ -94,14 +94,14 @@ def test_errors_have_their_exit_status_and_four_parts(
     assert cria("inspect", tmp_path / "text").status == 44
 
 
-def test_the_steps_can_be_read(cria: Shown) -> None:
+def test_explain_prints_the_steps(cria: Command) -> None:
     steps = cria(*REMAP, "--explain").out.splitlines()
 
     assert steps[0] == "open archive"
     assert steps[-1] == "publish archive"
 
 
-def test_inspect_shows_an_archive(cria: Shown, archive: Path) -> None:
+def test_inspect_shows_an_archive(cria: Command, archive: Path) -> None:
     document = cria("inspect", archive, "--json").document("inspect-archive")
     shown = cria("inspect", archive, "--sockets").out
 
@@ -112,13 +112,15 @@ def test_inspect_shows_an_archive(cria: Shown, archive: Path) -> None:
     assert (listener["state"], listener["local"]["port"], listener["role"]) == (
         "LISTEN", 8000, "unknown"
     )  # fmt: skip
-    assert [each["name"] for each in document["unix_sockets"]] == ["@name", "/tmp/socket"]
-    for words in ("server of pod models/engine-0", "containerd with runc", "0.0.0.0:8000", "@name"):
-        assert words in shown
+    assert [socket["name"] for socket in document["unix_sockets"]] == ["@name", "/tmp/socket"]
+    for text in ("server of pod models/engine-0", "containerd with runc", "0.0.0.0:8000", "@name"):
+        assert text in shown
     assert max(map(len, shown.splitlines()[1:])) <= 100
 
 
-def test_inspect_shows_one_without_sockets(cria: Shown, fdinfo: ModuleType, tmp_path: Path) -> None:
+def test_inspect_shows_an_archive_without_sockets(
+    cria: Command, fdinfo: ModuleType, tmp_path: Path
+) -> None:
     bound = inet(fdinfo, 1, 0, state=7)
     path = stored(tmp_path / "quiet", tar(members(fdinfo, bound)), "zstd")
 

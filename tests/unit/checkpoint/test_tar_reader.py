@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cria.checkpoint.tar_reader import (
-    LARGEST_EXTENSION,
-    MOST_EXTENSIONS,
+    MAX_EXTENSION_BYTES,
+    MAX_EXTENSIONS,
     Malformed,
     Member,
     TarReader,
@@ -93,7 +93,7 @@ def test_a_size_in_an_extended_header_counts() -> None:
 
     (found,) = read(data[:1024] + zero + data[1536:])
 
-    assert (found.size_bytes, found.extended_size) == (700, True)
+    assert (found.size_bytes, found.has_extended_size) == (700, True)
     with pytest.raises(Malformed, match="extended header"):
         resized(found, 5)
 
@@ -135,11 +135,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "sparse",
     ),
     "a huge header": (
-        lambda: member(tarfile.XHDTYPE, size=LARGEST_EXTENSION + 1),
+        lambda: member(tarfile.XHDTYPE, size=MAX_EXTENSION_BYTES + 1),
         "announces 1048577 bytes",
     ),
     "many headers": (
-        lambda: extension(tarfile.XHDTYPE, b"", MOST_EXTENSIONS + 1) + member(tarfile.REGTYPE),
+        lambda: extension(tarfile.XHDTYPE, b"", MAX_EXTENSIONS + 1) + member(tarfile.REGTYPE),
         "more than 4 extended headers",
     ),
     "one name for all": (
