@@ -5,25 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cria.cli import output
-from cria.cli.results import NodeChange, NodeChanged
-from cria.kubernetes.node.install import (
-    InstallPlan,
-    InstallStatus,
-    NetworkLock,
-    Node,
-    OnFailure,
-    Settings,
-    diff,
-    plan_install,
-    plan_removal,
-    status,
-)
-from cria.model.manifest import Inflight
+
+if TYPE_CHECKING:
+    from cria.kubernetes.node.install import InstallPlan, InstallStatus, NetworkLock, OnFailure
+    from cria.model.manifest import Inflight
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 NOT_UP_TO_DATE = 3
@@ -119,6 +109,8 @@ def install(
 
     Options that the configuration sets already are kept. No program has to be restarted.
     """
+    from cria.kubernetes.node.install import Node, Settings, plan_install
+
     plan = plan_install(
         Node(root=root, directory=directory),
         Settings(on_failure=on_failure, inflight=inflight, seconds=seconds),
@@ -139,6 +131,8 @@ def install(
 @output.json_option
 def remove(root: Path, directory: Path, dry_run: bool, as_json: bool) -> None:
     """Remove the action script from a node, and restore its files as they were before."""
+    from cria.kubernetes.node.install import Node, plan_removal
+
     plan = plan_removal(Node(root=root, directory=directory))
     _apply(plan, dry_run=dry_run, as_json=as_json)
 
@@ -148,6 +142,8 @@ def remove(root: Path, directory: Path, dry_run: bool, as_json: bool) -> None:
 @output.json_option
 def show(root: Path, directory: Path, as_json: bool) -> None:
     """Show what is installed on a node. The exit status is 3 if nothing is installed, or an older script."""
+    from cria.kubernetes.node.install import Node, status
+
     installed = status(Node(root=root, directory=directory))
     output.document(installed) if as_json else click.echo(status_lines(installed))
     if not (installed.installed and installed.up_to_date):
@@ -174,6 +170,9 @@ def status_lines(installed: InstallStatus) -> str:
 
 def _apply(plan: InstallPlan, *, dry_run: bool, as_json: bool) -> None:
     """Show the changes on stderr, make them, and print the paths that changed on stdout."""
+    from cria.cli.results import NodeChange, NodeChanged
+    from cria.kubernetes.node.install import diff
+
     for change in plan.changes:
         click.echo(f"{change.action} {change.path}", err=True)
         click.echo(diff(change, plan.node), err=True, nl=False)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cria.cli import output
-from cria.kubernetes.kubelet.prune import PruneResult, RetentionPolicy, prune
 from cria.model.units import size
+
+if TYPE_CHECKING:
+    from cria.kubernetes.kubelet.prune import PruneResult
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -52,6 +54,8 @@ def command(
 
     Only archives with a manifest of cria are removed. The newest of each container is removed only for its age.
     """
+    from cria.kubernetes.kubelet.prune import RetentionPolicy, prune
+
     policy = RetentionPolicy(keep=keep, max_bytes=max_bytes, days=days)
     result = prune(directory, policy, dry_run=dry_run)
     output.document(result) if as_json else click.echo(result_table(result))

@@ -183,7 +183,10 @@ def verify_archive(state: CheckpointState) -> int | None:
 
 
 def local_path(archive: str, directory: Path | None) -> Path:
-    """Return where an archive of the node is seen from here. Raises CheckpointDamaged for a path that no kubelet names."""
+    """Return where an archive of the node is seen from here.
+
+    Raises CheckpointDamaged for a path that is not absolute or leads elsewhere: no kubelet names one.
+    """
     path = PurePosixPath(archive)
     if not path.is_absolute() or ".." in path.parts or "\0" in archive:
         raise CheckpointDamaged(

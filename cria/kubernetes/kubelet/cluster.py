@@ -1,4 +1,7 @@
-"""Ask the API server for pods and to run commands in them, and kubelets to checkpoint their containers."""
+"""Ask the API server for pods and to run commands in them, and kubelets to checkpoint their containers.
+
+lightkube and httpx2 are imported by the functions that need them, as cria.kubernetes.kubelet.credentials explains.
+"""
 
 from __future__ import annotations
 
@@ -109,9 +112,7 @@ class Cluster:
 
         Raises QuiesceFailed where the command fails, ClusterForbids, ClusterUnreachable, NoSuchPod, PodNotRunning.
         """
-        from httpx2.websockets import (
-            WebSocketUpgradeError,
-        )
+        from httpx2.websockets import WebSocketUpgradeError
         from lightkube import ApiError
 
         try:

@@ -1,4 +1,4 @@
-"""Remove old archives of a node by number, size and age. Kubernetes removes none; cria removes those with its manifest."""
+"""Remove old archives of a node by number, size and age: those with a manifest of cria. Kubernetes removes none."""
 
 from __future__ import annotations
 

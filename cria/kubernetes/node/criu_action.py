@@ -56,7 +56,7 @@ def main() -> int:
     return handle(root)
 
 
-# Stages: errors are of many kinds, for the client's own is known only where it is loaded --------
+# Stages. They catch every error: the client's own has no name here before the client is loaded ---
 
 
 def before_dump(root: int) -> int:

@@ -31,7 +31,7 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(root: Path, path: Path) -> str | None:
-    """Return the content of a file, None where there is no file. Raises NotWritable where `path` has a symbolic link."""
+    """Return the content of a file, None where there is none. Raises NotWritable where `path` has a symbolic link."""
     try:
         with _open_directory(root, path.parent) as directory, _explain_errors(root, path):
             descriptor = os.open(
@@ -74,7 +74,7 @@ def remove_directories(root: Path, directories: Iterable[Path]) -> None:
 
 
 def remove_bytecode(root: Path, directory: Path, modules: Iterable[str]) -> None:
-    """Remove what Python has compiled of these modules, without their suffix, in `directory`. Nothing else is touched."""
+    """Remove what Python has compiled of `modules`, named without their suffix, in `directory`, and nothing else."""
     cache = directory / "__pycache__"
     with suppress(OSError, NotWritable), _open_directory(root, cache) as opened:
         for name in os.listdir(opened):  # noqa: PTH208 - a descriptor

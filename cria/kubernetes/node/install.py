@@ -1,4 +1,4 @@
-"""Let a node's container runtime quiesce engines for a checkpoint: install CRIU's action script, and name it to CRIU."""
+"""Install CRIU's action script on a node, and name it in the CRIU configuration of the node's container runtime."""
 
 from __future__ import annotations
 

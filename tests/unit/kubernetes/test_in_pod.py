@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 from collections.abc import Callable
@@ -152,6 +153,10 @@ def test_a_process_that_must_not_be_looked_into_is_an_error(
 
     with pytest.raises(PermissionError):
         criu_engines.find_control_sockets(os.getpid(), [os.getpid()])
+
+
+def test_the_program_for_a_container_is_python_3_9() -> None:
+    ast.parse(Path(in_pod.__file__).read_text(), feature_version=(3, 9))
 
 
 def test_our_own_pid_has_its_number_in_our_namespace() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import py_compile
@@ -18,7 +19,7 @@ import pytest
 from cria.errors import NodeUnsuitable, NotWritable
 from cria.kubernetes.node import files
 from cria.kubernetes.node import install as node
-from cria.kubernetes.node.install import MODULES, InstallPlan, Node, Settings
+from cria.kubernetes.node.install import MODULES, SCRIPT, InstallPlan, Node, Settings
 
 CONF = "etc/criu/runc.conf"
 OURS = [
@@ -214,6 +215,11 @@ def test_what_python_compiles_beside_the_script_is_removed_with_it(root: Path) -
     remove(root)
 
     assert tree(root) == before
+
+
+@pytest.mark.parametrize("path", [SCRIPT, *MODULES.values()], ids=lambda path: path.name)
+def test_the_script_and_its_modules_are_python_3_9(path: Path) -> None:
+    ast.parse(path.read_text(), feature_version=(3, 9))
 
 
 def test_the_installed_script_runs_without_cria(root: Path) -> None:
