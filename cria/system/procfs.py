@@ -68,6 +68,14 @@ def stat(pid: int, proc: Path = PROC) -> Stat | None:
     )
 
 
+def tracer(pid: int, proc: Path = PROC) -> int:
+    """Return the PID of the process that traces the process or thread `pid`; 0 where none does."""
+    try:
+        return int(_status(pid, proc).get("TracerPid", "0"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def command(pid: int, proc: Path = PROC) -> tuple[str, ...]:
     """Return the arguments of a process; empty for a kernel thread, a zombie, or one that ended."""
     try:

@@ -55,7 +55,7 @@ def test_the_tokens_are_the_same_before_and_after_all_memory_has_arrived(
             assert generate(facts["url"]).tokens == tokens
         finally:
             answer("stop", facts["url"])
-    assert working_set.place_for(checkpoint).exists()
+    assert working_set.path_for(checkpoint).exists()
 
 
 def test_lazy_clones_serve_the_same_tokens(stored: tuple[Path, tuple[int, ...]]) -> None:

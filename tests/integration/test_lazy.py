@@ -22,6 +22,7 @@ from cria.engine.launch.launcher import Launched
 from cria.errors import EngineBusy
 from cria.events import StepStarted
 from cria.memory.lazy import client
+from cria.memory.lazy.protocol import PROCESS_NAME
 
 from .conftest import wait_for
 
@@ -190,7 +191,7 @@ def test_a_process_that_has_all_its_memory_does_not_wait_for_the_others(
 def test_an_answer_that_takes_longer_than_all_memory_does_no_harm(
     restore: Callable[..., cria.Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cria.memory.lazy.client.ANSWERED_SECONDS", 0.0)
+    monkeypatch.setattr("cria.memory.lazy.client.ANSWER_SECONDS", 0.0)
 
     def wait_for_all(event: object) -> None:
         if isinstance(event, StepStarted) and event.step == "load-remaining-memory":
@@ -240,7 +241,7 @@ def test_it_is_told_in_the_log_why_the_engine_was_ended(
     os.kill(held_up.server, signal.SIGKILL)
     wait_for(held_up.is_over)
 
-    assert "the engine, whose memory was not whole, was ended" in log.read_text()
+    assert "the engine was ended, because its memory was not complete" in log.read_text()
 
 
 def test_a_dump_waits_until_all_has_arrived_or_says_why_not(
@@ -252,7 +253,7 @@ def test_a_dump_waits_until_all_has_arrived_or_says_why_not(
     _, port = stored
     engine = restore(listener=held_up)
 
-    with pytest.raises(EngineBusy, match="still arrives"):
+    with pytest.raises(EngineBusy, match="still being loaded"):
         cria.dump(engine.pid, tmp_path / "early", any_process=True, quiesce_seconds=0.2)
     held_up.go_on()
     again = cria.dump(engine.pid, tmp_path / "again", any_process=True)
@@ -320,7 +321,7 @@ def test_a_failed_restore_leaves_no_page_server(
 
 def page_servers() -> set[str]:
     found = subprocess.run(
-        ["pgrep", "-x", client.PROCESS_NAME], capture_output=True, text=True, check=False
+        ["pgrep", "-x", PROCESS_NAME], capture_output=True, text=True, check=False
     )
     return set(found.stdout.split())
 

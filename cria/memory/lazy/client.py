@@ -1,4 +1,4 @@
-"""Start a page server and speak with it: the restore's side."""
+"""The restore's side of a lazy restore: start a page server, and tell it how far the restore is."""
 
 from __future__ import annotations
 
@@ -12,146 +12,131 @@ from contextlib import suppress
 from pathlib import Path
 
 from cria.errors import EngineBusy, RestoreFailed
-from cria.memory.lazy import working_set
+from cria.memory.lazy import protocol, working_set
 from cria.memory.lazy.protocol import (
+    PROCESS_NAME,
     SOCKET,
     Answered,
     Failed,
+    Message,
     Ready,
     Rebuilt,
     Running,
-    Said,
     Serve,
-    receive,
-    send,
 )
+from cria.model.manifest import MANIFEST
+from cria.system import procfs
 from cria.system.procfs import PROC
 
-ANSWERED_SECONDS = 10.0  # what the engine does not ask for waits until it has answered, or so long
+ANSWER_SECONDS = 10.0  # the engine counts as having answered after that
+_LOGS = Path("/var/log/cria")
 
 
-class PageServer:
-    """The page server of one restore. It goes on by itself when this is closed, as long as it is needed.
-
-    `images` is CRIU's working directory, `checkpoint` the one that is restored.
-    """
+class PageServerClient:
+    """The page server of one restore, which goes on by itself when this is closed."""
 
     def __init__(self, images: Path, checkpoint: Path, *, pids: Iterable[int], criu: Path) -> None:
-        self.log = _log_file()
+        """Start a page server for the processes `pids` in the images of `checkpoint`.
+
+        `images` is CRIU's working directory with these images, `criu` is the CRIU program.
+        """
+        self.log = _create_log_path()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         directory = os.open(images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with theirs, socket.socket(socket.AF_UNIX) as listening:
-            # By its descriptor: the path of a socket may have 107 characters at most.
-            listening.bind(f"/proc/self/fd/{directory}/{SOCKET}")
-            listening.listen(1)
-            passed = [theirs.fileno(), listening.fileno()]
-            command = [sys.executable, "-m", "cria.memory.lazy", *map(str, passed), str(self.log)]
-            self._outer = subprocess.Popen(
-                command,
-                pass_fds=passed,
+        with theirs, socket.socket(socket.AF_UNIX) as listener:
+            # By its descriptor: the path of a socket has 107 characters at most (unix(7)).
+            listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
+            listener.listen(1)
+            descriptors = [theirs.fileno(), listener.fileno()]
+            arguments = [*map(str, descriptors), str(self.log)]
+            self._launcher = subprocess.Popen(
+                [sys.executable, "-m", "cria.memory.lazy", *arguments],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
             )
-        words = Serve(
+        request = Serve(
             criu=str(criu),
             pids=tuple(pids),
-            working_set=str(working_set.place_for(checkpoint)),
-            checkpoint=working_set.identity(checkpoint / "manifest.json"),
-            answered_seconds=ANSWERED_SECONDS,
+            working_set=str(working_set.path_for(checkpoint)),
+            checkpoint=working_set.identity(checkpoint / MANIFEST),
+            answer_seconds=ANSWER_SECONDS,
         )
-        send(self._control, words, (directory,))
+        protocol.send(self._control, request, (directory,))
         os.close(directory)
 
     def report_rebuilt(self, pids: Iterable[int]) -> int:
-        """Every process is rebuilt, these are their PIDs: returns the bytes that will arrive.
+        """Report that every process exists, under these PIDs, and none runs.
 
-        Raises RestoreFailed when the page server cannot be relied upon.
+        Returns the bytes that the page server will load. Raises RestoreFailed where it has failed.
         """
-        self._outer.wait()  # the guardian is its child, and an orphan soon
-        self._say(Rebuilt(pids=tuple(pids)))
-        said, _ = receive(self._control)
-        if isinstance(said, Ready):
-            return said.missing
-        raise self._failed(said)
+        self._launcher.wait()  # it has forked the supervisor and ended long ago
+        self._send(Rebuilt(pids=tuple(pids)))
+        message, _ = protocol.receive(self._control)
+        if isinstance(message, Ready):
+            return message.missing
+        raise self._failed(message)
 
     def report_running(self) -> None:
-        self._say(Running())
+        """Report that the processes run, and that CRIU does not trace them any more."""
+        self._send(Running())
 
     def report_answered(self) -> None:
-        self._say(Answered())
+        """Report that the engine has answered: everything that it still misses may be loaded."""
+        self._send(Answered())
 
     def failure(self) -> str | None:
-        """Why it failed, if it has."""
+        """Return why the page server has failed, or None."""
         with suppress(BlockingIOError):
             self._control.setblocking(False)
-            said, _ = receive(self._control)
-            if isinstance(said, Failed):
-                return said.why
+            message, _ = protocol.receive(self._control)
+            if isinstance(message, Failed):
+                return message.why
         return None
 
     def close(self) -> None:
-        """It goes on as long as the engine lives and misses memory."""
+        """Leave the page server alone; it ends when all memory is loaded, or with its engine."""
         self._control.close()
-        self._outer.wait()
+        self._launcher.wait()
 
-    def _say(self, word: Said) -> None:
+    def _send(self, message: Message) -> None:
         try:
-            send(self._control, word)
+            protocol.send(self._control, message)
         except OSError as error:
-            raise self._failed(receive(self._control)[0]) from error
+            raise self._failed(protocol.receive(self._control)[0]) from error
 
-    def _failed(self, said: Said | None) -> RestoreFailed:
-        why = said.why if isinstance(said, Failed) else "it ended"
+    def _failed(self, message: Message | None) -> RestoreFailed:
+        why = message.why if isinstance(message, Failed) else "it ended"
         return RestoreFailed("the page server of the engine failed", details=why, log=str(self.log))
 
 
-def _log_file() -> Path:
-    import time
-
-    directory = Path("/var/log/cria")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{os.getpid()}-lazy.log"
-
-
-PROCESS_NAME = "cria-lazy"
-
-
 def find_supervisor(pids: Iterable[int], proc: Path = PROC) -> int | None:
-    """The PID of the guardian of one of these processes, None when all memory is there."""
+    """Return the PID of the supervisor of one of these processes; None where all memory is loaded."""
     for pid in pids:
-        tracer = _word(Path(f"{proc}/{pid}/status"), "TracerPid:")
-        if tracer not in ("", "0") and _comm(proc, tracer) == PROCESS_NAME:
-            return int(tracer)
+        tracer = procfs.tracer(pid, proc)
+        stat = procfs.stat(tracer, proc) if tracer else None
+        if stat is not None and stat.name == PROCESS_NAME:
+            return tracer
     return None
 
 
 def wait_for_memory(pids: Iterable[int], seconds: float) -> None:
-    """Until all memory of these processes is there. Raises EngineBusy when it takes longer."""
-    everyone, deadline = tuple(pids), time.monotonic() + seconds
-    while (tracer := find_supervisor(everyone)) is not None:
+    """Wait until all memory of these processes is loaded. Raises EngineBusy after `seconds`."""
+    pids, deadline = tuple(pids), time.monotonic() + seconds
+    while (supervisor := find_supervisor(pids)) is not None:
         if time.monotonic() > deadline:
             raise EngineBusy(
-                "memory of the engine still arrives",
-                details=f"PID {tracer} gives it what its lazy restore left out",
-                remedy="try again when it is done",
+                "the memory of the engine is still being loaded",
+                details=f"the engine was restored lazily; PID {supervisor} supervises its page server",
+                remedy="try again later",
                 docs="docs/how-to/lazy.md",
             )
         time.sleep(0.01)
 
 
-def _word(status: Path, name: str) -> str:
-    try:
-        lines = status.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.split()[1] for line in lines if line.startswith(name)), "")
-
-
-def _comm(proc: Path, pid: str) -> str:
-    try:
-        return Path(f"{proc}/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+def _create_log_path() -> Path:
+    _LOGS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _LOGS / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{os.getpid()}-lazy.log"

@@ -1,226 +1,217 @@
-"""A fact that threads and processes wait for together with file descriptors."""
+"""Load the missing memory of one process: what its threads wait for first, everything else later."""
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from cria.criu.images.memory import Mapping
 from cria.memory.lazy import userfaultfd
-from cria.memory.lazy.missing import Missing, Piece
-from cria.memory.lazy.pages import Pages, address_of, is_zero
-from cria.memory.lazy.userfaultfd import Message, Transfer, Userfault
+from cria.memory.lazy.missing import Missing, PagesFile, Piece
+from cria.memory.lazy.protocol import Events
+from cria.memory.lazy.userfaultfd import Message, Transfer, Userfaultfd
 
-
-class Event:
-    """Becomes true once; `descriptor` is readable from then on, also in children that were forked before."""
-
-    def __init__(self) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def set(self) -> None:
-        os.eventfd_write(self.descriptor, 1)
-
-
-_AT_ONCE = 512 << 10  # bytes that are copied while nobody waits
-_EXPECT = 8 << 20  # bytes of the pages file that the kernel is asked to read ahead
-
-
-class Stages(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the restore is: `rebuilt`, every process, none of which runs; `answered`, the engine has served.
-
-    `arrived`: nobody misses anything any more.
-    """
-
-    rebuilt: Event
-    answered: Event
-    arrived: Event
-    answered_seconds: float  # how long to wait for that
+_LOAD_BYTES = 512 << 10  # copied at a time while no thread waits
+_READ_AHEAD_BYTES = 8 << 20
+_POLL_MILLISECONDS = 1000
 
 
 class FaultHandler:
-    """Serves the process `pid` until nobody misses anything. Runs in a thread of its own and shares nothing.
+    """Loads the memory of one process until no process of the engine misses any.
 
-    `wanted` are pieces in the order in which they were wanted in an earlier restore, `given` is told
-    of each as it is copied, `forked` gets an attendant for a child with a copy of what is missing, and
-    `complete` is told when this process misses nothing. It is heard all the same as long as its userfaultfd
-    is held: it would wait for ever with its next new page, or to give one back.
+    One thread does it all for a process: it reads the kernel's messages, and it loads the pages. What a
+    message says has happened when it is read, and no page may be loaded where a mapping was before. A
+    process that is complete is served further: it has to wait whenever it touches a new page or gives
+    one back, until this handler has read the message.
     """
 
     def __init__(
         self,
         pid: int,
-        fault: Userfault,
+        descriptor: Userfaultfd,
         missing: Missing,
-        pages: Pages,
+        pages: PagesFile,
         *,
-        whole: Iterable[Mapping],
-        wanted: Iterable[Piece],
-        stages: Stages,
-        given: Callable[[int, Piece], None],
-        forked: Callable[[FaultHandler], None],
-        complete: Callable[[], None],
-        begun: Callable[[], None] = lambda: None,
+        events: Events,
+        complete_mappings: Iterable[Mapping] = (),
+        working_set: Iterable[Piece] = (),
+        on_started: Callable[[], None] = lambda: None,
+        on_loaded: Callable[[int, Piece], None] = lambda _pid, _piece: None,
+        on_forked: Callable[[FaultHandler], None],
+        on_complete: Callable[[], None],
     ) -> None:
-        self.pid, self.fault, self.missing, self.pages = pid, fault, missing, pages
-        self._whole, self._wanted, self._stages = whole, deque(wanted), stages
-        self._given, self._forked, self._begun = given, forked, begun
-        self._complete, self._told_complete = complete, False
-        self._waiting: deque[int] = deque()  # addresses that threads wait for
-        self._next = self._expected = 0
-        self._rebuilt = self._answered = self._arrived = self._ended = False
+        """Serve the process `pid`, whose bytes lie in `pages`.
+
+        `complete_mappings` are those that CRIU loads as a whole. `working_set` are the pieces that an
+        earlier restore needed, in that order.
+
+        `on_started` and `on_complete` are called once each: when the process can run, and when it misses
+        nothing. `on_loaded` is called with each piece that is loaded, `on_forked` with the handler of
+        each child, which misses what its parent misses.
+        """
+        self.pid, self.userfaultfd, self.missing, self.pages = pid, descriptor, missing, pages
         self.faults = 0
+        self._events = events
+        self._complete_mappings, self._working_set = complete_mappings, deque(working_set)
+        self._on_started, self._on_loaded = on_started, on_loaded
+        self._on_forked, self._on_complete = on_forked, on_complete
+        self._waiting: deque[int] = deque()  # the addresses that threads wait for
+        self._next_address = self._read_ahead_end = 0
+        self._deadline = float("inf")  # when the engine counts as having answered
+        self._rebuilt = self._answered = self._all_loaded = self._process_ended = False
+        self._is_complete = False
 
     def run(self) -> None:
         poll = select.poll()
+        events = self._events
         for descriptor in (
-            self.fault.descriptor,
-            self._stages.rebuilt.descriptor,
-            self._stages.answered.descriptor,
-            self._stages.arrived.descriptor,
+            self.userfaultfd.descriptor,
+            events.rebuilt.descriptor,
+            events.answered.descriptor,
+            events.loaded.descriptor,
         ):
             poll.register(descriptor, select.POLLIN)
-        while not self._arrived and not self._ended:
+        while not self._process_ended and not self._all_loaded:
             if not self.missing.bytes:
-                self._tell_complete()
-            self._hear()
+                self._report_complete()
+            self._read_messages()
             if self._waiting:
-                self._serve()
-            elif row := self._choose():
-                self._give(row)
+                self._serve_fault()
+            elif sequence := self._choose():
+                self._load(sequence)
             else:
                 self._wait(poll)
-        self._tell_complete()
+        self._report_complete()
 
-    def _tell_complete(self) -> None:
-        """Once."""
-        if not self._told_complete:
-            self._told_complete = True
-            self._complete()
+    def _report_complete(self) -> None:
+        if not self._is_complete:
+            self._is_complete = True
+            self._on_complete()
 
-    def _hear(self) -> None:
-        """Mappings first: what was read has happened, and pages may not be given to where they were."""
-        messages = self.fault.messages()
+    def _read_messages(self) -> None:
+        """Apply what the kernel reports: changed mappings first, for these changes have happened."""
+        messages = self.userfaultfd.messages()
         for message in messages:
-            if message.kind != userfaultfd.FAULT:
-                self._change(message)
-        self._waiting.extend(m.address for m in messages if m.kind == userfaultfd.FAULT)
+            if message.kind != userfaultfd.PAGEFAULT:
+                self._apply(message)
+        self._waiting.extend(m.address for m in messages if m.kind == userfaultfd.PAGEFAULT)
 
-    def _change(self, message: Message) -> None:
-        start, end = message.first, message.second
+    def _apply(self, message: Message) -> None:
         if message.kind in (userfaultfd.REMOVE, userfaultfd.UNMAP):
+            start, end = message.first, message.second
             self.missing.drop(start, end)
         elif message.kind == userfaultfd.REMAP:
-            self.missing.move(start, end, message.third)
+            start, to, size = message.first, message.second, message.third
+            self.missing.move(start, to, size)
         elif message.kind == userfaultfd.FORK:
-            self._forked(self._child(Userfault(message.descriptor)))
+            self._on_forked(self._handler_of_child(Userfaultfd(message.descriptor)))
         else:
-            raise ValueError(f"the kernel said {message}")
+            raise ValueError(f"the kernel sent an unknown message: {message}")
 
-    def _child(self, fault: Userfault) -> FaultHandler:
+    def _handler_of_child(self, descriptor: Userfaultfd) -> FaultHandler:
         return FaultHandler(
             self.pid,
-            fault,
+            descriptor,
             self.missing.copy(),
             self.pages,
-            whole=(),
-            wanted=(),
-            stages=self._stages,
-            given=lambda _pid, _piece: None,
-            forked=self._forked,
-            complete=self._complete,
+            events=self._events,
+            on_forked=self._on_forked,
+            on_complete=self._on_complete,
         )
 
-    def _serve(self) -> None:
+    def _serve_fault(self) -> None:
         address = self._waiting[0]
         self.faults += 1
         piece = self.missing.at(address)
         if piece is None:
-            done = self._after(self.fault.zero(address, self.missing.empty_from(address)))
+            transfer = self._note(self.userfaultfd.zero(address, self.missing.empty_from(address)))
         else:
-            done = self._give([piece])
-            self._next = piece.end
-        if done is not Transfer.LATER:
+            transfer = self._load([piece])
+            self._next_address = piece.end
+        if transfer is not Transfer.RETRY:
             self._waiting.popleft()
 
-    def _give(self, row: list[Piece]) -> Transfer:
-        """Pieces that follow each other, in one go."""
-        start, size = row[0].start, row[-1].end - row[0].start
-        buffer = self.pages.read(row[0].offset, size)
-        source = address_of(buffer)
-        zero = is_zero(source, size)
-        given = self.fault.zero(start, size) if zero else self.fault.copy(start, source, size)
-        if self._after(given) is not Transfer.LATER:
-            for piece in row:
-                self.missing.arrive(piece)
-                self._given(self.pid, piece)
-        return given
+    def _load(self, sequence: list[Piece]) -> Transfer:
+        """Load consecutive pieces in one go."""
+        start, offset = sequence[0].start, sequence[0].offset
+        size = sequence[-1].end - start
+        if self.pages.is_zero(offset, size):
+            transfer = self.userfaultfd.zero(start, size)
+        else:
+            transfer = self.userfaultfd.copy(start, self.pages.address(offset), size)
+        if self._note(transfer) is not Transfer.RETRY:
+            for piece in sequence:
+                self.missing.mark_loaded(piece)
+                self._on_loaded(self.pid, piece)
+        return transfer
 
-    def _after(self, given: Transfer) -> Transfer:
-        self._ended = self._ended or given is Transfer.ENDED
-        return given
+    def _note(self, transfer: Transfer) -> Transfer:
+        self._process_ended = self._process_ended or transfer is Transfer.PROCESS_ENDED
+        return transfer
 
     def _choose(self) -> list[Piece]:
-        """What to give while nobody waits."""
+        """Choose what to load while no thread waits; nothing while the process has not been rebuilt."""
         if not self._rebuilt:
             return []
-        while self._wanted:
-            piece = self._wanted.popleft()
-            if not piece.arrived:
-                return self._wanted_row(piece)
+        while self._working_set:
+            piece = self._working_set.popleft()
+            if not piece.loaded:
+                return self._sequence_in_working_set(piece)
         if not self._answered:
             return []
-        chosen = self.missing.first_from(self._next) or self.missing.first_from(0)
+        chosen = self.missing.first_from(self._next_address) or self.missing.first_from(0)
         if chosen is None:
             return []
-        row = self.missing.row_from(chosen, _AT_ONCE)
-        self._next = row[-1].end
-        self._expect(chosen.offset)
-        return row
+        sequence = self.missing.sequence_from(chosen, _LOAD_BYTES)
+        self._next_address = sequence[-1].end
+        self._read_ahead(chosen.offset)
+        return sequence
 
-    def _wanted_row(self, piece: Piece) -> list[Piece]:
-        """As many as follow it both in memory and in the order in which they were wanted."""
-        row = self.missing.row_from(piece, _AT_ONCE)
+    def _sequence_in_working_set(self, piece: Piece) -> list[Piece]:
+        """Return the pieces that follow this one in memory and in the working set too."""
+        sequence = self.missing.sequence_from(piece, _LOAD_BYTES)
         count = 1
-        while count < len(row) and self._wanted and self._wanted[0] is row[count]:
-            self._wanted.popleft()
+        while (
+            count < len(sequence) and self._working_set and self._working_set[0] is sequence[count]
+        ):
+            self._working_set.popleft()
             count += 1
-        return row[:count]
+        return sequence[:count]
 
-    def _expect(self, offset: int) -> None:
-        """Have the disk read while memory is copied."""
-        if not self._expected - _EXPECT <= offset < self._expected - _EXPECT // 2:
-            self.pages.expect(offset, _EXPECT)
-            self._expected = offset + _EXPECT
+    def _read_ahead(self, offset: int) -> None:
+        """Let the disk read while memory is copied, half a read-ahead before it is needed."""
+        end = self._read_ahead_end
+        if not end - _READ_AHEAD_BYTES <= offset < end - _READ_AHEAD_BYTES // 2:
+            self.pages.read_ahead(offset, _READ_AHEAD_BYTES)
+            self._read_ahead_end = offset + _READ_AHEAD_BYTES
 
     def _wait(self, poll: select.poll) -> None:
-        seconds = 1.0
-        ready = dict(poll.poll(seconds * 1000))
-        stages = self._stages
-        if stages.rebuilt.descriptor in ready:
-            poll.unregister(stages.rebuilt.descriptor)
-            self._begin()
-        if stages.answered.descriptor in ready:
-            poll.unregister(stages.answered.descriptor)
+        """Wait for a message or an event, for a second at most."""
+        ready = dict(poll.poll(_POLL_MILLISECONDS))
+        events = self._events
+        if events.rebuilt.descriptor in ready:
+            poll.unregister(events.rebuilt.descriptor)
+            self._start()
+        if events.answered.descriptor in ready:
+            poll.unregister(events.answered.descriptor)
             self._answered = True
-        elif self._rebuilt and time.monotonic() > self._deadline:
+        elif time.monotonic() > self._deadline:
             self._answered = True
-        self._arrived = stages.arrived.descriptor in ready
+        if events.loaded.descriptor in ready:
+            poll.unregister(events.loaded.descriptor)
+            self._all_loaded = True
 
-    def _begin(self) -> None:
-        """All that CRIU loads itself is there now, so a mapping without pieces is complete.
+    def _start(self) -> None:
+        """Unregister complete mappings: CRIU has loaded what it loads.
 
-        Before the process runs: it might move missing pages there.
+        Before the process runs: it could move missing pages into one of them.
         """
         self._rebuilt = True
-        self._deadline = time.monotonic() + self._stages.answered_seconds
-        for piece in self._wanted:
-            self.pages.expect(piece.offset, piece.size)
-        for mapping in self._whole:
-            self.fault.unregister(mapping.start, mapping.end - mapping.start)
-        self._begun()
+        self._deadline = time.monotonic() + self._events.answer_seconds
+        for piece in self._working_set:
+            self.pages.read_ahead(piece.offset, piece.size)
+        for mapping in self._complete_mappings:
+            self.userfaultfd.unregister(mapping.start, mapping.end - mapping.start)
+        self._on_started()

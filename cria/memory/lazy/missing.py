@@ -1,140 +1,155 @@
-"""What a process still misses: pieces of its memory by address, as they arrive, are dropped, or move."""
+"""The memory that a process misses: pieces by address, and where in the pages file their bytes lie."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
-from cria.criu.images.memory import LAZY, PAGE, VDSO, Mapping, Memory
+from cria.criu.images.memory import LAZY, MAP_ANONYMOUS, MAP_PRIVATE, VDSO, Mapping, Memory
 from cria.errors import CheckpointMismatch
 
-PIECE = (
-    64 << 10
-)  # bytes that come with a page: more is copied in the time of the fault, and wanted less often
-_SMALLEST = 16 << 10  # on average, of the pieces in a row
+# Bytes that are loaded with a page. More takes longer to copy than the page fault itself, and is less often
+# needed. A multiple of the page size.
+PIECE = 64 << 10
+_SMALLEST = 16 << 10  # the average size of the pieces in a sequence is at least this
 
-# Source: mmap(2); vma_entry_can_be_lazy and the VMA_AREA_ bits of CRIU's include/image.h.
-_PRIVATE, _ANONYMOUS, _LOCKED, _HUGETLB = 0x2, 0x20, 0x2000, 0x40000
+# Source: mmap(2); vma_entry_can_be_lazy and the VMA_AREA_ bits in CRIU's include/image.h.
+_MAP_LOCKED, _MAP_HUGETLB = 0x2000, 0x40000
 _VSYSCALL, _VVAR = 1 << 2, 1 << 12
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ZEROS = ctypes.create_string_buffer(1 << 20)
 
 
 class Piece(msgspec.Struct, kw_only=True, eq=False):
-    """Pages that follow each other: where they are wanted now and were at the dump; where they lie."""
+    """Consecutive pages of a process.
+
+    They belong at `start`, were at `original` at the dump, and lie at `offset` in the pages file.
+    """
 
     start: int
     size: int
     original: int
     offset: int
-    arrived: bool = False
+    loaded: bool = False
 
     @property
     def end(self) -> int:
         return self.start + self.size
 
-    def cut(self, at: int) -> Piece:
-        """Keep what lies below the address `at`; the rest becomes another piece."""
-        below = at - self.start
+    def split(self, address: int) -> Piece:
+        """Keep what lies below `address`, and return the rest as another piece."""
+        size = address - self.start
         rest = Piece(
-            start=at,
-            size=self.size - below,
-            original=self.original + below,
-            offset=self.offset + below,
-            arrived=self.arrived,
+            start=address,
+            size=self.size - size,
+            original=self.original + size,
+            offset=self.offset + size,
+            loaded=self.loaded,
         )
-        self.size = below
+        self.size = size
         return rest
 
 
 class Missing:
-    """The pieces of one process, none over another; those that have arrived stay listed."""
+    """The pieces of one process, which do not overlap. Those that are loaded stay in the list."""
 
     def __init__(self, pieces: list[Piece]) -> None:
         self._pieces = sorted(pieces, key=lambda piece: piece.start)
         self._starts = [piece.start for piece in self._pieces]
-        self.bytes = sum(piece.size for piece in pieces if not piece.arrived)
+        self.bytes = sum(piece.size for piece in pieces if not piece.loaded)
 
     def at(self, address: int) -> Piece | None:
-        """The piece with this address, if it has not arrived."""
-        place = bisect_right(self._starts, address) - 1
-        if place < 0:
+        """Return the piece that contains this address, unless it is loaded."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0:
             return None
-        piece = self._pieces[place]
-        return piece if address < piece.end and not piece.arrived else None
+        piece = self._pieces[index]
+        return piece if address < piece.end and not piece.loaded else None
 
     def first_from(self, address: int) -> Piece | None:
-        """The first piece that begins at this address or above, and has not arrived."""
-        for place in range(bisect_left(self._starts, address), len(self._pieces)):
-            if not self._pieces[place].arrived:
-                return self._pieces[place]
+        """Return the first piece at this address or above that is not loaded."""
+        for index in range(bisect_left(self._starts, address), len(self._pieces)):
+            if not self._pieces[index].loaded:
+                return self._pieces[index]
         return None
 
     def empty_from(self, address: int) -> int:
-        """How many bytes from here, a piece's worth at most, are wanted by nobody."""
+        """Return how many bytes from here belong to no piece; the size of a piece at most."""
         piece = self.first_from(address)
         return min(PIECE, piece.start - address) if piece is not None else PIECE
 
-    def arrive(self, piece: Piece) -> None:
-        if not piece.arrived:
-            piece.arrived = True
+    def mark_loaded(self, piece: Piece) -> None:
+        if not piece.loaded:
+            piece.loaded = True
             self.bytes -= piece.size
 
-    def row_from(self, piece: Piece, most: int) -> list[Piece]:
-        """The piece and those that follow it, in memory and in the pages file, up to `most` bytes."""
-        row = [piece]
+    def sequence_from(self, piece: Piece, most: int) -> list[Piece]:
+        """Return this piece and those that follow it in memory and in the pages file.
+
+        They have `most` bytes together at most.
+        """
+        sequence = [piece]
         size = piece.size
-        place = bisect_left(self._starts, piece.start) + 1
-        for found in self._pieces[place : place + most // _SMALLEST]:
-            size += found.size
-            if found.arrived or found.start != row[-1].end or size > most:
+        index = bisect_left(self._starts, piece.start) + 1
+        for following in self._pieces[index : index + most // _SMALLEST]:
+            last = sequence[-1]
+            size += following.size
+            if following.loaded or following.start != last.end or size > most:
                 break
-            if found.offset != row[-1].offset + row[-1].size:
+            if following.offset != last.offset + last.size:
                 break
-            row.append(found)
-        return row
+            sequence.append(following)
+        return sequence
 
     def drop(self, start: int, end: int) -> list[Piece]:
-        """Nobody wants what lay here any more. Returns what had not arrived."""
-        places = self._within(start, end)
-        dropped = [piece for piece in self._pieces[places] if not piece.arrived]
-        del self._pieces[places], self._starts[places]
+        """Drop the pieces in a range that the process has given back. Return those that were not loaded."""
+        indexes = self._split_range(start, end)
+        dropped = [piece for piece in self._pieces[indexes] if not piece.loaded]
+        del self._pieces[indexes], self._starts[indexes]
         for piece in dropped:
-            self.arrive(piece)
+            self.mark_loaded(piece)
         return dropped
 
     def move(self, start: int, to: int, size: int) -> None:
-        """What lay here is wanted elsewhere now (mremap(2)); what was there is gone."""
+        """Move the pieces in a range, as the process has done with mremap(2); what was at `to` is gone."""
         moved = self.drop(start, start + size)
         self.drop(to, to + size)
         for piece in moved:
             piece.start += to - start
-            piece.arrived = False
+            piece.loaded = False
             self._insert(piece)
             self.bytes += piece.size
 
     def copy(self) -> Missing:
-        """The same for a child, which misses what its parent missed when it was forked."""
+        """Copy the pieces for a child: it misses what its parent missed when it was forked."""
         return Missing([msgspec.structs.replace(piece) for piece in self._pieces])
 
-    def _within(self, start: int, end: int) -> slice:
-        """The places of the pieces in a range, cut at its bounds."""
+    def _split_range(self, start: int, end: int) -> slice:
+        """Split the pieces at the bounds of a range, and return the indexes of those within it."""
         for bound in (start, end):
-            place = bisect_right(self._starts, bound) - 1
-            if place >= 0 and self._pieces[place].start < bound < self._pieces[place].end:
-                self._insert(self._pieces[place].cut(bound))
+            index = bisect_right(self._starts, bound) - 1
+            if index >= 0 and self._pieces[index].start < bound < self._pieces[index].end:
+                self._insert(self._pieces[index].split(bound))
         return slice(bisect_left(self._starts, start), bisect_left(self._starts, end))
 
     def _insert(self, piece: Piece) -> None:
-        place = bisect_left(self._starts, piece.start)
-        self._pieces.insert(place, piece)
-        self._starts.insert(place, piece.start)
+        index = bisect_left(self._starts, piece.start)
+        self._pieces.insert(index, piece)
+        self._starts.insert(index, piece.start)
 
 
-def pieces_of(memory: Memory) -> Iterator[Piece]:
-    """What CRIU leaves out of a lazy restore, cut at the bounds of mappings: one call fills no two.
+def lazy_pieces(memory: Memory) -> Iterator[Piece]:
+    """Yield what CRIU does not load in a lazy restore, split where mappings end.
 
-    Raises CheckpointMismatch for pages that are not in these images.
+    One call to the kernel cannot load pages of two mappings. Raises CheckpointMismatch for pages that
+    are not in these images.
     """
     mappings = iter(memory.mappings)
     mapping = next(mappings)
@@ -156,28 +171,58 @@ def pieces_of(memory: Memory) -> Iterator[Piece]:
             start = end
 
 
-def complete_of(memory: Memory) -> Iterator[Mapping]:
-    """The mappings that CRIU registers although nothing of them is left out.
+def complete_mappings(memory: Memory) -> Iterator[Mapping]:
+    """Yield the mappings that CRIU registers with userfaultfd although they have no lazy page.
 
-    Whole ones: what lies between pieces stays registered, for a mapping that is registered in part is
-    several to the kernel, and mremap(2) refuses that.
+    These can be unregistered as a whole. Of any other mapping the space between pieces stays registered
+    too: a mapping that is registered in part is several mappings to the kernel, and mremap(2) refuses
+    to move several.
     """
-    lazy = iter([run for run in memory.runs if run.flags & LAZY])
-    run = next(lazy, None)
+    lazy_runs = iter([run for run in memory.runs if run.flags & LAZY])
+    run = next(lazy_runs, None)
     for mapping in memory.mappings:
         while run is not None and run.end <= mapping.start:
-            run = next(lazy, None)
+            run = next(lazy_runs, None)
         if _can_be_lazy(mapping) and (run is None or run.start >= mapping.end):
             yield mapping
 
 
 def _can_be_lazy(mapping: Mapping) -> bool:
-    wanted = _PRIVATE | _ANONYMOUS
+    required = MAP_PRIVATE | MAP_ANONYMOUS
     return (
-        mapping.flags & wanted == wanted
-        and not mapping.flags & (_LOCKED | _HUGETLB)
+        mapping.flags & required == required
+        and not mapping.flags & (_MAP_LOCKED | _MAP_HUGETLB)
         and not mapping.status & (VDSO | _VSYSCALL | _VVAR)
     )
 
 
-assert PIECE % PAGE == 0
+class PagesFile:
+    """A pages file, mapped, so that the kernel copies straight from the page cache. Threads may share it.
+
+    It stays readable when the checkpoint is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            # ctypes returns addresses of writable memory only. Nobody writes, and the mapping is private.
+            self._map = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+        finally:
+            os.close(descriptor)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def address(self, offset: int) -> int:
+        """Return where the byte at `offset` of the file lies in the memory of this process."""
+        return self._base + offset
+
+    def is_zero(self, offset: int, size: int) -> bool:
+        """Whether all of these bytes, 1 MiB at most, are zero."""
+        start = ctypes.c_void_p(self.address(offset))
+        return not _libc.memcmp(start, _ZEROS, ctypes.c_size_t(size))
+
+    def read_ahead(self, offset: int, size: int) -> None:
+        """Let the kernel read these bytes, which are needed soon, from the disk."""
+        start = offset - offset % mmap.PAGESIZE
+        length = min(size + offset - start, len(self._map) - start)
+        self._map.madvise(mmap.MADV_WILLNEED, start, length)

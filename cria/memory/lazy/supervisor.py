@@ -1,9 +1,9 @@
-"""The guardian of a page server: while it holds the userfaultfds, no missing page reads as zeros.
+"""The supervisor of a page server: while it holds the userfaultfds, no missing page reads as zero.
 
-The kernel lets a process go on with zeros where the last descriptor of its userfaultfd is closed. So two
-processes hold each: the page server, and this one, which does nothing that could fail. When the page
-server ends before its time, the guardian ends the engine; when the guardian is killed the kernel does,
-for it is tied to it, while the page server still holds the descriptors.
+The kernel lets a process go on with zeros when the last descriptor of its userfaultfd is closed. So two
+processes have each descriptor: the page server, and the supervisor, which does nothing that could fail. If
+the page server ends too early, the supervisor ends the engine. If the supervisor is killed, the kernel ends
+the engine, which the supervisor traces, while the page server still has the descriptors.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from cria.errors import NoSuchProcess
-from cria.memory.lazy.fault_handler import Stages
-from cria.memory.lazy.protocol import Answered, Failed, Ready, Rebuilt, Running, receive, send
-from cria.memory.lazy.userfaultfd import Userfault
+from cria.memory.lazy import protocol
+from cria.memory.lazy.protocol import Answered, Events, Failed, Ready, Rebuilt, Running
+from cria.memory.lazy.userfaultfd import Userfaultfd
 from cria.system import processes
 from cria.system.procfs import tree
 
 log = logging.getLogger(__name__)
 
+_EXIT_SECONDS = 10  # how long a killed process may take to be gone
+
 
 class Supervisor:
-    """Watches the page server `server`, which will send `missing` bytes, and the engine."""
+    """Watches the page server, the engine, and the restore until it ends."""
 
     def __init__(
         self,
@@ -37,172 +39,180 @@ class Supervisor:
         server: int,
         from_server: socket.socket,
         *,
-        held: Iterable[int],
-        stages: Stages,
-        missing: int,
+        descriptors: Iterable[int],
+        events: Events,
+        missing_bytes: int,
     ) -> None:
+        """Supervise the child `server`, which will load `missing_bytes` through `descriptors`.
+
+        `control` is connected to the restore, `from_server` to the page server.
+        """
         self._control, self._server, self._from_server = control, server, from_server
-        self._stages, self._missing = stages, missing
-        self._pids: tuple[int, ...] = ()
-        self._engine: dict[int, int] = {}  # pidfd to PID
-        self._tied = Tied()
+        self._events, self._missing_bytes = events, missing_bytes
+        self._userfaultfds = [Userfaultfd(descriptor) for descriptor in descriptors]
+        self._children: list[Userfaultfd] = []  # of processes that the engine has forked meanwhile
+        self._engine: dict[int, int] = {}  # the PID of each process, by its pidfd
+        self._is_rebuilt = False
+        self._traced = TracedProcesses()
         self._poll = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self.result: str | None = None
+        self._callbacks: dict[int, Callable[[], None]] = {}
         self._server_failed = False
-        self._held = [Userfault(descriptor) for descriptor in held]
-        self._children: list[Userfault] = []  # of processes that it does not know by PID
+        self._result: str | None = None
 
     def run(self) -> str:
-        """Until nothing is left to guard. Returns in one sentence how it ended."""
+        """Supervise until nothing is left to supervise. Return in one sentence how it ended."""
         waker, woken = socket.socketpair()
         for end in (waker, woken):
             end.setblocking(False)
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._watch(waker.fileno(), lambda: self._child_changed(waker))
-        self._watch(self._control.fileno(), self._restore_said)
-        self._watch(self._from_server.fileno(), self._server_said)
-        self._child_changed(waker)
-        while self.result is None:
+        self._watch(waker.fileno(), lambda: self._on_child_signal(waker))
+        self._watch(self._control.fileno(), self._on_restore_message)
+        self._watch(self._from_server.fileno(), self._on_server_message)
+        self._on_child_signal(waker)
+        while self._result is None:
             for descriptor, _ in self._poll.poll():
-                if descriptor in self._handlers:
-                    self._handlers[descriptor]()
+                if descriptor in self._callbacks:
+                    self._callbacks[descriptor]()
         self._wait_for_children()
-        # Before the processes are let go: one that waits for a page cannot be.
-        for userfault in (*self._held, *self._children):
-            userfault.close()
-        self._tied.let_go()
-        self._hear_out_the_restore()
-        return self.result
+        # Closed before the processes are detached: a process that waits for a page cannot be detached.
+        for userfaultfd in (*self._userfaultfds, *self._children):
+            userfaultfd.close()
+        self._traced.detach()
+        self._receive_remaining_messages()
+        return self._result
 
-    def _hear_out_the_restore(self) -> None:
-        """All may have arrived before the engine has answered: nobody fails for telling us so."""
-        with suppress(OSError):
-            while not self._server_failed and receive(self._control)[0] is not None:
-                pass
-
-    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
-        self._handlers[descriptor] = handler
+    def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        self._callbacks[descriptor] = callback
         self._poll.register(descriptor, select.POLLIN)
 
     def _unwatch(self, descriptor: int) -> None:
-        del self._handlers[descriptor]
+        del self._callbacks[descriptor]
         self._poll.unregister(descriptor)
 
-    def _restore_said(self) -> None:
-        word, _ = receive(self._control)
-        if isinstance(word, Rebuilt):
-            self._pids = word.pids
-            for pid in word.pids:
+    def _on_restore_message(self) -> None:
+        message, _ = protocol.receive(self._control)
+        if isinstance(message, Rebuilt):
+            self._is_rebuilt = True
+            for pid in message.pids:
                 with suppress(ProcessLookupError):
-                    self._guard(pid)
-            self._stages.rebuilt.set()
-        elif isinstance(word, Running):
-            self._tie_all()
-        elif isinstance(word, Answered):
-            self._stages.answered.set()
-        else:  # it hung up: it is done, or it failed and has taken its processes down
+                    self._watch_process(pid)
+            self._events.rebuilt.set()
+        elif isinstance(message, Running):
+            self._trace_all()
+        elif isinstance(message, Answered):
+            self._events.answered.set()
+        else:  # the restore has closed: it is done, or it failed and has ended its processes
             self._unwatch(self._control.fileno())
-            self._tie_all()
-            if not self._pids:
-                self._end("the restore did not come to pass")
+            self._trace_all()
+            if not self._is_rebuilt:
+                self._result = "the restore failed before all processes were made"
+                processes.kill([self._server])
 
-    def _guard(self, pid: int) -> None:
-        descriptor = os.pidfd_open(pid)
-        self._engine[descriptor] = pid
-        self._watch(descriptor, lambda: self._process_ended(descriptor))
+    def _watch_process(self, pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        self._engine[pidfd] = pid
+        self._watch(pidfd, lambda: self._on_process_end(pidfd))
 
-    def _tie_all(self) -> None:
+    def _trace_all(self) -> None:
         for pid in self._engine.values():
             try:
-                self._tied.tie(pid)
+                self._traced.seize(pid)
             except ProcessLookupError:
                 continue
             except OSError as error:
-                log.warning("process %d does not end with its guardian: %s", pid, error)
+                log.warning("process %d does not end with its supervisor: %s", pid, error)
 
-    def _process_ended(self, descriptor: int) -> None:
-        self._unwatch(descriptor)
-        del self._engine[descriptor]
+    def _on_process_end(self, pidfd: int) -> None:
+        self._unwatch(pidfd)
+        del self._engine[pidfd]
         if not self._engine:
-            # The page server sees who is gone as soon as it gives them something, and who lives on:
-            # a child of whom nothing was heard here yet, perhaps.
-            self._stages.answered.set()
+            # The page server learns which processes are gone when it loads pages into them, and which
+            # live: perhaps a child of which nothing is known here yet. So let it load everything now.
+            self._events.answered.set()
 
-    def _server_said(self) -> None:
-        said, descriptors, _, _ = socket.recv_fds(self._from_server, 16, 4)
-        self._children += map(Userfault, descriptors)
-        if said == b"begun":
-            send(self._control, Ready(missing=self._missing))
-        elif not said:
+    def _on_server_message(self) -> None:
+        message, descriptors, _, _ = socket.recv_fds(self._from_server, 16, 4)
+        self._children += map(Userfaultfd, descriptors)
+        if message == protocol.STARTED:
+            with suppress(OSError):  # the restore has just ended
+                protocol.send(self._control, Ready(missing=self._missing_bytes))
+        elif not message:
             self._unwatch(self._from_server.fileno())
 
-    def _child_changed(self, waker: socket.socket) -> None:
+    def _on_child_signal(self, waker: socket.socket) -> None:
         with suppress(BlockingIOError):
             waker.recv(4096)
-        code = self._tied.attend().get(self._server)
-        if code == 0:
-            self.result = "all memory has arrived" if self._engine else "the engine has ended"
-        elif code is not None and self.result is None:
+        status = self._traced.wait().get(self._server)
+        if status == 0:
+            self._result = "all memory is loaded" if self._engine else "the engine has ended"
+        elif status is not None and self._result is None:
             self._server_failed = True
-            self._end_the_engine(f"the page server ended with status {code}")
+            self._end_engine(f"the page server ended with status {status}")
 
-    def _end_the_engine(self, why: str) -> None:
-        """Its memory can never be whole, and until it is gone all that wait for a page go on waiting."""
-        self.result = f"{why}: the engine, whose memory was not whole, was ended"
-        log.error(self.result)
-        for descriptor, pid in self._engine.items():
+    def _end_engine(self, reason: str) -> None:
+        """End the engine: its memory will never be complete, and threads that wait for a page would wait for ever."""
+        self._result = f"{reason}: the engine was ended, because its memory was not complete"
+        log.error(self._result)
+        for pidfd, pid in self._engine.items():
             with suppress(NoSuchProcess):
                 processes.kill(process.pid for process in tree(pid))
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        for descriptor in self._engine:
-            select.select([descriptor], [], [], 10)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pidfd in self._engine:
+            select.select([pidfd], [], [], _EXIT_SECONDS)
         with suppress(OSError):
-            send(self._control, Failed(why=self.result))
+            protocol.send(self._control, Failed(why=self._result))
 
     def _wait_for_children(self) -> None:
-        """Those of processes that are gone may live on: when nobody can serve them, they wait as long."""
-        while any(not child.is_over() for child in self._children) and self._server_failed:
+        """Hold the userfaultfds of children that outlive the engine, when no page server loads their memory."""
+        while self._server_failed and not all(
+            child.process_has_ended() for child in self._children
+        ):
             time.sleep(1)
 
-    def _end(self, why: str) -> None:
-        self.result = why
-        processes.kill([self._server])
+    def _receive_remaining_messages(self) -> None:
+        """Let a restore that is not done yet send its messages: all memory may be loaded before the engine answers."""
+        with suppress(OSError):
+            while not self._server_failed and protocol.receive(self._control)[0] is not None:
+                pass
 
 
-_CONT, _DETACH, _SEIZE, _INTERRUPT, _LISTEN = 7, 17, 0x4206, 0x4207, 0x4208
-_EXITKILL = 1 << 20
-_EVENT_STOP = 128
-_ALL = 0x40000000  # __WALL: children of every kind
-_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+# Source: include/uapi/linux/ptrace.h.
+_PTRACE_CONT, _PTRACE_DETACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
+_PTRACE_LISTEN = 0x4208
+_PTRACE_O_EXITKILL = 1 << 20
+_PTRACE_EVENT_STOP = 128
+_WALL = 0x40000000  # wait for children of every kind
+_STOP_SIGNALS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
-class Tied:
-    """Processes that end with this one. `attend` must be called whenever a child has changed (SIGCHLD)."""
+class TracedProcesses:
+    """Processes that the kernel kills when this process ends.
+
+    `wait` must be called at each SIGCHLD: a traced process stops at every signal.
+    """
 
     def __init__(self) -> None:
         self._pids: set[int] = set()
-        self._leaving = False
+        self._is_detaching = False
 
-    def tie(self, pid: int) -> None:
-        """Raises OSError when somebody else traces it, or it is not allowed."""
-        if pid in self._pids:
-            return
-        _ptrace(_SEIZE, pid, _EXITKILL)
-        self._pids.add(pid)
+    def seize(self, pid: int) -> None:
+        """Trace `pid`. Raises OSError where another process traces it, or this one may not."""
+        if pid not in self._pids:
+            _ptrace(_PTRACE_SEIZE, pid, _PTRACE_O_EXITKILL)
+            self._pids.add(pid)
 
-    def attend(self) -> dict[int, int]:
-        """Let those that stopped go on with their signal. Returns what else has ended: PID, exit code."""
+    def wait(self) -> dict[int, int]:
+        """Continue processes that have stopped. Return the exit status of those that have ended, by PID."""
         ended: dict[int, int] = {}
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG | _ALL)
+                pid, status = os.waitpid(-1, os.WNOHANG | _WALL)
             except ChildProcessError:
                 return ended
             if not pid:
@@ -213,15 +223,15 @@ class Tied:
                 self._pids.discard(pid)
                 ended[pid] = os.waitstatus_to_exitcode(status)
 
-    def let_go(self) -> None:
-        """Untie all of them; they run on."""
-        self._leaving = True
+    def detach(self) -> None:
+        """Stop tracing all processes; they run on."""
+        self._is_detaching = True
         for pid in self._pids:
             with suppress(ProcessLookupError):
-                _ptrace(_INTERRUPT, pid)
+                _ptrace(_PTRACE_INTERRUPT, pid)
         while self._pids:
             try:
-                pid, status = os.waitpid(-1, _ALL)
+                pid, status = os.waitpid(-1, _WALL)
             except ChildProcessError:
                 return
             if os.WIFSTOPPED(status):
@@ -230,17 +240,20 @@ class Tied:
                 self._pids.discard(pid)
 
     def _go_on(self, pid: int, status: int) -> None:
-        """A stop for the group stays one, a signal is passed on, any other stop was ours."""
+        """Continue a stopped process as if nobody traced it (ptrace(2), "Group-stop").
+
+        A process that was told to stop stays stopped, and any other signal is passed on to it.
+        """
         event, number = status >> 16, os.WSTOPSIG(status)
         signal_to_pass = 0 if event else number
         with suppress(ProcessLookupError):
-            if self._leaving:
-                _ptrace(_DETACH, pid, signal_to_pass)
+            if self._is_detaching:
+                _ptrace(_PTRACE_DETACH, pid, signal_to_pass)
                 self._pids.discard(pid)
-            elif event == _EVENT_STOP and number in _STOPS:
-                _ptrace(_LISTEN, pid)
+            elif event == _PTRACE_EVENT_STOP and number in _STOP_SIGNALS:
+                _ptrace(_PTRACE_LISTEN, pid)
             else:
-                _ptrace(_CONT, pid, signal_to_pass)
+                _ptrace(_PTRACE_CONT, pid, signal_to_pass)
 
 
 def _ptrace(request: int, pid: int, data: int = 0) -> None:

@@ -1,11 +1,11 @@
-"""What an engine touched until its first answer, in order: kept beside a checkpoint for its next lazy restore."""
+"""The working set: the memory that an engine needed until its first answer, kept for its next lazy restore."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,51 +14,50 @@ from cria.memory.lazy.missing import Missing, Piece
 
 
 class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses, and nothing that lay there: process and address at the dump, of each piece."""
+    """The pieces that were loaded, in that order: PID and address at the dump of each, and no content."""
 
     checkpoint: str
     pieces: tuple[tuple[int, int], ...]
 
 
 def identity(manifest: Path) -> str:
-    """What tells a checkpoint from another that may take its place: its manifest, which has all digests."""
+    """Return what tells a checkpoint from another of the same name: a digest of its manifest."""
     return hashlib.blake2b(manifest.read_bytes(), digest_size=16).hexdigest()
 
 
-def place_for(checkpoint: Path) -> Path:
+def path_for(checkpoint: Path) -> Path:
+    """Return where the working set of a checkpoint is kept: beside it, for the checkpoint never changes."""
     return checkpoint.with_name(f".{checkpoint.name}.working-set.json")
 
 
 def read(path: Path, checkpoint: str) -> WorkingSet | None:
-    """The working set of this checkpoint; None when none was kept, or it cannot be read."""
+    """Read the working set of this checkpoint, or None where there is none that can be read."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=WorkingSet)
+        working_set = msgspec.json.decode(path.read_bytes(), type=WorkingSet)
     except (OSError, msgspec.DecodeError):
         return None
-    return found if found.checkpoint == checkpoint else None
+    return working_set if working_set.checkpoint == checkpoint else None
 
 
-def write(path: Path, kept: WorkingSet) -> None:
-    """Whole or not at all; only for the user whose checkpoint it is. Raises OSError."""
+def write(path: Path, working_set: WorkingSet) -> None:
+    """Write a working set that only the owner can read. Raises OSError."""
     staged = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(kept))
+        file.write(msgspec.json.encode(working_set))
     staged.rename(path)
 
 
-def in_order(kept: WorkingSet | None, missing: Mapping[int, Missing]) -> dict[int, list[Piece]]:
-    """The pieces of each process that a working set tells of. Only a hint: what is not there is skipped."""
-    found: dict[int, list[Piece]] = {pid: [] for pid in missing}
-    for pid, piece in _pieces(kept.pieces if kept else (), missing):
-        found[pid].append(piece)
-    return found
+def pieces(
+    working_set: WorkingSet | None, missing: Mapping[int, Missing]
+) -> dict[int, list[Piece]]:
+    """Return the pieces of each process that the working set lists, in its order.
 
-
-def _pieces(
-    told: Iterable[tuple[int, int]], missing: Mapping[int, Missing]
-) -> Iterator[tuple[int, Piece]]:
-    for pid, start in told:
-        piece = missing[pid].at(start) if pid in missing else None
+    The working set is a hint: what it lists and is not missing is left out.
+    """
+    result: dict[int, list[Piece]] = {pid: [] for pid in missing}
+    for pid, address in working_set.pieces if working_set is not None else ():
+        piece = missing[pid].at(address) if pid in missing else None
         if piece is not None:
-            yield pid, piece
+            result[pid].append(piece)
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cria.errors import UsageError
-from cria.memory.lazy.client import PageServer
+from cria.memory.lazy.client import PageServerClient
 from cria.model.manifest import MEMORY
 from cria.operations.checks import preflight
 from cria.operations.restore.state import OpenedState, RestoreState
@@ -36,7 +36,7 @@ def check(state: OpenedState) -> None:
 
 
 def start_page_server(state: RestoreState) -> None:
-    state.page_server = PageServer(
+    state.page_server = PageServerClient(
         state.view,
         state.checkpoint.path,
         pids=state.checkpoint.criu_images.pids,

@@ -23,7 +23,7 @@ from cria.requests import RestoreRequest
 from cria.system.locks import HostLock
 
 if TYPE_CHECKING:  # the optional parts: a restore that needs none does not wait for their import
-    from cria.memory.lazy.client import PageServer
+    from cria.memory.lazy.client import PageServerClient
     from cria.memory.shared.backing_store import BackingStore
     from cria.memory.shared.directory import SharedMemory
     from cria.operations.hooks import Hooks
@@ -69,7 +69,7 @@ class RestoreState(OpenedState):
 
     # The processes. `root` is the PID of the root process on this host, `inner_root` in its namespace;
     # both are 0 until CRIU has made it.
-    page_server: PageServer = field(init=False)
+    page_server: PageServerClient = field(init=False)
     conversation: Conversation = field(init=False)
     inner_root: int = 0
     root: int = 0

@@ -1,4 +1,4 @@
-"""What a process still misses, against a plain list of pages to which the same is done."""
+"""Missing memory is tracked like a plain list of pages that is changed in the same way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cria.criu.images.memory import ANON_PRIVATE, LAZY, PAGE, PRESENT, REGULAR, Mapping, Memory, Run
 from cria.errors import CheckpointMismatch
-from cria.memory.lazy.missing import PIECE, Missing, Piece, complete_of, pieces_of
+from cria.memory.lazy.missing import PIECE, Missing, Piece, complete_mappings, lazy_pieces
 
 PAGES = 64
 PRIVATE_ANONYMOUS, LOCKED = 0x22, 0x2000
@@ -34,15 +34,15 @@ def piece(page: int, pages: int, offset: int = 0) -> Piece:
 
 ranges = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 16))
 changes = st.one_of(
-    st.tuples(st.just("arrive"), ranges),
+    st.tuples(st.just("load"), ranges),
     st.tuples(st.just("drop"), ranges),
     st.tuples(st.just("move"), ranges, st.integers(0, 2 * PAGES)),
 )
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=12), st.lists(changes))
-def test_each_page_is_wanted_from_where_it_lay_at_the_dump(
-    layout: list[tuple[int, bool]], asked: list[tuple]
+def test_each_page_is_loaded_from_where_it_lay_at_the_dump(
+    layout: list[tuple[int, bool]], done: list[tuple]
 ) -> None:
     pieces, model, page = [], {}, 0
     for pages, filled in layout:
@@ -52,14 +52,14 @@ def test_each_page_is_wanted_from_where_it_lay_at_the_dump(
         page += pages
     missing = Missing(pieces)
 
-    for what, (first, pages), *to in asked:
-        if what == "arrive":
-            found = missing.at(first * PAGE)
-            if found is not None:
-                missing.arrive(found)
-                for number in range(found.start // PAGE, found.end // PAGE):
+    for change, (first, pages), *to in done:
+        if change == "load":
+            touched = missing.at(first * PAGE)
+            if touched is not None:
+                missing.mark_loaded(touched)
+                for number in range(touched.start // PAGE, touched.end // PAGE):
                     del model[number]
-        elif what == "drop":
+        elif change == "drop":
             missing.drop(first * PAGE, (first + pages) * PAGE)
             for number in range(first, first + pages):
                 model.pop(number, None)
@@ -74,48 +74,48 @@ def test_each_page_is_wanted_from_where_it_lay_at_the_dump(
         assert missing.bytes == len(model) * PAGE
     for number in range(4 * PAGES):
         at = missing.at(number * PAGE)
-        found = at.offset // PAGE + number - at.start // PAGE if at is not None else None
-        assert found == model.get(number)
+        offset = at.offset // PAGE + number - at.start // PAGE if at is not None else None
+        assert offset == model.get(number)
 
 
-def test_pieces_end_where_mappings_do() -> None:
-    """One call to the kernel fills no two mappings."""
+def test_pieces_end_where_mappings_end() -> None:
+    """One call to the kernel cannot load pages of two mappings."""
     two = [mapping(0x100000, 3), mapping(0x103000, 5)]
 
-    found = list(pieces_of(memory(two, [run(0x100000, 8, 0)])))
+    pieces = list(lazy_pieces(memory(two, [run(0x100000, 8, 0)])))
 
-    assert [(p.start, p.size, p.offset) for p in found] == [
+    assert [(piece.start, piece.size, piece.offset) for piece in pieces] == [
         (0x100000, 3 * PAGE, 0),
         (0x103000, 5 * PAGE, 3 * PAGE),
     ]
 
 
-def test_pieces_are_of_one_size_and_begin_at_multiples_of_it() -> None:
+def test_pieces_have_one_size_and_begin_at_multiples_of_it() -> None:
     pages = 3 * PIECE // PAGE
     start = 5 * PIECE + PAGE
 
-    found = list(pieces_of(memory([mapping(start, pages)], [run(start, pages, PAGE)])))
+    pieces = list(lazy_pieces(memory([mapping(start, pages)], [run(start, pages, PAGE)])))
 
-    assert sum(p.size for p in found) == pages * PAGE
-    assert all(p.start % PIECE == 0 for p in found[1:])
-    assert all(p.offset == p.start - start + PAGE for p in found)
+    assert sum(p.size for p in pieces) == pages * PAGE
+    assert all(p.start % PIECE == 0 for p in pieces[1:])
+    assert all(p.offset == p.start - start + PAGE for p in pieces)
 
 
-def test_what_criu_loads_itself_is_no_piece() -> None:
+def test_pages_that_criu_loads_are_in_no_piece() -> None:
     runs = [run(0x100000, 2, 0, PRESENT), run(0x102000, 2, 2 * PAGE)]
 
-    found = list(pieces_of(memory([mapping(0x100000, 4)], runs)))
+    pieces = list(lazy_pieces(memory([mapping(0x100000, 4)], runs)))
 
-    assert [(p.start, p.offset) for p in found] == [(0x102000, 2 * PAGE)]
+    assert [(p.start, p.offset) for p in pieces] == [(0x102000, 2 * PAGE)]
 
 
-def test_memory_that_is_elsewhere_is_refused() -> None:
+def test_memory_that_is_not_in_the_images_is_refused() -> None:
     with pytest.raises(CheckpointMismatch, match="not in the checkpoint"):
-        list(pieces_of(memory([mapping(0x100000, 4)], [run(0x100000, 4, None, LAZY)])))
+        list(lazy_pieces(memory([mapping(0x100000, 4)], [run(0x100000, 4, None, LAZY)])))
 
 
-def test_a_mapping_is_complete_only_as_a_whole() -> None:
-    """The kernel makes several of a mapping that is registered in part, and mremap(2) refuses those."""
+def test_a_mapping_is_complete_when_no_page_of_it_is_lazy() -> None:
+    """The kernel splits a mapping that is registered in part, and mremap(2) refuses to move several."""
     parts = [
         mapping(0x100000, 4),
         mapping(0x200000, 4),
@@ -124,42 +124,42 @@ def test_a_mapping_is_complete_only_as_a_whole() -> None:
     ]
     runs = [run(0x101000, 1, 0), run(0x200000, 4, PAGE, PRESENT)]
 
-    assert [m.start for m in complete_of(memory(parts, runs))] == [0x200000, 0x400000]
+    assert [m.start for m in complete_mappings(memory(parts, runs))] == [0x200000, 0x400000]
 
 
-def test_zeros_end_where_the_next_piece_begins() -> None:
+def test_empty_memory_ends_where_the_next_piece_begins() -> None:
     missing = Missing([piece(10, 2), piece(500, 1)])
 
     assert missing.empty_from(8 * PAGE) == 2 * PAGE
     assert missing.empty_from(12 * PAGE) == PIECE
 
 
-def test_a_row_is_of_what_follows_in_the_pages_file_too() -> None:
+def test_a_sequence_is_consecutive_in_the_pages_file_too() -> None:
     pieces = [piece(0, 2, offset=10), piece(2, 2, offset=12), piece(4, 2, offset=90)]
     missing = Missing(pieces)
 
-    assert missing.row_from(pieces[0], PIECE) == pieces[:2]
-    assert missing.row_from(pieces[0], 3 * PAGE) == pieces[:1]
-    missing.arrive(pieces[1])
-    assert missing.row_from(pieces[0], PIECE) == pieces[:1]
+    assert missing.sequence_from(pieces[0], PIECE) == pieces[:2]
+    assert missing.sequence_from(pieces[0], 3 * PAGE) == pieces[:1]
+    missing.mark_loaded(pieces[1])
+    assert missing.sequence_from(pieces[0], PIECE) == pieces[:1]
 
 
-def test_a_child_misses_what_its_parent_missed_and_gets_it_for_itself() -> None:
+def test_a_child_misses_what_its_parent_missed() -> None:
     parent = Missing([piece(0, 4)])
     child = parent.copy()
-    wanted = parent.at(0)
-    assert wanted is not None
+    first = parent.at(0)
+    assert first is not None
 
-    parent.arrive(wanted)
+    parent.mark_loaded(first)
 
     assert child.at(0) is not None
     assert (parent.bytes, child.bytes) == (0, 4 * PAGE)
 
 
-def test_what_was_dropped_counts_as_arrived_for_whoever_still_holds_it() -> None:
-    """A working set lists pieces, and one that was given back must not be filled again."""
-    held = piece(0, 4)
+def test_a_dropped_piece_counts_as_loaded() -> None:
+    """A working set lists pieces: one that the process has given back must not be loaded."""
+    dropped = piece(0, 4)
 
-    Missing([held]).drop(0, 4 * PAGE)
+    Missing([dropped]).drop(0, 4 * PAGE)
 
-    assert held.arrived
+    assert dropped.loaded

@@ -1,4 +1,4 @@
-"""What CRIU sends, and what it may not send."""
+"""CRIU hands a userfaultfd of each process off to the page server."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def ends() -> Iterator[Ends]:
         yield ours, theirs
 
 
-def send(channel: socket.socket, pid: int) -> None:
-    """As CRIU does: the PID, then one byte with a descriptor."""
+def send_userfaultfd(channel: socket.socket, pid: int) -> None:
+    """Send as CRIU does: the PID, then one byte with a descriptor."""
     channel.send(struct.pack("=i", pid))
     if pid > 0:
         descriptor = os.eventfd(pid)
@@ -30,18 +30,18 @@ def send(channel: socket.socket, pid: int) -> None:
         os.close(descriptor)
 
 
-def test_each_process_comes_with_its_descriptor(ends: Ends) -> None:
+def test_each_process_has_its_userfaultfd(ends: Ends) -> None:
     ours, theirs = ends
-    for pid in (12, -40, 11):  # a zombie has none
-        send(theirs, pid)
+    for pid in (12, -40, 11):  # a zombie has no userfaultfd
+        send_userfaultfd(theirs, pid)
 
-    handed = receive_userfaultfds(ours, (11, 12))
+    descriptors = receive_userfaultfds(ours, (11, 12))
 
-    assert {pid: os.eventfd_read(descriptor) for pid, descriptor in handed.items()} == {
+    assert {pid: os.eventfd_read(descriptor) for pid, descriptor in descriptors.items()} == {
         11: 11,
         12: 12,
     }
-    for descriptor in handed.values():
+    for descriptor in descriptors.values():
         os.close(descriptor)
 
 
@@ -49,7 +49,7 @@ def test_each_process_comes_with_its_descriptor(ends: Ends) -> None:
 def test_anything_else_is_refused(ends: Ends, sent: tuple[int, ...]) -> None:
     ours, theirs = ends
     for pid in sent:
-        send(theirs, pid)
+        send_userfaultfd(theirs, pid)
     theirs.close()
 
     with pytest.raises(HandoffFailed):
