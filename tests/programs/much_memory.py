@@ -1,4 +1,4 @@
-"""Much memory whose every byte is known: `python much_memory.py PORT MIB`.
+"""Much memory whose every byte is known: `python much_memory.py PORT MIB [locked]`.
 
 One line per connection is a command, and its answer one line of JSON: `check` compares every byte and says
 how many were wrong, `touch N` reads a page in each of N MiB, the others change mappings as programs do.
@@ -18,6 +18,7 @@ from typing import Any
 
 MIB = 1 << 20
 MREMAP_MAYMOVE = 1
+MCL_CURRENT, MCL_FUTURE = 1, 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mremap.restype = libc.mmap.restype = ctypes.c_void_p
@@ -116,8 +117,10 @@ class Memory:
 
 
 def main() -> None:
-    port, mib = map(int, sys.argv[1:])
+    port, mib = map(int, sys.argv[1:3])
     memory = Memory(mib)
+    if "locked" in sys.argv:
+        assert libc.mlockall(MCL_CURRENT | MCL_FUTURE) == 0
     listener = socket.create_server(("127.0.0.1", port))
     print("ready", flush=True)
     while True:

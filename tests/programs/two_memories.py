@@ -1,7 +1,7 @@
 """A process with much memory and a child with little: `python two_memories.py PORT MIB`.
 
-Who connects is answered by the child: it reads all the memory that it has, then touches a page that it never
-had, and says in JSON how many seconds both took.
+With 0 MiB there is only the process with little memory. That process answers each connection: it reads all
+its memory, then touches a page that it never had, and answers in JSON how many seconds each took.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import sys
 import time
 
 PAGE = mmap.PAGESIZE
-ROOM = 1 << 20
+ROOM = 8 << 20
+STEP = 128 << 10  # more than cria loads with one page
 
 
 def read_all(except_for: range) -> None:
@@ -32,7 +33,7 @@ def read_all(except_for: range) -> None:
 def main() -> None:
     port, mib = map(int, sys.argv[1:])
     listener = socket.create_server(("127.0.0.1", port))
-    if os.fork():
+    if mib and os.fork():
         much = bytearray(os.urandom(1 << 20) * mib)
         print("ready", flush=True)
         while much:
@@ -41,13 +42,15 @@ def main() -> None:
     room[0] = 1
     begin = ctypes.addressof(ctypes.c_char.from_buffer(room))
     never_had = range(begin + PAGE, begin + ROOM, PAGE)
-    for number in range(1, ROOM // PAGE):
+    if not mib:
+        print("ready", flush=True)
+    for offset in range(STEP, ROOM, STEP):
         connection, _ = listener.accept()
         with connection:
             then = time.monotonic()
             read_all(never_had)
             between = time.monotonic()
-            room[number * PAGE] = 1
+            room[offset] = 1
             seconds = {"read": between - then, "touched": time.monotonic() - between}
             connection.sendall(json.dumps(seconds).encode() + b"\n")
 

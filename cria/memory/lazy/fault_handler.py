@@ -73,7 +73,9 @@ class FaultHandler:
             events.loaded.descriptor,
         ):
             poll.register(descriptor, select.POLLIN)
-        while not self._process_ended and not self._all_loaded:
+        # Not before all processes are rebuilt, even where none misses anything: the restore waits until
+        # every handler has started.
+        while not self._process_ended and not (self._rebuilt and self._all_loaded):
             if not self.missing.bytes:
                 self._report_complete()
             self._read_messages()
@@ -84,6 +86,8 @@ class FaultHandler:
             else:
                 self._wait(poll)
         self._report_complete()
+        if not self._rebuilt:  # the process ended before that
+            self._on_started()
 
     def _report_complete(self) -> None:
         if not self._is_complete:

@@ -133,9 +133,15 @@ class PageServer:
             self._loaded_pieces.append((pid, piece.original))
 
     def _keep_working_set(self, begin: float) -> None:
-        """Wait until the engine has answered, and keep what was loaded until then for its next restore."""
+        """Wait until the engine has answered, and keep what was loaded until then for its next restore.
+
+        Not longer than until all memory is loaded: this process must end then. An engine that touches a
+        new page waits as long as this process has the userfaultfd.
+        """
         events = self._events
-        ready, _, _ = select.select([events.answered.descriptor], [], [], events.answer_seconds)
+        ready, _, _ = select.select(
+            [events.answered.descriptor, events.loaded.descriptor], [], [], events.answer_seconds
+        )
         seconds, count = time.monotonic() - begin, len(self._loaded_pieces)
         log.info("%d pieces loaded in %.2f s, until the engine answered", count, seconds)
         if not ready or not self._records_working_set:
