@@ -124,3 +124,26 @@ def test_a_parent_that_is_a_file_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(NotWritable, match="checkpoint"):
         layout.stage(tmp_path / "file" / "checkpoint")
+
+
+def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    reader = path.open()
+
+    files.replace_file(path, b"new")
+
+    with reader:
+        assert reader.read() == "old"
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+
+    with pytest.raises(OSError):
+        files.replace_file(tmp_path / "directory", b"new")
+
+    assert os.listdir(tmp_path) == ["directory"]

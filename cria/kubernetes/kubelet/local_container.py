@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from cria.errors import NoSuchProcess
@@ -12,6 +13,7 @@ from cria.kubernetes.node import criu_action
 from cria.system import procfs
 
 CTR_SECONDS = 20.0
+FREEZE_SECONDS = 1.0
 
 
 def find_root_process(container: RunningContainer, proc: Path = procfs.PROC) -> int:
@@ -25,9 +27,10 @@ def find_root_process(container: RunningContainer, proc: Path = procfs.PROC) -> 
             cgroups = (proc / str(pid) / "cgroup").read_text()
         except OSError:  # the process has ended
             continue
-        stat = procfs.stat(pid, proc)
-        if container.container_id and container.container_id in cgroups and stat is not None:
-            parents[pid] = stat.parent
+        if container.container_id and container.container_id in cgroups:
+            stat = procfs.stat(pid, proc)
+            if stat is not None:
+                parents[pid] = stat.parent
     roots = [pid for pid, parent in parents.items() if parent not in parents]
     if not roots:
         raise NoSuchProcess(
@@ -39,19 +42,29 @@ def find_root_process(container: RunningContainer, proc: Path = procfs.PROC) -> 
 
 
 def thaw(container: RunningContainer) -> bool:
-    """Let a container run that was left frozen on this host. Returns whether it was frozen.
+    """Let a container run that a cancelled checkpoint leaves frozen on this host. Returns whether it was frozen.
 
-    Where its runtime can be asked, the runtime does it: otherwise containerd keeps the container in the state
-    PAUSED, runs no command in it, and does not freeze it for a later checkpoint.
+    containerd freezes it also when the request is cancelled at that moment, so that this looks for a second. Where
+    the runtime can be asked, it thaws the container: otherwise containerd keeps it in the state PAUSED, runs no
+    command in it, and does not freeze it for a later checkpoint.
     """
     try:
         file, _, running = criu_action.find_freezer(find_root_process(container))
-        if file is None or not criu_action.is_frozen(file):
+        if file is None or not _is_frozen_soon(file):
             return False
         if not _resume_task(container):
             criu_action.write(file, running)
     except (NoSuchProcess, OSError):  # on another host, ended, or not ours to thaw
         return False
+    return True
+
+
+def _is_frozen_soon(file: str) -> bool:
+    deadline = time.monotonic() + FREEZE_SECONDS
+    while not criu_action.is_frozen(file):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,26 @@ def test_on_its_node_a_container_is_found_by_its_cgroup(tmp_path: Path) -> None:
     assert local_container.find_root_process(container("c0ffee"), tmp_path) == 8
     with pytest.raises(NoSuchProcess, match="no process on this host"):
         local_container.find_root_process(container("ba11"), tmp_path)
+
+
+def test_a_container_that_its_runtime_freezes_late_is_thawed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freezer = tmp_path / "freezer.state"
+    freezer.write_text("FREEZING")
+    monkeypatch.setattr(local_container, "find_root_process", lambda _container: 1)
+    monkeypatch.setattr(
+        local_container.criu_action, "find_freezer", lambda _pid: (str(freezer), "FROZEN", "THAWED")
+    )
+    monkeypatch.setattr(local_container.shutil, "which", lambda _name: None)
+    timer = threading.Timer(0.05, freezer.write_text, ("FROZEN",))
+    timer.start()
+
+    thawed = local_container.thaw(container())
+
+    timer.join()
+    assert thawed
+    assert freezer.read_text() == "THAWED"
 
 
 def test_a_container_that_is_not_here_is_not_thawed() -> None:
